@@ -1,0 +1,257 @@
+"""A noisy layer over a whole sequence, step by step, with a backward pass written by hand.
+
+Where noise cannot be folded into the input (multiplicative noise; the GRU, whose reset gate
+multiplies the recurrent product; the identity cell), the recurrence has to be walked. Only
+what must be sequential is in the loop: the input's product is done before it, activation
+derivatives before the backward loop, and the recurrent weight's gradient in one product after
+it instead of one per step. The readable form is :meth:`noisin_pyro.cells.Cell.step`.
+
+All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m and a absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from noisin_pyro.cells import GRU, LSTM, Cell, Weights
+
+__all__ = ["scan"]
+
+
+def scan(
+    cell: Cell,
+    gates: Tensor,
+    z0: Tensor,
+    c0: Tensor | None,
+    weights: Weights,
+    mult: Tensor | None = None,
+    add: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Runs a layer over a sequence.
+
+    Args:
+        cell: the transition.
+        gates: the input's part of the gates, with shape (T, B, G·H).
+        z0: the carried noisy state, with shape (B, H).
+        c0: the carried cell state of an LSTM, with shape (B, H).
+        weights: the layer's weights.
+        mult: m, with shape (T, B, H), or None for 1.
+        add: a, with shape (T, B, H), or None for 0.
+
+    Returns:
+        z with shape (T, B, H) and, for an LSTM, c with shape (T, B, H).
+    """
+    if isinstance(cell, LSTM):
+        z, c = _LSTMScan.apply(gates, z0, c0, weights.w_hh, mult, add)
+        return z, c
+    if isinstance(cell, GRU):
+        return _GRUScan.apply(gates, z0, weights.w_hh, weights.b_hh, mult, add), None
+    return _ElmanScan.apply(cell.name, gates, z0, weights.w_hh, mult, add), None
+
+
+def _noisy(h: Tensor, t: int, mult: Tensor | None, add: Tensor | None, out: Tensor) -> Tensor:
+    """z_t = h m_t + a_t, written into ``out``."""
+    if mult is None and add is None:
+        return out.copy_(h)
+    if mult is None:
+        return torch.add(h, add[t], out=out)  # type: ignore[index]
+    torch.mul(h, mult[t], out=out)
+    return out if add is None else out.add_(add[t])
+
+
+def _scaled(factor: Tensor, mult: Tensor | None) -> Tensor:
+    """∂z/∂h folded into a derivative that multiplies ∂L/∂z."""
+    return factor if mult is None else factor.mul_(mult)
+
+
+def _shifted(first: Tensor, rest: Tensor) -> Tensor:
+    """The sequence one step earlier: [first, rest_0, ..., rest_{T-2}]."""
+    return torch.cat([first.unsqueeze(0), rest[:-1]])
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """Σ_t left_tᵀ right_t as one matrix product."""
+    return left.flatten(0, 1).t() @ right.flatten(0, 1)
+
+
+class _ElmanScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activation: str,
+        gates: Tensor,
+        z0: Tensor,
+        w_hh: Tensor,
+        mult: Tensor | None,
+        add: Tensor | None,
+    ) -> Tensor:
+        h, z = torch.empty_like(gates), torch.empty_like(gates)
+        act = {
+            "tanh": Tensor.tanh_,
+            "relu": Tensor.relu_,
+            "sigmoid": Tensor.sigmoid_,
+            "identity": lambda a: a,
+        }[activation]
+        w_t, previous = w_hh.t(), z0
+        for t, gate in enumerate(gates.unbind(0)):
+            act(torch.addmm(gate, previous, w_t, out=h[t]))
+            previous = _noisy(h[t], t, mult, add, z[t])
+        ctx.activation = activation
+        ctx.save_for_backward(h, z, z0, w_hh, mult)
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        h, z, z0, w_hh, mult = ctx.saved_tensors
+        slope = {
+            "tanh": lambda: torch.addcmul(h.new_ones(()), h, h, value=-1),
+            "relu": lambda: (h > 0).to(h.dtype),
+            "sigmoid": lambda: h * (1 - h),
+            "identity": lambda: torch.ones_like(h),
+        }[ctx.activation]()
+        slope = _scaled(slope, mult)
+        dz, dgates = torch.empty_like(h), torch.empty_like(h)
+        torch.mul(dz[-1].copy_(grad[-1]), slope[-1], out=dgates[-1])
+        for t in range(len(h) - 2, -1, -1):
+            torch.addmm(grad[t], dgates[t + 1], w_hh, out=dz[t])
+            torch.mul(dz[t], slope[t], out=dgates[t])
+        return (
+            None,
+            dgates,
+            dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
+            _outer(dgates, _shifted(z0, z)),
+            dz * h if ctx.needs_input_grad[4] else None,
+            dz if ctx.needs_input_grad[5] else None,
+        )
+
+
+class _LSTMScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        z0: Tensor,
+        c0: Tensor,
+        w_hh: Tensor,
+        mult: Tensor | None,
+        add: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        steps, batch, width = gates.shape
+        hidden = width // 4
+        act = torch.empty_like(gates)  # σ(i), σ(f), tanh(g), σ(o)
+        c, tanh_c, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
+        h = gates.new_empty(batch, hidden)
+        w_t, z_prev, c_prev = w_hh.t(), z0, c0
+        for t, gate in enumerate(gates.unbind(0)):
+            a = torch.addmm(gate, z_prev, w_t, out=act[t])
+            a[:, : 2 * hidden].sigmoid_()
+            i, f, g, o = a.chunk(4, 1)
+            g.tanh_()
+            o.sigmoid_()
+            c_prev = torch.mul(f, c_prev, out=c[t]).addcmul_(i, g)
+            torch.mul(o, torch.tanh(c_prev, out=tanh_c[t]), out=h)
+            z_prev = _noisy(h, t, mult, add, z[t])
+        ctx.save_for_backward(act, c, tanh_c, z, z0, c0, w_hh, mult)
+        ctx.set_materialize_grads(False)
+        return z, c
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_z: Tensor | None, grad_c: Tensor | None) -> Any:
+        act, c, tanh_c, z, z0, c0, w_hh, mult = ctx.saved_tensors
+        steps, batch, hidden = c.shape
+        grad_z = torch.zeros_like(c) if grad_z is None else grad_z
+        i, f, g, o = act.chunk(4, -1)
+        # ∂z/∂o and ∂z/∂c, and what ∂L/∂c is multiplied by to give ∂L/∂(i, f, g) before their σ
+        to_o = _scaled(tanh_c * o * (1 - o), mult)
+        to_c = _scaled(o * (1 - tanh_c * tanh_c), mult)
+        to_ifg = torch.stack([g * i * (1 - i), _shifted(c0, c) * f * (1 - f), i * (1 - g * g)], 2)
+        dz, dgates = torch.empty_like(c), torch.empty_like(act)
+        dc = torch.zeros_like(c0)
+        for t in range(steps - 1, -1, -1):
+            if t == steps - 1:
+                dz[t].copy_(grad_z[t])
+            else:
+                torch.addmm(grad_z[t], dgates[t + 1], w_hh, out=dz[t])
+            dc = torch.addcmul(dc, dz[t], to_c[t])
+            if grad_c is not None:
+                dc += grad_c[t]
+            per_gate = dgates[t].view(batch, 4, hidden)
+            torch.mul(to_ifg[t], dc.unsqueeze(1), out=per_gate[:, :3])
+            torch.mul(dz[t], to_o[t], out=per_gate[:, 3])
+            dc *= f[t]
+        return (
+            dgates,
+            dgates[0] @ w_hh if ctx.needs_input_grad[1] else None,
+            dc,
+            _outer(dgates, _shifted(z0, z)),
+            dz * (o * tanh_c) if ctx.needs_input_grad[4] else None,
+            dz if ctx.needs_input_grad[5] else None,
+        )
+
+
+class _GRUScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        z0: Tensor,
+        w_hh: Tensor,
+        b_hh: Tensor | None,
+        mult: Tensor | None,
+        add: Tensor | None,
+    ) -> Tensor:
+        steps, batch, width = gates.shape
+        hidden = width // 3
+        act = torch.empty_like(gates)  # σ(r), σ(u), tanh(n)
+        n_z, h, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
+        w_t, z_prev = w_hh.t(), z0
+        for t, gate in enumerate(gates.unbind(0)):
+            p = z_prev @ w_t if b_hh is None else torch.addmm(b_hh, z_prev, w_t)
+            ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
+            r, u = ru.sigmoid_().chunk(2, 1)
+            n_z[t] = p[:, 2 * hidden :]
+            n = torch.addcmul(gate[:, 2 * hidden :], r, n_z[t], out=act[t, :, 2 * hidden :]).tanh_()
+            torch.lerp(n, z_prev, u, out=h[t])  # (1 − u) n + u z
+            z_prev = _noisy(h[t], t, mult, add, z[t])
+        ctx.save_for_backward(act, n_z, h, z, z0, w_hh, mult)
+        ctx.has_bias = b_hh is not None
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        act, n_z, h, z, z0, w_hh, mult = ctx.saved_tensors
+        steps, batch, hidden = h.shape
+        r, u, n = act.chunk(3, -1)
+        before = _shifted(z0, z)
+        # what ∂L/∂z is multiplied by to give ∂L/∂(r, u, n) before their nonlinearities
+        to_n = _scaled((1 - u) * (1 - n * n), mult)
+        to_u = _scaled((before - n) * u * (1 - u), mult)
+        to_r = to_n * n_z * r * (1 - r)
+        carry = _scaled(u.clone(), mult)
+        dz = torch.empty_like(h)
+        # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
+        factors = torch.stack([to_r, to_u, to_n * r], 2)
+        drec = torch.empty_like(act)
+        for t in range(steps - 1, -1, -1):
+            if t == steps - 1:
+                dz[t].copy_(grad[t])
+            else:
+                torch.addmm(grad[t], drec[t + 1], w_hh, out=dz[t])
+                dz[t].addcmul_(dz[t + 1], carry[t + 1])
+            torch.mul(factors[t], dz[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
+        dgates = torch.cat([drec[..., : 2 * hidden], dz * to_n], -1)
+        return (
+            dgates,
+            torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[1] else None,
+            _outer(drec, before),
+            drec.sum((0, 1)) if ctx.has_bias else None,
+            dz * h if ctx.needs_input_grad[4] else None,
+            dz if ctx.needs_input_grad[5] else None,
+        )
