@@ -1,0 +1,166 @@
+"""Emissions p(x_t | z_t): from a hidden state to a Pyro distribution.
+
+An emission is any callable that maps z with shape (\\*, T, B, H) to a distribution with batch
+shape (\\*, T, B); these are the common ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+__all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
+
+
+class LinearCategorical(dist.TorchDistribution):
+    """Categorical(softmax(V z + b)) that evaluates its log-probability by ``cross_entropy``.
+
+    ``Categorical(logits=...)`` normalises all classes before it picks one; this does so only
+    when asked for ``logits``.
+
+    Args:
+        features: z, with shape (\\*B, H).
+        weight: V, with shape (K, H).
+        bias: b, with shape (K,).
+
+    Example:
+        >>> import torch
+        >>> law = LinearCategorical(torch.zeros(2, 3), torch.zeros(4, 3))
+        >>> law.log_prob(torch.tensor([0, 3])).exp()
+        tensor([0.2500, 0.2500])
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.features, self.weight, self.bias = features, weight, bias
+        super().__init__(features.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LinearCategorical:
+        new = self._get_checked_instance(LinearCategorical, _instance)
+        shape = torch.Size(batch_shape)
+        new.features = self.features.expand(*shape, self.features.shape[-1])
+        new.weight, new.bias = self.weight, self.bias
+        super(LinearCategorical, new).__init__(shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def logits(self) -> Tensor:
+        """Unnormalised log-probabilities, with shape (\\*B, K)."""
+        return F.linear(self.features, self.weight, self.bias)
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities, with shape (\\*B, K)."""
+        return self.logits.softmax(-1)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.weight.shape[0] - 1)
+
+    def categorical(self) -> Any:
+        """The same law as ``dist.Categorical``."""
+        return dist.Categorical(logits=self.logits)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.categorical().sample(sample_shape)  # type: ignore[no-any-return]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        if torch.broadcast_shapes(value.shape, self.batch_shape) != self.batch_shape:
+            return self.categorical().log_prob(value)  # type: ignore[no-any-return]
+        value = value.expand(self.batch_shape)
+        losses = F.cross_entropy(
+            self.logits.flatten(0, -2), value.flatten().long(), reduction="none"
+        )
+        return -losses.view(self.batch_shape)
+
+    def entropy(self) -> Tensor:
+        return self.categorical().entropy()  # type: ignore[no-any-return]
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        values = torch.arange(self.weight.shape[0], device=self.weight.device)
+        values = values.reshape((-1,) + (1,) * len(self.batch_shape))
+        return values.expand((-1,) + self.batch_shape) if expand else values
+
+
+class CategoricalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+    """x_t ~ Categorical(softmax(V z_t + b)): ``nn.Linear`` that returns a distribution.
+
+    Args:
+        hidden_size: H.
+        num_classes: K.
+        bias: whether b is there.
+
+    Example:
+        >>> import torch
+        >>> CategoricalEmission(5, 10)(torch.randn(7, 2, 5)).batch_shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(self, hidden_size: int, num_classes: int, bias: bool = True) -> None:
+        super().__init__(hidden_size, num_classes, bias)
+
+    def forward(self, z: Tensor) -> LinearCategorical:
+        return LinearCategorical(z, self.weight, self.bias)
+
+
+class NormalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+    """x_t ~ Normal(V z_t + b, σ), independent over D observed variables, σ learned.
+
+    Args:
+        hidden_size: H.
+        size: D.
+        scale: the standard deviation σ to start from.
+
+    Example:
+        >>> import torch
+        >>> NormalEmission(5, 1)(torch.randn(7, 2, 5)).event_shape
+        torch.Size([1])
+    """
+
+    def __init__(self, hidden_size: int, size: int, scale: float = 1.0) -> None:
+        super().__init__(hidden_size, size)
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        self.log_scale = nn.Parameter(torch.full((size,), math.log(scale)))
+
+    def forward(self, z: Tensor) -> Any:
+        mean = F.linear(z, self.weight, self.bias)
+        return dist.Normal(mean, self.log_scale.exp()).to_event(1)
+
+
+class BernoulliEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+    """x_t ~ Bernoulli(σ(V z_t + b)), independent over D notes or flags.
+
+    Args:
+        hidden_size: H.
+        size: D.
+
+    Example:
+        >>> import torch
+        >>> BernoulliEmission(5, 88)(torch.randn(7, 2, 5)).event_shape
+        torch.Size([88])
+    """
+
+    def __init__(self, hidden_size: int, size: int) -> None:
+        super().__init__(hidden_size, size)
+
+    def forward(self, z: Tensor) -> Any:
+        return dist.Bernoulli(logits=F.linear(z, self.weight, self.bias)).to_event(1)

@@ -1,0 +1,325 @@
+"""The generative process of a noisy RNN as a Pyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule, PyroParam, PyroSample, pyro_method
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor, nn
+
+from noisin_pyro.emissions import CategoricalEmission
+from noisin_pyro.noise import Additive, Multiplicative
+from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, Plates, check_lengths, length_mask
+from noisin_pyro.spread import Spread, attribute
+
+__all__ = ["LanguageModel", "SequenceModel", "detach_state"]
+
+NoisyRNNs = NoisyRNN | NoisyLSTM | NoisyGRU
+
+
+class Draws(NamedTuple):
+    """The noise of one pass, drawn before anything is computed."""
+
+    input: Tensor | None  # (T, B, I)
+    rnn: list[Tensor | None]  # per layer (T, B, H)
+
+
+def detach_state(state: Any) -> Any:
+    """The carried state cut off from its history, for truncated backpropagation.
+
+    Args:
+        state: a tensor or a tuple of tensors, as a model returns it.
+
+    Example:
+        >>> import torch
+        >>> detach_state((torch.ones(1, requires_grad=True), None))
+        (tensor([1.]), None)
+    """
+    if isinstance(state, (tuple, list)):
+        return tuple(detach_state(part) for part in state)
+    return None if state is None else state.detach()
+
+
+class SequenceModel(PyroModule):
+    """The paper's generative process: noisy states z, then observations y given z.
+
+        z_t ~ p(z_t | h_t(x_t, z_{t-1}), γ)        one latent site per layer, or per layer and step
+        y_t ~ emission(z_t)                        one observed site ``y`` for the sequence
+
+    Every site stands in the same plates ``time`` (dim −2) and ``batch`` (dim −1).
+
+    Args:
+        embedding: maps x with shape (T, B, \\*) to the RNN's input (T, B, I).
+        rnn: a :class:`NoisyRNN`, :class:`NoisyLSTM` or :class:`NoisyGRU`, time-major.
+        emission: maps z with shape (\\*, T, B, H) to a distribution of batch shape (\\*, T, B).
+        input_noise: an additive or multiplicative noise on the embedded input (the paper's
+            "input level").
+        input_spread: its γ, in any form the RNN's ``spread`` takes.
+        dropout_input: probability of zeroing a unit of the embedded input, while training.
+        dropout_output: likewise for what the emission reads.
+
+    Raises:
+        TypeError: if ``rnn`` is no noisy RNN or ``input_noise`` of another kind.
+        ValueError: if the RNN is ``batch_first`` or a probability lies outside [0, 1).
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive, NoisyGRU, NormalEmission
+        >>> rnn = NoisyGRU(1, 8, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.2)
+        >>> model = SequenceModel(torch.nn.Identity(), rnn, NormalEmission(8, 1))
+        >>> y, state = model(torch.randn(20, 4, 1))
+        >>> y.shape, state.shape
+        (torch.Size([20, 4, 1]), torch.Size([1, 4, 8]))
+    """
+
+    def __init__(
+        self,
+        embedding: Callable[[Tensor], Tensor],
+        rnn: NoisyRNNs,
+        emission: Callable[[Tensor], Any],
+        *,
+        input_noise: Additive | Multiplicative | None = None,
+        input_spread: Spread = 0.5,
+        dropout_input: float = 0.0,
+        dropout_output: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(rnn, (NoisyRNN, NoisyLSTM, NoisyGRU)):
+            raise TypeError(
+                f"rnn must be a NoisyRNN, NoisyLSTM or NoisyGRU, got {type(rnn).__name__}; "
+                "wrap torch's with from_torch"
+            )
+        if rnn.batch_first:
+            raise ValueError("a SequenceModel is time-major: build its RNN with batch_first=False")
+        for name, rate in (("dropout_input", dropout_input), ("dropout_output", dropout_output)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+        if input_noise is not None and not isinstance(input_noise, (Additive, Multiplicative)):
+            raise TypeError(f"input_noise must be Additive or Multiplicative, got {input_noise!r}")
+        self.embedding = embedding
+        self.rnn = rnn
+        self.emission = emission
+        self.input_noise = input_noise
+        self.dropout_input, self.dropout_output = dropout_input, dropout_output
+        if input_noise is not None:
+            weight = rnn.weight_ih_l0
+            held = attribute(input_spread, rnn.input_size, weight.dtype, weight.device)
+            if isinstance(held, (PyroParam, PyroSample)):
+                self.input_spread = held
+            else:
+                self.register_buffer("input_spread", held, persistent=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Outside Pyro this is a plain nn.Module: nothing of it enters the param store.
+        if not am_i_wrapped() and not self._pyro_context.active:
+            return nn.Module.__call__(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        state: Any = None,
+        lengths: Tensor | None = None,
+        *,
+        sample: bool | None = None,
+    ) -> tuple[Tensor, Any]:
+        """The generative process; ``y`` is observed if given and drawn if not.
+
+        Args:
+            x: inputs, with shape (T, B) or (T, B, \\*).
+            y: targets, with shape (T, B) and the emission's event shape.
+            state: the carried state, each part with shape (L, B, H).
+            lengths: each sequence's number of steps, with shape (B,); steps past it count
+                for nothing.
+            sample: True draws noise, False runs the mean path; by default noise is drawn
+                while ``training``.
+
+        Returns:
+            y and the final state.
+        """
+        plates = self._plates(x)
+        draws = self._draw(x, lengths, plates, sample)
+        law, state = self._run(x, state, lengths, plates, sample, draws)
+        with ExitStack() as stack:
+            for plate in plates or ():
+                stack.enter_context(plate)
+            if lengths is not None:
+                mask = length_mask(lengths, x.shape[0])
+                stack.enter_context(pyro.poutine.mask(mask=mask))
+            y = pyro.sample(self._site_name("y"), law, obs=y)
+        return y, state
+
+    @pyro_method
+    def latents(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        state: Any = None,
+        lengths: Tensor | None = None,
+        *,
+        sample: bool | None = None,
+    ) -> None:
+        """Issues the latent sites of :meth:`forward` alone, in its order; see its arguments.
+
+        The RNN runs only if it has a sample site per timestep.
+
+        Raises:
+            ValueError: if the RNN has a sample site per timestep above an active dropout, whose
+                mask would differ from the model's, so that guide and prior would not be equal.
+        """
+        plates = self._plates(x)
+        draws = self._draw(x, lengths, plates, sample)
+        if not self._noisy(sample) or not self.rnn.samples_timesteps:
+            return
+        if self.training and (self.dropout_input or self.rnn.dropout):
+            raise ValueError(
+                f"dropout_input={self.dropout_input} and dropout={self.rnn.dropout} draw another "
+                "mask in the guide than in the model, so a prior guide with a site per timestep "
+                "would not equal the prior; use sites='sequence' or NoisinELBO"
+            )
+        with pyro.poutine.block(hide_fn=lambda site: site["infer"].get("_deterministic", False)):
+            self._run(x, state, lengths, plates, sample, draws)
+
+    def predict(
+        self,
+        x: Tensor,
+        state: Any = None,
+        lengths: Tensor | None = None,
+        *,
+        sample: bool | None = None,
+    ) -> tuple[Any, Any]:
+        """The emission distribution p(y_t | z_t) along one pass, and the final state.
+
+        Arguments are those of :meth:`forward`.
+        """
+        plates = self._plates(x)
+        draws = self._draw(x, lengths, plates, sample)
+        return self._run(x, state, lengths, plates, sample, draws)
+
+    def _noisy(self, sample: bool | None) -> bool:
+        return self.training if sample is None else sample
+
+    def _site_name(self, name: str) -> str:
+        return self._pyro_get_fullname(name) if am_i_wrapped() else name
+
+    def _plates(self, x: Tensor) -> Plates | None:
+        if not am_i_wrapped():
+            return None
+        steps, batch = x.shape[:2]
+        return (
+            pyro.plate(self._site_name("time"), steps, dim=-2),
+            pyro.plate(self._site_name("batch"), batch, dim=-1),
+        )
+
+    def _draw(
+        self, x: Tensor, lengths: Tensor | None, plates: Plates | None, sample: bool | None
+    ) -> Draws:
+        """Issues the latent sites that need no computation: priors, then noise."""
+        if x.dim() < 2:
+            raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {tuple(x.shape)}")
+        steps, batch = x.shape[:2]
+        if lengths is not None:
+            check_lengths(lengths, steps, batch)
+        if am_i_wrapped():
+            for module in self.modules():
+                for name in getattr(module, "_pyro_samples", ()):
+                    getattr(module, name)  # cached for this call, and drawn outside the plates
+        if not self._noisy(sample):
+            return Draws(None, [None] * self.rnn.num_layers)
+        noise = None
+        if self.input_noise is not None:
+            like = next(self.parameters())
+            shape = (steps, batch, self.rnn.input_size)
+            law = self.input_noise.epsilon(like).expand(shape).to_event(1)
+            with ExitStack() as stack:
+                for plate in plates or ():
+                    stack.enter_context(plate)
+                if plates and lengths is not None:
+                    mask = length_mask(lengths, steps)
+                    stack.enter_context(pyro.poutine.mask(mask=mask))
+                noise = pyro.sample(self._site_name("input_noise"), law)
+        return Draws(noise, self.rnn.draw_noise(steps, batch, lengths, plates))
+
+    def _run(
+        self,
+        x: Tensor,
+        state: Any,
+        lengths: Tensor | None,
+        plates: Plates | None,
+        sample: bool | None,
+        draws: Draws,
+    ) -> tuple[Any, Any]:
+        embedded = self.embedding(x)
+        if draws.input is not None:
+            assert self.input_noise is not None
+            spread = self.input_spread
+            if spread.dim() and spread.shape[-1] != self.rnn.input_size:
+                spread = spread.unsqueeze(-1)
+            mult, add = self.input_noise.affine(draws.input, spread)
+            embedded = embedded if mult is None else embedded * mult
+            embedded = embedded if add is None else embedded + add
+        if self.dropout_input:
+            embedded = F.dropout(embedded, self.dropout_input, self.training)
+        z, state = self.rnn(
+            embedded,
+            state,
+            sample=self._noisy(sample),
+            lengths=lengths,
+            plates=plates,
+            epsilon=draws.rnn,
+        )
+        if self.dropout_output:
+            z = F.dropout(z, self.dropout_output, self.training)
+        return self.emission(z), state
+
+
+class LanguageModel(SequenceModel):
+    """A :class:`SequenceModel` of words: embedding, noisy RNN, softmax.
+
+    Args:
+        vocab_size: K.
+        rnn: the noisy RNN; its input size is the embedding's.
+        tied_weights: share the embedding's matrix with the softmax (needs input size = hidden
+            size).
+        **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` of
+            :class:`SequenceModel`.
+
+    Raises:
+        ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Multiplicative, NoisyLSTM
+        >>> rnn = NoisyLSTM(16, 16, noise=Multiplicative(dist.Normal(0.0, 1.0)), spread=0.5)
+        >>> model = LanguageModel(100, rnn, tied_weights=True)
+        >>> law, (h, c) = model.predict(torch.randint(100, (7, 2)))
+        >>> law.logits.shape
+        torch.Size([7, 2, 100])
+    """
+
+    def __init__(
+        self, vocab_size: int, rnn: NoisyRNNs, *, tied_weights: bool = False, **options: Any
+    ) -> None:
+        if tied_weights and rnn.input_size != rnn.hidden_size:
+            raise ValueError(
+                "tied_weights needs the embedding to be as wide as the hidden state, got "
+                f"{rnn.input_size} and {rnn.hidden_size}; make them equal or untie"
+            )
+        embedding = nn.Embedding(vocab_size, rnn.input_size)
+        emission = CategoricalEmission(rnn.hidden_size, vocab_size)
+        super().__init__(embedding, rnn, emission, **options)
+        if tied_weights:
+            self.emission.weight = self.embedding.weight
+        self.tied_weights = tied_weights
+
+    @property
+    def vocab_size(self) -> int:
+        """K, the number of words."""
+        return int(self.embedding.num_embeddings)
