@@ -1,0 +1,114 @@
+"""Contiguous streams of tokens, and the windows in which truncated backpropagation reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+
+def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor:
+    """Cuts a token sequence into `batch_size` contiguous pieces of one length, side by side.
+
+    A model reads all columns at once from top to bottom, carrying its state. What does not fill
+    a row, fewer than `batch_size` tokens at the end, is left out; ``batch_size=1`` keeps all.
+
+    Args:
+        tokens: Token ids with shape (N,).
+        batch_size: B, the number of streams.
+        overlap: Whether a stream starts with the last token of the one before it. Without it, the
+            default and the custom in training, the first token of every stream is predicted by
+            nobody. With it every token but the first is predicted exactly once (up to the fewer
+            than B at the end), which is what an evaluation should count.
+
+    Returns:
+        A tensor with shape (N // B, B), column b holding tokens b N//B to (b+1) N//B - 1. With
+        `overlap`, shape ((N - 1) // B + 1, B).
+
+    Raises:
+        ValueError: If `tokens` is not a vector or too short for one input and one target in each
+            stream, or if `batch_size` is below 1.
+
+    Example:
+        >>> import torch
+        >>> streams(torch.arange(7), batch_size=2)
+        tensor([[0, 3],
+                [1, 4],
+                [2, 5]])
+        >>> streams(torch.arange(7), batch_size=2, overlap=True)
+        tensor([[0, 3],
+                [1, 4],
+                [2, 5],
+                [3, 6]])
+    """
+    if tokens.dim() != 1:
+        raise ValueError(f"tokens must have shape (N,), got {tuple(tokens.shape)}; flatten them")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}; 1 is a single stream")
+    step = (len(tokens) - overlap) // batch_size
+    rows = step + overlap
+    if rows < 2:
+        raise ValueError(
+            f"a corpus of {len(tokens)} tokens is shorter than one batch of {batch_size} streams "
+            f"with an input and a target each; use a smaller batch_size or a longer text"
+        )
+    pieces = tokens.unfold(0, rows, step)[:batch_size]  # (B, rows)
+    return pieces.T.contiguous()
+
+
+def window_count(stream: Tensor, unroll: int) -> int:
+    """The number of windows that `windows` gives from the start, the last shorter one included.
+
+    Args:
+        stream: Token ids with shape (L, B).
+        unroll: T, the steps of a full window.
+
+    Raises:
+        ValueError: If `stream` is not a matrix with at least two rows, or `unroll` is below 1.
+
+    Example:
+        >>> import torch
+        >>> window_count(torch.zeros(8, 2), unroll=3)  # 7 targets per stream: 3 + 3 + 1
+        3
+    """
+    if stream.dim() != 2 or len(stream) < 2:
+        raise ValueError(
+            f"a stream must have shape (L, B) with L at least 2, got {tuple(stream.shape)}; "
+            "make it with streams(tokens, batch_size)"
+        )
+    if unroll < 1:
+        raise ValueError(f"unroll must be at least 1, got {unroll}; 35 is usual for words")
+    return -(-(len(stream) - 1) // unroll)
+
+
+def windows(stream: Tensor, unroll: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Walks down the streams window by window; each target, a row further on, comes once.
+
+    Args:
+        stream: Token ids with shape (L, B), from `streams`.
+        unroll: T, the steps of a full window. The last window is shorter where T does not
+            divide L - 1.
+        start: The window to begin with, counted from 0: an interrupted epoch goes on with the
+            number of windows it has done.
+
+    Returns:
+        An iterator over pairs ``x, y`` of views of `stream`, both with shape (T, B);
+        ``y[t] == x[t + 1]``.
+
+    Raises:
+        ValueError: If `start` is negative or beyond the last window's end, or as `window_count`.
+
+    Example:
+        >>> import torch
+        >>> [(x.flatten().tolist(), y.flatten().tolist())
+        ...  for x, y in windows(torch.arange(6).reshape(6, 1), unroll=3)]
+        [([0, 1, 2], [1, 2, 3]), ([3, 4], [4, 5])]
+    """
+    count = window_count(stream, unroll)
+    if not 0 <= start <= count:
+        raise ValueError(f"start must lie in 0 to {count}, the number of windows, got {start}")
+    inputs, targets = stream[:-1], stream[1:]
+    return (
+        (inputs[first : first + unroll], targets[first : first + unroll])
+        for first in range(start * unroll, len(inputs), unroll)
+    )

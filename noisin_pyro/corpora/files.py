@@ -1,0 +1,89 @@
+"""Text on disk: what is accepted, what is refused, and how one file becomes three splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def read_text(path: Path, sha256: str | None = None) -> str:
+    """Reads a UTF-8 text file.
+
+    Args:
+        path: The file.
+        sha256: The SHA-256 its bytes must have; any by default.
+
+    Raises:
+        ValueError: If the file is missing, has another SHA-256, is binary, is not UTF-8, or
+            holds nothing but whitespace.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; check the path")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, found):
+        raise ValueError(
+            f"{path} has SHA-256 {found}, but the published file has {sha256}; "
+            "fetch it again, or to use this text as it is, give its folder as the corpus"
+        )
+    if b"\0" in data:
+        raise ValueError(f"{path} is binary (it holds NUL bytes); a corpus is UTF-8 text")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); "
+            "convert it first, for example with iconv -t UTF-8"
+        ) from error
+    if not text.strip():
+        raise ValueError(f"{path} is empty; a corpus needs at least one word")
+    return text
+
+
+def find_splits(folder: Path, names: Sequence[Sequence[str]]) -> list[Path]:
+    """Finds one file per split.
+
+    Args:
+        folder: Where to look.
+        names: For each split, the file names it may have, the usual one first.
+
+    Returns:
+        One path per split, in the order of `names`.
+
+    Raises:
+        ValueError: If the folder or the file of a split is missing.
+    """
+    if not folder.is_dir():
+        wanted = ", ".join(usual for usual, *_ in names)
+        raise ValueError(f"{folder} is not a folder; give the folder that holds {wanted}")
+    found = [[folder / name for name in split if (folder / name).is_file()] for split in names]
+    missing = [split for split, paths in zip(names, found, strict=True) if not paths]
+    if missing:
+        wanted = ", ".join(" or ".join(split) for split in missing)
+        raise ValueError(f"{folder} lacks {wanted}; train, valid and test must all be there")
+    return [paths[0] for paths in found]
+
+
+def cut_lines(text: str) -> tuple[str, str, str]:
+    """Cuts a text into its first 80 % of lines, the next 10 % and the last 10 %.
+
+    The cuts are contiguous: running text keeps its order, and no line of the valid or test
+    split stands between two that were trained on.
+
+    Raises:
+        ValueError: If the text has fewer than ten lines, which leaves a split empty.
+
+    Example:
+        >>> cut_lines("".join(f"{line}\\n" for line in range(10)))
+        ('0\\n1\\n2\\n3\\n4\\n5\\n6\\n7\\n', '8\\n', '9\\n')
+    """
+    lines = text.removesuffix("\n").split("\n")
+    if len(lines) < 10:
+        raise ValueError(
+            f"a text must have at least 10 lines to be split 80/10/10, got {len(lines)}; "
+            "put one sentence on a line, or give a folder with train.txt, valid.txt, test.txt"
+        )
+    first, second = len(lines) * 8 // 10, len(lines) * 9 // 10
+    train, valid, test = lines[:first], lines[first:second], lines[second:]
+    return "\n".join(train) + "\n", "\n".join(valid) + "\n", "\n".join(test) + "\n"

