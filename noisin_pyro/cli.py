@@ -1,0 +1,213 @@
+"""The command line: ``noisin train | evaluate | generate | corpus``.
+
+Each command imports what it needs when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+__all__ = ["main"]
+
+
+def train(args: Any) -> None:
+    """Train a language model and its deterministic twin."""
+    from noisin_pyro.training.record import render_table
+    from noisin_pyro.training.run import train as run
+
+    config = args.config_object
+    _say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
+    record = run(config)
+    _say("\n" + render_table(record))
+    files = "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
+    _say(f"\nwrote {config.out}/: {files}, model.safetensors")
+    if "noisin" in record["models"]:
+        _say(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
+
+
+def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", samples: int = 0) -> None:
+    """Perplexity of a finished run.
+
+    Args:
+        run: the folder that ``noisin train`` wrote.
+        split: the split to predict.
+        samples: 0 for the mean path, or the number of noisy RNNs to average over.
+    """
+    import torch
+
+    from noisin_pyro.corpora import load_corpus
+    from noisin_pyro.evaluate import evaluate as measure
+    from noisin_pyro.training.run import load_run
+
+    config, vocabulary, model = load_run(run)
+    corpus = load_corpus(config.corpus, config.data_dir)
+    if corpus.vocabulary != vocabulary:
+        raise ValueError(
+            f"the corpus {config.corpus!r} here is not the one {run!r} was trained on, its "
+            "vocabulary differs (pydoc differs between Python versions); train again, or evaluate "
+            "where it was trained"
+        )
+    torch.manual_seed(config.seed)
+    fit = measure(model, corpus.split(split), samples)
+    how = f"averaged over {samples} samples" if samples else "mean path"
+    _say(f"{split}, {how}: {fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}, "
+         f"{fit.tokens:,} tokens")  # fmt: skip
+
+
+def generate(
+    run: str, prompt: str = "", words: int = 60, temperature: float = 1.0, seed: int = 1
+) -> None:
+    """Continue a prompt with a finished run's model.
+
+    Args:
+        run: the folder that ``noisin train`` wrote.
+        prompt: the words to continue, separated by spaces.
+        words: how many words to draw.
+        temperature: below 1 sharpens the predictions, above 1 flattens them.
+        seed: of the draws.
+    """
+    from noisin_pyro.generate import continue_text
+    from noisin_pyro.training.run import load_run
+
+    _, vocabulary, model = load_run(run)
+    given = prompt.split()
+    unknown = [word for word in given if word not in vocabulary]
+    if given and len(unknown) == len(given):
+        raise ValueError(
+            f"the model knows no word of the prompt {prompt!r}; use words of {run}/vocabulary.txt"
+        )
+    if unknown:
+        print(f"noisin: became <unk>: {', '.join(unknown)}", file=sys.stderr)
+    drawn = continue_text(model, vocabulary, given, words, temperature, seed)
+    text = " ".join([*given, *drawn])
+    _say(text.replace(" <eos> ", "\n").replace(" <eos>", "\n").replace("<eos> ", "\n"))
+
+
+def corpus(
+    name: str, data_dir: str | None = None, min_count: int | None = None
+) -> None:
+    """Show a corpus's statistics, as in the paper's Table 1.
+
+    Args:
+        name: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
+        data_dir: the folder with a published corpus's files; downloaded if omitted.
+        min_count: rarer words of the training text become <unk>.
+    """
+    from noisin_pyro.corpora import load_corpus
+
+    loaded = load_corpus(name, data_dir, min_count)
+    figures = loaded.statistics()
+    rows = [
+        ("corpus", loaded.name),
+        *((f"tokens, {split}", f"{figures[split]:,}") for split in ("train", "valid", "test")),
+        ("vocabulary", f"{figures['vocabulary']:,}"),
+        ("OoV rate", f"{100 * figures['oov_rate']:.1f} %"),
+    ]
+    if loaded.optimal_perplexity:
+        rows.append(("best possible test perplexity", f"{loaded.optimal_perplexity:.2f}"))
+    rows.append(("SHA-256", loaded.sha256))
+    for title, value in rows:
+        _say(f"{title:<32}{value:>14}" if len(value) <= 14 else f"{title:<32}{value}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "corpus": corpus,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code, 2 for bad input and 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, TypeError, ImportError, FloatingPointError) as error:
+        print(f"noisin: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _say(_usage())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name == "--version":
+        from noisin_pyro import __version__
+
+        _say(__version__)
+        return 0
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}; the known ones are {', '.join(COMMANDS)}")
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError:
+        raise ImportError(
+            'the command line needs the extra lm; run pip install "noisin-pyro[lm]"'
+        ) from None
+    from argparse import ArgumentError
+
+    command = COMMANDS[name]
+    parser = ArgumentParser(
+        prog=f"noisin {name}",
+        description=_summary(command),
+        exit_on_error=False,
+        default_env=False,
+    )
+    try:
+        if name == "train":
+            return _train(parser, arguments[1:])
+        parser.add_function_arguments(command, as_positional=True)
+        options = parser.parse_args(arguments[1:])
+        command(**options.as_dict())
+    except ArgumentError as error:
+        raise ValueError(f"{error.message} (noisin {name} --help lists the options)") from None
+    return 0
+
+
+def _train(parser: Any, arguments: list[str]) -> int:
+    from types import SimpleNamespace
+
+    from noisin_pyro.training.config import TrainConfig
+
+    parser.add_argument("--config", action="config", help="a YAML file with any of the options")
+    parser.add_class_arguments(TrainConfig)
+    options = parser.parse_args(arguments).as_dict()
+    options.pop("config", None)
+    try:
+        train(SimpleNamespace(config_object=TrainConfig(**options)))
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        print(
+            f"noisin: stopped at the end of the step, nothing is lost; go on with "
+            f"noisin train --config {options['out']}/config.yaml --resume true",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    rows = [f"  {name:<10}{_summary(command)}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: noisin COMMAND [options]", "", "Noise-based regularisation of RNNs.", "", *rows,
+         "", "noisin COMMAND --help lists the options of a command."]
+    )  # fmt: skip
+
+
+def _summary(command: Callable[..., None]) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

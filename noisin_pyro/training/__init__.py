@@ -1,0 +1,1 @@
+"""Training a language model: configuration, loop, checkpoints, run folder."""

@@ -1,0 +1,109 @@
+"""From a configuration to a model and an optimizer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from noisin_pyro.model import LanguageModel
+from noisin_pyro.noise import FAMILIES, Additive, Multiplicative, family
+from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.spread import Learned, per_layer
+from noisin_pyro.training.config import TrainConfig
+
+__all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]
+
+
+def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative | None:
+    """The noise of one layer whose spread is (or starts at) ``spread``.
+
+    Raises:
+        ValueError: if the name or the class path is unknown, or the class does not fit.
+    """
+    noise = config.noise
+    if noise == "none":
+        return None
+    if isinstance(noise, str) and "." not in noise:
+        if noise not in FAMILIES:
+            known = ", ".join(["none", *FAMILIES])
+            raise ValueError(f"unknown noise {noise!r}; the known ones are {known}")
+        return family(noise, config.injection, spread)
+    wanted = {"class_path": noise} if isinstance(noise, str) else dict(noise)
+    path, arguments = wanted.pop("class_path", ""), wanted.pop("init_args", {})
+    module, _, name = str(path).rpartition(".")
+    try:
+        base = getattr(importlib.import_module(module), name)(**arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"noise {config.noise!r} cannot be built ({error}); give class_path, such as "
+            "pyro.distributions.StudentT, and init_args, such as {df: 5.0, loc: 0.0, scale: 1.0}"
+        ) from None
+    return {"additive": Additive, "multiplicative": Multiplicative}[config.injection](base)
+
+
+def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
+    """The language model of a configuration, with weights drawn from torch's random state.
+
+    Raises:
+        ValueError: if the noise or a spread does not fit.
+    """
+    starts = per_layer(config.spread, config.layers, "spread")
+    noise = [build_noise(config, start) for start in starts]
+    spread = [Learned(s, config.spread_floor) if config.learn_spread else s for s in starts]
+    options: dict[str, Any] = {
+        "noise": noise,
+        "spread": spread,
+        "feedback": config.feedback,
+        "dropout": config.dropout_layers if config.layers > 1 else 0.0,
+    }
+    sizes = (config.embedding_size, config.hidden_size, config.layers)
+    rnn: NoisyLSTM | NoisyGRU | NoisyRNN
+    if config.cell == "lstm":
+        rnn = NoisyLSTM(*sizes, **options)
+    elif config.cell == "gru":
+        rnn = NoisyGRU(*sizes, **options)
+    else:
+        rnn = NoisyRNN(*sizes, nonlinearity=config.cell.removeprefix("rnn_"), **options)  # type: ignore[arg-type]
+    return LanguageModel(
+        vocab_size,
+        rnn,
+        tied_weights=config.tied_weights,
+        dropout_input=config.dropout_input,
+        dropout_output=config.dropout_output,
+    )
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:
+    """The optimizer of a configuration; ASGD averages from the second epoch on."""
+    parameters = list(model.parameters())
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.learning_rate)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate)
+    return torch.optim.ASGD(parameters, lr=config.learning_rate, lambd=0.0, t0=steps_per_epoch)
+
+
+@contextmanager
+def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
+    """Puts ASGD's averages in the place of the weights for a while; other optimizers keep none."""
+    held = [
+        (parameter, parameter.detach().clone(), optimizer.state[parameter]["ax"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if "ax" in optimizer.state.get(parameter, {})
+    ]
+    with torch.no_grad():
+        for parameter, _, average in held:
+            parameter.copy_(average)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, weight, _ in held:
+                parameter.copy_(weight)

@@ -1,0 +1,196 @@
+"""What a training run is: one flat, frozen configuration. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+__all__ = ["Schedule", "TrainConfig"]
+
+Cell = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate schedule, changed after each epoch.
+
+    Written ``constant``, ``halve-after:K`` (halve every epoch after epoch K) or
+    ``divide-when-worse:D`` (divide by D when the validation loss worsens).
+    """
+
+    kind: Literal["constant", "halve-after", "divide-when-worse"]
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Reads the written form.
+
+        Raises:
+            ValueError: if it is none of the three, or its number is out of range.
+
+        Example:
+            >>> Schedule.parse("halve-after:4")
+            Schedule(kind='halve-after', value=4.0)
+        """
+        kind, _, number = text.partition(":")
+        try:
+            value = float(number) if number else 0.0
+        except ValueError:
+            value = math.nan
+        if kind == "constant" and not number:
+            return cls("constant")
+        if kind == "halve-after" and number and value >= 0:
+            return cls("halve-after", value)
+        if kind == "divide-when-worse" and number and value > 1:
+            return cls("divide-when-worse", value)
+        raise ValueError(
+            f"schedule must be constant, halve-after:K with K >= 0 or divide-when-worse:D with "
+            f"D > 1, got {text!r}"
+        )
+
+    def factor(self, epoch: int, worsened: bool) -> float:
+        """What the learning rate is multiplied by after ``epoch`` (1, 2, ...)."""
+        if self.kind == "halve-after" and epoch >= self.value:
+            return 0.5
+        if self.kind == "divide-when-worse" and worsened:
+            return 1 / self.value
+        return 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults learn the embedded corpus on two cores in minutes.
+
+    Args:
+        corpus: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
+        data_dir: the folder with a published corpus's files; downloaded if omitted.
+        cell: the recurrent cell.
+        embedding_size: width of the word embedding.
+        hidden_size: units per layer.
+        layers: number of layers.
+        noise: none, a family's name, or in YAML any distribution as class_path and init_args.
+        injection: additive (z = h + γε) or multiplicative (z = h(1 + γε)).
+        spread: γ, one number or one per layer; where it is learned, the value to start from.
+        learn_spread: learn γ by gradient on the objective.
+        spread_floor: the lower bound of a learned γ.
+        feedback: whether the next step reads the noisy state.
+        dropout_input: dropout on the embedded input.
+        dropout_layers: dropout between the layers.
+        dropout_output: dropout on what the softmax reads.
+        tied_weights: share the embedding's matrix with the softmax.
+        optimizer: adam, sgd, or asgd (SGD whose average since the second epoch is evaluated).
+        learning_rate: the learning rate to start from, for a loss in nats per token.
+        schedule: constant, halve-after:K or divide-when-worse:D.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
+        epochs: most passes over the training text.
+        patience: epochs without a better validation loss after which to stop; 0 never does.
+        batch_size: contiguous streams read in parallel, over all devices.
+        unroll: steps of truncated backpropagation through time.
+        seed: of the initial weights and of the noise.
+        device: auto, cpu or cuda.
+        devices: number of processes, each with its share of the streams.
+        precision: 32 or bf16-mixed.
+        out: the folder the run writes.
+        resume: continue the run in ``out``.
+        tensorboard: write TensorBoard logs too.
+    """
+
+    corpus: str = "pydoc"
+    data_dir: str | None = None
+    cell: Cell = "lstm"
+    embedding_size: int = 128
+    hidden_size: int = 128
+    layers: int = 1
+    noise: str | dict[str, Any] = "gaussian"
+    injection: Literal["additive", "multiplicative"] = "multiplicative"
+    spread: float | list[float] = 1.0
+    learn_spread: bool = False
+    spread_floor: float = 0.1
+    feedback: bool = True
+    dropout_input: float = 0.0
+    dropout_layers: float = 0.0
+    dropout_output: float = 0.0
+    tied_weights: bool = False
+    optimizer: Literal["adam", "sgd", "asgd"] = "adam"
+    learning_rate: float = 0.002
+    schedule: str = "constant"
+    clip_norm: float = 5.0
+    epochs: int = 20
+    patience: int = 3
+    batch_size: int = 20
+    unroll: int = 35
+    seed: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    precision: Literal["32", "bf16-mixed"] = "32"
+    out: str = "runs/noisin"
+    resume: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, value in asdict(self).items():
+            known = get_args(hints[name])
+            if known and all(isinstance(choice, str) for choice in known) and value not in known:
+                raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
+            self._require(name, getattr(self, name) >= 1, "be at least 1")
+        for name in ("dropout_input", "dropout_layers", "dropout_output"):
+            self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        rate = self.learning_rate
+        self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
+        self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
+        self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
+        self._require("devices", self.devices >= 1, "be at least 1")
+        self._require(
+            "batch_size", self.batch_size % self.devices == 0, f"be a multiple of {self.devices} "
+            "devices"
+        )
+        self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
+        Schedule.parse(self.schedule)
+        if self.tied_weights and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"tied_weights needs embedding_size equal to hidden_size, got "
+                f"{self.embedding_size} and {self.hidden_size}; make them equal or untie"
+            )
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the run has no noise at all."""
+        return self.noise == "none"
+
+    def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """What separates two configurations, but for fields a resumed run may change."""
+        free = {"out", "resume", "tensorboard", "epochs", "patience", "device", "data_dir"}
+        mine, theirs = asdict(self), asdict(other)
+        return {
+            field.name: (mine[field.name], theirs[field.name])
+            for field in fields(self)
+            if field.name not in free and mine[field.name] != theirs[field.name]
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes YAML that ``noisin train --config`` reads."""
+        import yaml
+
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: if it holds something else.
+        """
+        import yaml
+
+        try:
+            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no configuration of a run ({error})") from None
