@@ -77,7 +77,7 @@ class PublishedCorpus:
             ImportError: If pooch is not installed.
         """
         try:
-            import pooch  # type: ignore[import-untyped, unused-ignore]
+            import pooch
         except ImportError as error:
             raise ImportError(
                 f'downloading {self.name} needs pooch: pip install "noisin-pyro[lm]", '

@@ -39,7 +39,7 @@ def pydoc(min_count: int = 2) -> Corpus:
 
     tokenised = (
         " ".join(_TOKEN.findall(paragraph))
-        for _, topic in sorted(topics.items())
+        for topic in topics.values()
         for paragraph in _PARAGRAPH_BREAK.split(_RULER.sub("", topic))
     )
     paragraphs = [line for line in dict.fromkeys(tokenised) if line]

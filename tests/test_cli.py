@@ -1,0 +1,158 @@
+"""The command line: what it prints, and how it says no."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noisin_pyro.cli import main
+
+TINY = [
+    "--embedding_size", "8", "--hidden_size", "12", "--batch_size", "4", "--unroll", "9",
+    "--epochs", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for split, lines in (("train", 60), ("valid", 12), ("test", 12)):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--corpus", str(text), "--out", str(out), *TINY]) == 0
+    return out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on stderr of a command that exits with 2."""
+    assert main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
+    return stderr
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from noisin_pyro.cli import main; main(['--help']); print(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "usage: noisin COMMAND" in output
+    loaded = set(output.split())
+    assert not loaded & {"torch", "pyro", "numpy", "matplotlib", "jsonargparse"}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "corpus"])
+def test_every_command_explains_its_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"noisin {command}" in capsys.readouterr().out
+
+
+def test_train_prints_its_table(text: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--corpus", str(text), "--out", str(out), *TINY]) == 0
+    printed = capfd.readouterr()
+    for words in ("NOISIN", "deterministic", "test, mean path", "test, averaged (16 samples)",
+                  "γ per layer", "tokens/s", "training time", "curves.png"):  # fmt: skip
+        assert words in printed.out
+    assert "nats/token" in printed.err and "γ 1.000" in printed.err and "tok/s" in printed.err
+
+
+def test_print_config_reproduces_a_run(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--corpus", str(text), "--spread", "0.7", "--cell", "gru", "--print_config"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    given = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (given["spread"], given["cell"], given["corpus"]) == (0.7, "gru", str(text))
+    out = ["--out", str(tmp_path / "run"), *TINY]
+    assert main(["train", "--config", str(tmp_path / "config.yaml"), *out]) == 0
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["spread"] == 0.7 and written["cell"] == "gru"
+
+
+def test_a_distribution_by_class_path_in_yaml(text: Path, tmp_path: Path) -> None:
+    noise = {"class_path": "pyro.distributions.StudentT", "init_args": {"df": 5.0}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"noise": noise, "corpus": str(text)}))
+    out = ["--out", str(tmp_path / "run"), *TINY]
+    assert main(["train", "--config", str(tmp_path / "c.yaml"), *out]) == 0
+
+
+def test_evaluate_agrees_with_the_record(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    record = json.loads((run / "record.json").read_text())
+    final = record["models"]["noisin"]["final"]
+    assert main(["evaluate", str(run), "--split", "valid"]) == 0
+    assert f"perplexity {final['mean_path']['valid']:.2f}" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--samples", "4"]) == 0
+    assert "test, averaged over 4 samples" in capsys.readouterr().out
+
+
+def test_generate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["generate", str(run), "--prompt", "the zebra", "--words", "30", "--seed", "3"]
+    assert main(asked) == 0
+    first = capsys.readouterr()
+    assert first.out.split()[:2] == ["the", "zebra"]
+    assert first.err == "noisin: became <unk>: zebra\n"
+    assert set(first.out.split()) <= {
+        "the", "zebra", "cat", "sat", "on", "mat", "a", "dog", "ran"
+    }  # fmt: skip
+    main(asked)
+    assert capsys.readouterr().out == first.out
+
+
+def test_corpus_prints_the_row_of_table_1(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", str(text)]) == 0
+    rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert rows["tokens, train"] == "660" and rows["vocabulary"] == "10"
+
+
+def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    capsys.readouterr()
+    asked = ["train", "--corpus", str(text), "--out", str(tmp_path / "new")]
+    assert "unknown command 'tarin'; the known ones" in refusal(capsys, "tarin")
+    assert "unknown cell 'rnn_cosine'; the known ones are rnn_tanh, rnn_relu" in refusal(
+        capsys, *asked, "--cell", "rnn_cosine"
+    )
+    assert "hidden_size must be int, got x" in refusal(capsys, *asked, "--hidden_size", "x")
+    assert "unknown noise 'brown'" in refusal(capsys, *asked, "--noise", "brown")
+    assert "spread must be positive" in refusal(capsys, *asked, "--spread", "-1")
+    assert "spread must be positive" in refusal(capsys, *asked, "--spread", ".nan")
+    assert "spread must be float or list[float], got nan" in refusal(
+        capsys, *asked, "--spread", "nan"
+    )
+    assert "patiense" in refusal(capsys, *asked, "--patiense", "3")
+    assert "already holds a run" in refusal(capsys, "train", "--corpus", str(text), "--out",
+                                            str(run))  # fmt: skip
+    assert "is not a finished run" in refusal(capsys, "evaluate", str(text))
+    assert "split" in refusal(capsys, "evaluate", str(run), "--split", "dev")
+    assert "samples must be 0" in refusal(capsys, "evaluate", str(run), "--samples", "-1")
+    assert "knows no word of the prompt 'xyzzy'" in refusal(
+        capsys, "generate", str(run), "--prompt", "xyzzy"
+    )
+    assert "temperature must be positive" in refusal(
+        capsys, "generate", str(run), "--temperature", "0"
+    )
+    assert "data_dir" in refusal(capsys, "corpus", "ptb", "--data_dir", str(tmp_path / "nowhere"))
+    assert "does not exist" in refusal(capsys, "corpus", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_its_weights_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.yaml", "vocabulary.txt"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    assert "model.safetensors is missing" in refusal(capsys, "evaluate", str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    assert "does not hold the weights of this run" in refusal(capsys, "generate", str(tmp_path))

@@ -1,0 +1,54 @@
+"""README tells the truth: its code runs, its options exist, its figures are the records'."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from noisin_pyro.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs() -> None:
+    torch.manual_seed(0)
+    names = {"input": torch.randn(5, 2, 256)}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["lstm"].weight_hh_l0.grad is not None
+
+
+def test_the_options_exist() -> None:
+    used = set(re.findall(r"^noisin train .*", README, re.MULTILINE))
+    known = {field.name for field in fields(TrainConfig)} | {"config", "print_config", "help"}
+    assert used
+    for option in re.findall(r"noisin train[^\n`]*", README):
+        assert set(re.findall(r"--(\w+)", option)) <= known, option
+
+
+def test_the_layout_names_every_module() -> None:
+    layout = README.split("## Where things are")[1].split("## ")[0]
+    for path in (ROOT / "noisin_pyro").iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py":
+            assert path.name in layout
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"{path.name}/" in layout
+
+
+def test_the_figures_are_the_records() -> None:
+    command = [sys.executable, str(ROOT / "results" / "render.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_two_commands_pin_what_they_install(name: str) -> None:
+    block = re.search(rf"<!-- {name} command -->\n```\n(.*?)\n```\n<!-- end -->", README)
+    assert block and block[1].startswith("pip install -c constraints.txt ")
