@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -21,7 +22,9 @@ def train(args: Any) -> None:
     _say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
     record = run(config)
     _say("\n" + render_table(record))
-    files = "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
+    files = (
+        "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
+    )
     _say(f"\nwrote {config.out}/: {files}, model.safetensors")
     if "noisin" in record["models"]:
         _say(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
@@ -81,13 +84,11 @@ def generate(
     if unknown:
         print(f"noisin: became <unk>: {', '.join(unknown)}", file=sys.stderr)
     drawn = continue_text(model, vocabulary, given, words, temperature, seed)
-    text = " ".join([*given, *drawn])
-    _say(text.replace(" <eos> ", "\n").replace(" <eos>", "\n").replace("<eos> ", "\n"))
+    lines = " ".join([*given, *drawn]).split("<eos>")
+    _say("\n".join(line.strip() for line in lines).strip())
 
 
-def corpus(
-    name: str, data_dir: str | None = None, min_count: int | None = None
-) -> None:
+def corpus(name: str, data_dir: str | None = None, min_count: int | None = None) -> None:
     """Show a corpus's statistics, as in the paper's Table 1.
 
     Args:
@@ -166,7 +167,7 @@ def _dispatch(arguments: list[str]) -> int:
         options = parser.parse_args(arguments[1:])
         command(**options.as_dict())
     except ArgumentError as error:
-        raise ValueError(f"{error.message} (noisin {name} --help lists the options)") from None
+        raise ValueError(f"{_sentence(str(error.message))}; see noisin {name} --help") from None
     return 0
 
 
@@ -191,6 +192,27 @@ def _train(parser: Any, arguments: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def _sentence(message: str) -> str:
+    """What jsonargparse says of a wrong value, as value and rule."""
+    found = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
+    if not found:
+        return message
+    key, text = found.groups()
+    value = re.search(r".*(?:Got value|Given value): (.*)$", text, re.DOTALL)
+    if not value:
+        return f"{key}: {text}"
+    choices = re.search(r"Literal\[(.*?)\]", text)
+    if choices:
+        known = choices[1].replace("'", "")
+        return f"unknown {key} {value[1]!r}; the known ones are {known}"
+    subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
+    subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
+    kinds = (
+        re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]).replace(", ", " or ") if subtypes else "?"
+    )
+    return f"{key} must be {kinds}, got {value[1]}"
 
 
 def _usage() -> str:

@@ -34,9 +34,9 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
             known = ", ".join(["none", *FAMILIES])
             raise ValueError(f"unknown noise {noise!r}; the known ones are {known}")
         return family(noise, config.injection, spread)
-    wanted = {"class_path": noise} if isinstance(noise, str) else dict(noise)
-    path, arguments = wanted.pop("class_path", ""), wanted.pop("init_args", {})
-    module, _, name = str(path).rpartition(".")
+    wanted: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
+    arguments: dict[str, Any] = wanted.get("init_args", {})
+    module, _, name = str(wanted.get("class_path", "")).rpartition(".")
     try:
         base = getattr(importlib.import_module(module), name)(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -44,7 +44,7 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
             f"noise {config.noise!r} cannot be built ({error}); give class_path, such as "
             "pyro.distributions.StudentT, and init_args, such as {df: 5.0, loc: 0.0, scale: 1.0}"
         ) from None
-    return {"additive": Additive, "multiplicative": Multiplicative}[config.injection](base)
+    return Additive(base) if config.injection == "additive" else Multiplicative(base)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:

@@ -145,8 +145,9 @@ class TrainConfig:
         self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
         self._require("devices", self.devices >= 1, "be at least 1")
         self._require(
-            "batch_size", self.batch_size % self.devices == 0, f"be a multiple of {self.devices} "
-            "devices"
+            "batch_size",
+            self.batch_size % self.devices == 0,
+            f"be a multiple of {self.devices} devices",
         )
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
         Schedule.parse(self.schedule)

@@ -109,7 +109,7 @@ class Trainer:
         schedule = Schedule.parse(self.config.schedule)
         with (
             Interruptible() as stop,
-            pyro.validation_enabled(False),  # type: ignore[no-untyped-call]
+            pyro.validation_enabled(False),
         ):
             while not self.progress.finished:
                 bar = self._bar()
@@ -167,9 +167,9 @@ class Trainer:
         first = self.progress.step - len(rows) + 1
         for step, (nats, norm) in enumerate(rows, first):
             if not (math.isfinite(nats) and math.isfinite(norm)):
-                what = f"loss became {nats}" if not math.isfinite(nats) else f"gradient became {norm}"
+                name, value = ("gradient", norm) if math.isfinite(nats) else ("loss", nats)
                 raise FloatingPointError(
-                    f"the {what} in epoch {self.progress.epoch} at step {step} of {self.label}; "
+                    f"the {name} became {value} in epoch {self.progress.epoch} at step {step} of {self.label}; "
                     f"{self.folder / 'last.ckpt'} holds the last good checkpoint, lower "
                     "learning_rate or clip_norm"
                 )
@@ -197,9 +197,8 @@ class Trainer:
         better = valid < progress.best
         progress.best = min(progress.best, valid)
         progress.since_best = 0 if better else progress.since_best + 1
-        patient = not config.patience or progress.since_best < config.patience
-        progress.finished = progress.epoch >= config.epochs or not patient
         progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.finished = self._is_over()
         progress.nats, progress.tokens, progress.seconds, self.state = 0.0, 0, 0.0, None
         if better:
             self._save("best.ckpt")
@@ -232,16 +231,16 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
-        if self.progress.epoch <= self.config.epochs and not self._out_of_patience():
-            self.progress.finished = False  # --epochs or --patience was raised
+        self.progress.finished = self._is_over()  # --epochs or --patience may have changed
         own = saved["processes"][self.fabric.global_rank]
         self.state = _to(own["state"], self.fabric.device)
         torch.set_rng_state(own["rng"][0])
         if torch.cuda.is_available() and len(own["rng"]) > 1:
             torch.cuda.set_rng_state(own["rng"][1])
 
-    def _out_of_patience(self) -> bool:
-        return bool(self.config.patience) and self.progress.since_best >= self.config.patience
+    def _is_over(self) -> bool:
+        patience, progress = self.config.patience, self.progress
+        return progress.epoch > self.config.epochs or 0 < patience <= progress.since_best
 
     def _bar(self) -> Any:
         return tqdm(
@@ -262,11 +261,11 @@ class Trainer:
         seconds = row["seconds"] if row else progress.seconds
         tokens = self.steps * self.config.unroll if row else progress.step * self.config.unroll
         rate = tokens * self.config.batch_size / max(seconds, 1e-9)
-        return f"loss {nats:.3f} nats/token, ppl {_ppl(nats)}, γ {spread}, {rate:,.0f} tok/s"
+        return f"loss {nats:.5g} nats/token, ppl {_ppl(nats)}, γ {spread}, {rate:,.0f} tok/s"
 
 
 def _ppl(nats: float) -> str:
-    return f"{math.exp(min(nats, 700)):.1f}"
+    return f"{math.exp(nats):.1f}" if nats < 20 else f"e^{nats:.3g}"
 
 
 def _random_state() -> list[Tensor]:

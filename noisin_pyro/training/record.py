@@ -134,8 +134,10 @@ def write_curves(path: Path, record: dict[str, Any]) -> None:
     panels[0].set_title("Validation, mean path")
     panels[1].set_title("Training, as trained (with noise)")
     config = record["config"]
-    figure.suptitle(f"{record['corpus']['name']}: {config['layers']}-layer {config['cell']}, "
-                    f"{config['hidden_size']} units")
+    figure.suptitle(
+        f"{record['corpus']['name']}: {config['layers']}-layer {config['cell']}, "
+        f"{config['hidden_size']} units"
+    )
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
@@ -156,12 +158,12 @@ def render_table(record: dict[str, Any]) -> str:
             lines.append(f"{split + ', ' + title + extra:<31}" + "".join(cells))
     spreads = [_spread(model) for model in models.values()]
     lines.append(f"{'γ per layer, best epoch':<31}" + "".join(f"{s:>15}" for s in spreads))
-    for title, value in (
-        ("best epoch of", lambda m: f"{m['best_epoch']} / {len(m['history'])}"),
-        ("tokens/s", lambda m: f"{m['timing']['tokens_per_second']:,.0f}"),
-        ("training time", lambda m: f"{m['timing']['seconds']:.0f} s"),
-    ):
-        lines.append(f"{title:<31}" + "".join(f"{value(m):>15}" for m in models.values()))
+    rows: dict[str, list[str]] = {
+        "best epoch of": [f"{m['best_epoch']} / {len(m['history'])}" for m in models.values()],
+        "tokens/s": [f"{m['timing']['tokens_per_second']:,.0f}" for m in models.values()],
+        "training time": [f"{m['timing']['seconds']:.0f} s" for m in models.values()],
+    }
+    lines += [f"{title:<31}" + "".join(f"{v:>15}" for v in row) for title, row in rows.items()]
     rule = "-" * len(lines[0])
     optimal = record["corpus"]["optimal_perplexity"]
     tail = [f"the best possible on this test split is {optimal:.2f}"] if optimal else []

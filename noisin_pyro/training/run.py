@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -32,6 +33,7 @@ from noisin_pyro.training.record import (
 __all__ = ["SAMPLES", "load_run", "train"]
 
 SAMPLES = 16  # noisy RNNs averaged over at test time
+CURVES_EVERY = 30.0  # seconds between two plots while training
 
 
 def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         loggers=_loggers(config, folder),
     )
-    record: dict[str, Any] = fabric.launch(_run, config, corpus, checkpoint_seconds)
+    launch: Any = fabric.launch  # annotated as if the function took no further arguments
+    record: dict[str, Any] = launch(_run, config, corpus, checkpoint_seconds)
     return record
 
 
@@ -98,7 +101,7 @@ def _check_folder(config: TrainConfig, folder: Path) -> None:
 def _loggers(config: TrainConfig, folder: Path) -> list[Any]:
     if not config.tensorboard:
         return []
-    from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     return [TensorBoardLogger(root_dir=folder, name="tensorboard", version="")]
 
@@ -193,10 +196,8 @@ def _note(
             "epochs": [{"seconds": s, "tokens_per_second": tokens / max(s, 1e-9)} for s in seconds],
         },
     }
-    if fabric.global_rank > 0:
-        return
-    _write(folder, record)
-    if history:
+    if fabric.global_rank == 0 and history:
+        _write(folder, record)
         last = history[-1]
         values = {f"{label}/{key}": last[key] for key in ("train_perplexity", "valid_perplexity")}
         spreads = {f"{label}/spread_l{k}": s for k, s in enumerate(last["spread"]) if s is not None}
@@ -206,8 +207,11 @@ def _note(
 def _write(folder: Path, record: dict[str, Any]) -> None:
     write_record(folder / "record.json", record)
     write_metrics(folder / "metrics.csv", record["models"])
-    if any(model["history"] for model in record["models"].values()):
-        write_curves(folder / "curves.png", record)
+    curves = folder / "curves.png"
+    over = all(model["finished"] for model in record["models"].values())
+    fresh = curves.exists() and time.time() - curves.stat().st_mtime < CURVES_EVERY
+    if over or not fresh:  # a plot costs as much as an epoch of a small text
+        write_curves(curves, record)
 
 
 def _exp(nats: float) -> float:
