@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CELLS", "Cell", "Elman", "GRU", "LSTM", "Weights"]
+__all__ = ["CELLS", "Cell", "Elman", "GRU", "LSTM", "State", "Weights"]
+
+State = tuple[Tensor, Tensor | None]
+"""(z, c): the state that a layer hands to the next step; c is None but for an LSTM."""
 
 
 class Weights(NamedTuple):
@@ -47,11 +50,14 @@ class Cell:
     folds: bool
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
-        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H)."""
+        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H).
+
+        It has the dtype of the weights, under autocast too, and so has the recurrence.
+        """
         bias = weights.b_ih
         if bias is not None and weights.b_hh is not None:
             bias = bias + weights.b_hh
-        return F.linear(x, weights.w_ih, bias)
+        return F.linear(x, weights.w_ih, bias).to(weights.w_hh.dtype)
 
     def step(
         self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
@@ -98,7 +104,7 @@ class GRU(Cell):
     """Cho et al. (2014), as ``torch.nn.GRU``: the reset gate multiplies W_hn z_{t-1} + b_hn."""
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
-        return F.linear(x, weights.w_ih, weights.b_ih)
+        return F.linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
 
     def step(
         self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights

@@ -7,7 +7,7 @@ shape (\\*, T, B); these are the common ones.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
@@ -16,19 +16,32 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+_NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
+
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
+
+
+if TYPE_CHECKING:
+
+    class _Linear(nn.Linear, PyroModule):
+        pass
+else:
+    _Linear = PyroModule[nn.Linear]
 
 
 class LinearCategorical(dist.TorchDistribution):
     """Categorical(softmax(V z + b)) that evaluates its log-probability by ``cross_entropy``.
 
-    ``Categorical(logits=...)`` normalises all classes before it picks one; this does so only
-    when asked for ``logits``.
+    ``Categorical(logits=...)`` stores the normalised log-probabilities of all classes when it
+    is built; this computes them where it needs them, and by one fused kernel in ``log_prob``.
 
     Args:
         features: z, with shape (\\*B, H).
         weight: V, with shape (K, H).
         bias: b, with shape (K,).
+
+    Raises:
+        ValueError: if V or b has another shape.
 
     Example:
         >>> import torch
@@ -47,11 +60,23 @@ class LinearCategorical(dist.TorchDistribution):
         bias: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        if weight.dim() != 2 or weight.shape[1] != features.shape[-1]:
+            raise ValueError(
+                f"the weight must have shape (K, {features.shape[-1]}), one matrix for all "
+                f"particles, got {tuple(weight.shape)}"
+            )
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"the bias must have shape ({weight.shape[0]},), one number for each class, "
+                f"got {tuple(bias.shape)}"
+            )
         self.features, self.weight, self.bias = features, weight, bias
         super().__init__(features.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LinearCategorical:
-        new = self._get_checked_instance(LinearCategorical, _instance)
+        new: LinearCategorical = self._get_checked_instance(  # type: ignore[no-untyped-call]
+            LinearCategorical, _instance
+        )
         shape = torch.Size(batch_shape)
         new.features = self.features.expand(*shape, self.features.shape[-1])
         new.weight, new.bias = self.weight, self.bias
@@ -85,9 +110,11 @@ class LinearCategorical(dist.TorchDistribution):
             self._validate_sample(value)
         if torch.broadcast_shapes(value.shape, self.batch_shape) != self.batch_shape:
             return self.categorical().log_prob(value)  # type: ignore[no-any-return]
-        value = value.expand(self.batch_shape)
         losses = F.cross_entropy(
-            self.logits.flatten(0, -2), value.flatten().long(), reduction="none"
+            self.logits.reshape(-1, self.weight.shape[0]),
+            value.expand(self.batch_shape).reshape(-1).long(),
+            reduction="none",
+            ignore_index=_NO_CLASS,
         )
         return -losses.view(self.batch_shape)
 
@@ -100,7 +127,7 @@ class LinearCategorical(dist.TorchDistribution):
         return values.expand((-1,) + self.batch_shape) if expand else values
 
 
-class CategoricalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+class CategoricalEmission(_Linear):
     """x_t ~ Categorical(softmax(V z_t + b)): ``nn.Linear`` that returns a distribution.
 
     Args:
@@ -121,13 +148,16 @@ class CategoricalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
         return LinearCategorical(z, self.weight, self.bias)
 
 
-class NormalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+class NormalEmission(_Linear):
     """x_t ~ Normal(V z_t + b, σ), independent over D observed variables, σ learned.
 
     Args:
         hidden_size: H.
         size: D.
         scale: the standard deviation σ to start from.
+
+    Raises:
+        ValueError: if ``scale`` is not positive and finite.
 
     Example:
         >>> import torch
@@ -137,8 +167,8 @@ class NormalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
 
     def __init__(self, hidden_size: int, size: int, scale: float = 1.0) -> None:
         super().__init__(hidden_size, size)
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}")
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale must be a positive, finite standard deviation, got {scale}")
         self.log_scale = nn.Parameter(torch.full((size,), math.log(scale)))
 
     def forward(self, z: Tensor) -> Any:
@@ -146,7 +176,7 @@ class NormalEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
         return dist.Normal(mean, self.log_scale.exp()).to_event(1)
 
 
-class BernoulliEmission(PyroModule[nn.Linear]):  # type: ignore[misc]
+class BernoulliEmission(_Linear):
     """x_t ~ Bernoulli(σ(V z_t + b)), independent over D notes or flags.
 
     Args:

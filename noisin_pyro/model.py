@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import pyro
-import torch
+import pyro.poutine as poutine
 import torch.nn.functional as F
-from pyro.nn import PyroModule, PyroParam, PyroSample, pyro_method
+from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.emissions import CategoricalEmission
+from noisin_pyro.layers import check_lengths
 from noisin_pyro.noise import Additive, Multiplicative
-from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, Plates, check_lengths, length_mask
-from noisin_pyro.spread import Spread, attribute
+from noisin_pyro.recurrence import hold_spread, read_spread
+from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.sites import Sites, in_context, own_store
+from noisin_pyro.spread import Spread
 
 __all__ = ["LanguageModel", "SequenceModel", "detach_state"]
 
@@ -78,6 +79,9 @@ class SequenceModel(PyroModule):
         (torch.Size([20, 4, 1]), torch.Size([1, 4, 8]))
     """
 
+    embedding: Any
+    emission: Any
+
     def __init__(
         self,
         embedding: Callable[[Tensor], Tensor],
@@ -108,18 +112,13 @@ class SequenceModel(PyroModule):
         self.input_noise = input_noise
         self.dropout_input, self.dropout_output = dropout_input, dropout_output
         if input_noise is not None:
-            weight = rnn.weight_ih_l0
-            held = attribute(input_spread, rnn.input_size, weight.dtype, weight.device)
-            if isinstance(held, (PyroParam, PyroSample)):
-                self.input_spread = held
-            else:
-                self.register_buffer("input_spread", held, persistent=False)
+            hold_spread(self, "input_spread", input_spread, rnn.input_size, rnn.weight_ih_l0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Outside Pyro this is a plain nn.Module: nothing of it enters the param store.
-        if not am_i_wrapped() and not self._pyro_context.active:
+        if am_i_wrapped():
+            return super().__call__(*args, **kwargs)
+        with own_store():
             return nn.Module.__call__(self, *args, **kwargs)
-        return super().__call__(*args, **kwargs)
 
     def forward(
         self,
@@ -143,20 +142,20 @@ class SequenceModel(PyroModule):
 
         Returns:
             y and the final state.
-        """
-        plates = self._plates(x)
-        draws = self._draw(x, lengths, plates, sample)
-        law, state = self._run(x, state, lengths, plates, sample, draws)
-        with ExitStack() as stack:
-            for plate in plates or ():
-                stack.enter_context(plate)
-            if lengths is not None:
-                mask = length_mask(lengths, x.shape[0])
-                stack.enter_context(pyro.poutine.mask(mask=mask))
-            y = pyro.sample(self._site_name("y"), law, obs=y)
-        return y, state
 
-    @pyro_method
+        Raises:
+            ValueError: if a shape or a length does not fit.
+        """
+        sites = self._sites(x, lengths)
+        law, state = self._run(
+            x, state, lengths, sites, sample, self._draw(x, lengths, sites, sample)
+        )
+        wanted = law.batch_shape[-2:] + law.event_shape
+        if y is not None and y.shape[-len(wanted) :] != wanted:
+            raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
+        return sites.sample("y", law, obs=y), state
+
+    @in_context
     def latents(
         self,
         x: Tensor,
@@ -174,8 +173,8 @@ class SequenceModel(PyroModule):
             ValueError: if the RNN has a sample site per timestep above an active dropout, whose
                 mask would differ from the model's, so that guide and prior would not be equal.
         """
-        plates = self._plates(x)
-        draws = self._draw(x, lengths, plates, sample)
+        sites = self._sites(x, lengths)
+        draws = self._draw(x, lengths, sites, sample)
         if not self._noisy(sample) or not self.rnn.samples_timesteps:
             return
         if self.training and (self.dropout_input or self.rnn.dropout):
@@ -184,9 +183,10 @@ class SequenceModel(PyroModule):
                 "mask in the guide than in the model, so a prior guide with a site per timestep "
                 "would not equal the prior; use sites='sequence' or NoisinELBO"
             )
-        with pyro.poutine.block(hide_fn=lambda site: site["infer"].get("_deterministic", False)):
-            self._run(x, state, lengths, plates, sample, draws)
+        with poutine.block(hide_fn=_is_deterministic):
+            self._run(x, state, lengths, sites, sample, draws)
 
+    @in_context
     def predict(
         self,
         x: Tensor,
@@ -199,84 +199,64 @@ class SequenceModel(PyroModule):
 
         Arguments are those of :meth:`forward`.
         """
-        plates = self._plates(x)
-        draws = self._draw(x, lengths, plates, sample)
-        return self._run(x, state, lengths, plates, sample, draws)
+        sites = self._sites(x, lengths)
+        draws = self._draw(x, lengths, sites, sample)
+        return self._run(x, state, lengths, sites, sample, draws)
 
     def _noisy(self, sample: bool | None) -> bool:
         return self.training if sample is None else sample
 
-    def _site_name(self, name: str) -> str:
-        return self._pyro_get_fullname(name) if am_i_wrapped() else name
-
-    def _plates(self, x: Tensor) -> Plates | None:
-        if not am_i_wrapped():
-            return None
-        steps, batch = x.shape[:2]
-        return (
-            pyro.plate(self._site_name("time"), steps, dim=-2),
-            pyro.plate(self._site_name("batch"), batch, dim=-1),
-        )
-
-    def _draw(
-        self, x: Tensor, lengths: Tensor | None, plates: Plates | None, sample: bool | None
-    ) -> Draws:
-        """Issues the latent sites that need no computation: priors, then noise."""
+    def _sites(self, x: Tensor, lengths: Tensor | None) -> Sites:
         if x.dim() < 2:
             raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {tuple(x.shape)}")
         steps, batch = x.shape[:2]
         if lengths is not None:
             check_lengths(lengths, steps, batch)
-        if am_i_wrapped():
+            lengths = lengths.to(x.device)
+        return Sites(self, steps, batch, lengths)
+
+    def _draw(self, x: Tensor, lengths: Tensor | None, sites: Sites, sample: bool | None) -> Draws:
+        """Issues the latent sites that need no computation: priors, then noise."""
+        if sites.active:
             for module in self.modules():
                 for name in getattr(module, "_pyro_samples", ()):
                     getattr(module, name)  # cached for this call, and drawn outside the plates
         if not self._noisy(sample):
             return Draws(None, [None] * self.rnn.num_layers)
+        steps, batch = x.shape[:2]
         noise = None
         if self.input_noise is not None:
-            like = next(self.parameters())
             shape = (steps, batch, self.rnn.input_size)
-            law = self.input_noise.epsilon(like).expand(shape).to_event(1)
-            with ExitStack() as stack:
-                for plate in plates or ():
-                    stack.enter_context(plate)
-                if plates and lengths is not None:
-                    mask = length_mask(lengths, steps)
-                    stack.enter_context(pyro.poutine.mask(mask=mask))
-                noise = pyro.sample(self._site_name("input_noise"), law)
-        return Draws(noise, self.rnn.draw_noise(steps, batch, lengths, plates))
+            law: Any = self.input_noise.epsilon(self.rnn.weight_ih_l0).expand(shape)
+            noise = sites.sample("input_noise", law.to_event(1))
+        return Draws(noise, self.rnn.draw_noise(steps, batch, lengths, sites.plates))
 
     def _run(
         self,
         x: Tensor,
         state: Any,
         lengths: Tensor | None,
-        plates: Plates | None,
+        sites: Sites,
         sample: bool | None,
         draws: Draws,
     ) -> tuple[Any, Any]:
         embedded = self.embedding(x)
         if draws.input is not None:
             assert self.input_noise is not None
-            spread = self.input_spread
-            if spread.dim() and spread.shape[-1] != self.rnn.input_size:
-                spread = spread.unsqueeze(-1)
+            spread = read_spread(self, "input_spread", self.rnn.input_size, draws.input)
             mult, add = self.input_noise.affine(draws.input, spread)
             embedded = embedded if mult is None else embedded * mult
             embedded = embedded if add is None else embedded + add
-        if self.dropout_input:
-            embedded = F.dropout(embedded, self.dropout_input, self.training)
+        embedded = F.dropout(embedded, self.dropout_input, self.training)
         z, state = self.rnn(
             embedded,
             state,
             sample=self._noisy(sample),
             lengths=lengths,
-            plates=plates,
+            plates=sites.plates,
             epsilon=draws.rnn,
         )
-        if self.dropout_output:
-            z = F.dropout(z, self.dropout_output, self.training)
+        z = F.dropout(z, self.dropout_output, self.training)
         return self.emission(z), state
 
 
@@ -312,9 +292,12 @@ class LanguageModel(SequenceModel):
                 "tied_weights needs the embedding to be as wide as the hidden state, got "
                 f"{rnn.input_size} and {rnn.hidden_size}; make them equal or untie"
             )
-        embedding = nn.Embedding(vocab_size, rnn.input_size)
-        emission = CategoricalEmission(rnn.hidden_size, vocab_size)
-        super().__init__(embedding, rnn, emission, **options)
+        super().__init__(
+            nn.Embedding(vocab_size, rnn.input_size),
+            rnn,
+            CategoricalEmission(rnn.hidden_size, vocab_size),
+            **options,
+        )
         if tied_weights:
             self.emission.weight = self.embedding.weight
         self.tied_weights = tied_weights
@@ -323,3 +306,7 @@ class LanguageModel(SequenceModel):
     def vocab_size(self) -> int:
         """K, the number of words."""
         return int(self.embedding.num_embeddings)
+
+
+def _is_deterministic(site: Any) -> bool:
+    return bool(site["infer"].get("_deterministic"))

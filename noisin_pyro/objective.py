@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyro.poutine as poutine
@@ -14,6 +14,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from noisin_pyro.guide import PriorGuide
+from noisin_pyro.sites import own_store
 
 __all__ = ["NoisinELBO", "NoisinObjective"]
 
@@ -24,7 +25,9 @@ class NoisinELBO(ELBO):
     Equal in value and gradients to ``Trace_ELBO`` with a :class:`PriorGuide` under the same
     seed, but it runs the model once, never the guide, and never evaluates the latent
     log-densities, which cancel. Where a noise has no pathwise gradient (a
-    :class:`MeanParameterized` Poisson, say) its score-function term is added.
+    :class:`MeanParameterized` Poisson, say) its score-function term is added; there, with
+    ``lengths``, the gradients are equal in expectation only, because Trace_ELBO does not mask
+    the score of the padding.
 
     Use it in ``SVI`` or as a module, ``NoisinELBO()(model, PriorGuide(model))``. As any Pyro
     loss it is a sum over the sequence, in nats.
@@ -47,7 +50,7 @@ class NoisinELBO(ELBO):
     def __init__(self, num_particles: int = 1, vectorize_particles: bool = False) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, got {num_particles}")
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             num_particles=num_particles,
             max_plate_nesting=2,  # time and batch
             vectorize_particles=vectorize_particles,
@@ -79,8 +82,9 @@ class NoisinELBO(ELBO):
         """The loss and the model's final state, for truncated backpropagation through time.
 
         Returns:
-            The loss with shape (), and the state as the model returns it; with S > 1
-            vectorised particles each part has a leading dimension S, and may be carried so.
+            The loss with shape (), and the state as the model returns it. With S > 1
+            vectorised particles each part has a leading dimension S, and may be carried so;
+            with S > 1 in turn it is the last one's, a draw of the state like any other.
 
         Raises:
             TypeError: if ``guide`` is not the :class:`PriorGuide` of ``model``.
@@ -112,8 +116,8 @@ class NoisinELBO(ELBO):
                 weight = downstream.sum_to(site["cond_indep_stack"])
                 # Trace_ELBO's weight is log r + 1; the 1 is a constant baseline, kept so that
                 # both give the same estimate under the same seed.
-                part = ((weight + 1) * _log_prob(site)).sum() / self.num_particles
-                score = -part if score is None else score - part
+                part = (weight * _log_prob(site, scaled=False)).sum() + _log_prob(site).sum()
+                score = (0 if score is None else score) - part / self.num_particles
             state = trace.nodes["_RETURN"]["value"][1]
         return loss, score, state
 
@@ -122,7 +126,7 @@ class NoisinELBO(ELBO):
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
         if self.vectorize_particles:
-            vectorized: Callable[..., Any] = self._vectorized_num_particles(model)
+            vectorized = self._vectorized_num_particles(model)  # type: ignore[no-untyped-call]
             yield self._get_trace(vectorized, guide, args, kwargs)
         else:
             for _ in range(self.num_particles):
@@ -137,14 +141,25 @@ class NoisinELBO(ELBO):
             )
 
 
-class NoisinObjective(ELBOModule):  # type: ignore[misc]
-    """A :class:`NoisinELBO` with its model and guide, as an ``nn.Module``."""
+class NoisinObjective(ELBOModule):
+    """A :class:`NoisinELBO` with its model and guide, as an ``nn.Module`` for torch optimisers.
+
+    It leaves Pyro's global param store alone, so several can be trained side by side.
+    """
+
+    elbo: NoisinELBO
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss with shape (); takes the model's arguments."""
+        return self.with_state(*args, **kwargs)[0]
 
     def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        """The loss and the model's final state; takes the model's arguments."""
-        return self.elbo.loss_and_state(  # type: ignore[no-any-return]
-            self.model, self.guide, *args, **kwargs
-        )
+        """The loss and the model's final state; takes the model's arguments.
+
+        See :meth:`NoisinELBO.loss_and_state`.
+        """
+        with own_store():
+            return self.elbo.loss_and_state(self.model, self.guide, *args, **kwargs)
 
 
 def _is_likelihood(site: Any) -> bool:
@@ -159,6 +174,8 @@ def _needs_score(site: Any) -> bool:
     )
 
 
-def _log_prob(site: Any) -> Tensor:
+def _log_prob(site: Any, scaled: bool = True) -> Tensor:
+    """Masked: unlike Trace_ELBO's, the score function leaves out what stands in the padding."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, site["scale"], site["mask"])  # type: ignore[no-any-return]
+    scale = site["scale"] if scaled else 1.0
+    return scale_and_mask(log_prob, scale, site["mask"])  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ def scan(
 ) -> tuple[Tensor, Tensor | None]:
     """Runs a layer over a sequence.
 
+    The recurrence runs in the weights' dtype, under autocast too, because its rounding adds up
+    over steps.
+
     Args:
         cell: the transition.
         gates: the input's part of the gates, with shape (T, B, G·H).
@@ -45,20 +49,24 @@ def scan(
     Returns:
         z with shape (T, B, H) and, for an LSTM, c with shape (T, B, H).
     """
+    w_hh, b_hh = weights.w_hh, weights.b_hh
+    gates, z0 = gates.contiguous(), z0.to(w_hh.dtype)
     if isinstance(cell, LSTM):
-        z, c = _LSTMScan.apply(gates, z0, c0, weights.w_hh, mult, add)
+        assert c0 is not None
+        c0 = c0.to(w_hh.dtype)
+        z, c, *_ = _LSTMScan.apply(gates, z0, c0, w_hh, mult, add)  # type: ignore[no-untyped-call]
         return z, c
     if isinstance(cell, GRU):
-        return _GRUScan.apply(gates, z0, weights.w_hh, weights.b_hh, mult, add), None
-    return _ElmanScan.apply(cell.name, gates, z0, weights.w_hh, mult, add), None
+        z, *_ = _GRUScan.apply(gates, z0, w_hh, b_hh, mult, add)  # type: ignore[no-untyped-call]
+        return z, None
+    z, _ = _ElmanScan.apply(cell.name, gates, z0, w_hh, mult, add)  # type: ignore[no-untyped-call]
+    return z, None
 
 
 def _noisy(h: Tensor, t: int, mult: Tensor | None, add: Tensor | None, out: Tensor) -> Tensor:
     """z_t = h m_t + a_t, written into ``out``."""
-    if mult is None and add is None:
-        return out.copy_(h)
     if mult is None:
-        return torch.add(h, add[t], out=out)  # type: ignore[index]
+        return out.copy_(h) if add is None else torch.add(h, add[t], out=out)
     torch.mul(h, mult[t], out=out)
     return out if add is None else out.add_(add[t])
 
@@ -78,43 +86,54 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {  # in place
+    "tanh": torch.tanh_,
+    "relu": torch.relu_,
+    "sigmoid": torch.sigmoid_,
+    "identity": lambda a: a,
+}
+_SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = {  # their derivatives, in terms of h
+    "tanh": lambda h: 1 - h * h,
+    "relu": lambda h: (h > 0).to(h.dtype),
+    "sigmoid": lambda h: h * (1 - h),
+    "identity": torch.ones_like,
+}
+
+# Each function returns, after what its caller wants, what its backward pass needs: a function
+# whose forward pass knows no context also works under torch.func.
+
+
 class _ElmanScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         activation: str,
         gates: Tensor,
         z0: Tensor,
         w_hh: Tensor,
         mult: Tensor | None,
         add: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         h, z = torch.empty_like(gates), torch.empty_like(gates)
-        act = {
-            "tanh": Tensor.tanh_,
-            "relu": Tensor.relu_,
-            "sigmoid": Tensor.sigmoid_,
-            "identity": lambda a: a,
-        }[activation]
-        w_t, previous = w_hh.t(), z0
+        act, w_t, previous = _ACTIVATIONS[activation], w_hh.t(), z0
         for t, gate in enumerate(gates.unbind(0)):
             act(torch.addmm(gate, previous, w_t, out=h[t]))
             previous = _noisy(h[t], t, mult, add, z[t])
-        ctx.activation = activation
+        return z, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.activation, _, z0, w_hh, mult, _ = inputs
+        z, h = output
+        ctx.mark_non_differentiable(h)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(h, z, z0, w_hh, mult)
-        return z
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         h, z, z0, w_hh, mult = ctx.saved_tensors
-        slope = {
-            "tanh": lambda: torch.addcmul(h.new_ones(()), h, h, value=-1),
-            "relu": lambda: (h > 0).to(h.dtype),
-            "sigmoid": lambda: h * (1 - h),
-            "identity": lambda: torch.ones_like(h),
-        }[ctx.activation]()
-        slope = _scaled(slope, mult)
+        grad = torch.zeros_like(h) if grad is None else grad
+        slope = _scaled(_SLOPES[ctx.activation](h), mult)
         dz, dgates = torch.empty_like(h), torch.empty_like(h)
         torch.mul(dz[-1].copy_(grad[-1]), slope[-1], out=dgates[-1])
         for t in range(len(h) - 2, -1, -1):
@@ -133,14 +152,13 @@ class _ElmanScan(torch.autograd.Function):
 class _LSTMScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         gates: Tensor,
         z0: Tensor,
         c0: Tensor,
         w_hh: Tensor,
         mult: Tensor | None,
         add: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, batch, width = gates.shape
         hidden = width // 4
         act = torch.empty_like(gates)  # σ(i), σ(f), tanh(g), σ(o)
@@ -156,13 +174,19 @@ class _LSTMScan(torch.autograd.Function):
             c_prev = torch.mul(f, c_prev, out=c[t]).addcmul_(i, g)
             torch.mul(o, torch.tanh(c_prev, out=tanh_c[t]), out=h)
             z_prev = _noisy(h, t, mult, add, z[t])
-        ctx.save_for_backward(act, c, tanh_c, z, z0, c0, w_hh, mult)
+        return z, c, act, tanh_c
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, z0, c0, w_hh, mult, _ = inputs
+        z, c, act, tanh_c = output
+        ctx.mark_non_differentiable(act, tanh_c)
         ctx.set_materialize_grads(False)
-        return z, c
+        ctx.save_for_backward(act, c, tanh_c, z, z0, c0, w_hh, mult)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_z: Tensor | None, grad_c: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_z: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
         act, c, tanh_c, z, z0, c0, w_hh, mult = ctx.saved_tensors
         steps, batch, hidden = c.shape
         grad_z = torch.zeros_like(c) if grad_z is None else grad_z
@@ -198,35 +222,44 @@ class _LSTMScan(torch.autograd.Function):
 class _GRUScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         gates: Tensor,
         z0: Tensor,
         w_hh: Tensor,
         b_hh: Tensor | None,
         mult: Tensor | None,
         add: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, batch, width = gates.shape
         hidden = width // 3
         act = torch.empty_like(gates)  # σ(r), σ(u), tanh(n)
         n_z, h, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
+        p = gates.new_empty(batch, width)
         w_t, z_prev = w_hh.t(), z0
+        bias = gates.new_zeros(()) if b_hh is None else b_hh
         for t, gate in enumerate(gates.unbind(0)):
-            p = z_prev @ w_t if b_hh is None else torch.addmm(b_hh, z_prev, w_t)
+            torch.addmm(bias, z_prev, w_t, out=p)
             ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
             r, u = ru.sigmoid_().chunk(2, 1)
             n_z[t] = p[:, 2 * hidden :]
             n = torch.addcmul(gate[:, 2 * hidden :], r, n_z[t], out=act[t, :, 2 * hidden :]).tanh_()
             torch.lerp(n, z_prev, u, out=h[t])  # (1 − u) n + u z
             z_prev = _noisy(h[t], t, mult, add, z[t])
-        ctx.save_for_backward(act, n_z, h, z, z0, w_hh, mult)
+        return z, act, n_z, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, z0, w_hh, b_hh, mult, _ = inputs
+        z, act, n_z, h = output
         ctx.has_bias = b_hh is not None
-        return z
+        ctx.mark_non_differentiable(act, n_z, h)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(act, n_z, h, z, z0, w_hh, mult)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         act, n_z, h, z, z0, w_hh, mult = ctx.saved_tensors
+        grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
         r, u, n = act.chunk(3, -1)
         before = _shifted(z0, z)
@@ -234,7 +267,7 @@ class _GRUScan(torch.autograd.Function):
         to_n = _scaled((1 - u) * (1 - n * n), mult)
         to_u = _scaled((before - n) * u * (1 - u), mult)
         to_r = to_n * n_z * r * (1 - r)
-        carry = _scaled(u.clone(), mult)
+        carry = u if mult is None else u * mult
         dz = torch.empty_like(h)
         # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
         factors = torch.stack([to_r, to_u, to_n * r], 2)

@@ -6,11 +6,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from numbers import Real
+from typing import Any, Literal, TypeGuard
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroParam, PyroSample
 from torch.distributions import Distribution, constraints
+
+from noisin_pyro.standardized import bounds
 
 __all__ = ["Learned", "Spread", "attribute", "per_layer"]
 
@@ -30,7 +34,11 @@ class Learned:
             one for each.
 
     Raises:
+        TypeError: if ``init`` or ``lower`` is no number.
         ValueError: if ``lower`` is negative, ``init`` does not exceed it, or ``per`` is unknown.
+
+    Warns:
+        UserWarning: if ``lower`` is 0.
 
     Example:
         >>> Learned(0.5)
@@ -44,9 +52,12 @@ class Learned:
     def __post_init__(self) -> None:
         if self.per not in ("layer", "unit"):
             raise ValueError(f"per must be 'layer' or 'unit', got {self.per!r}")
-        if not (math.isfinite(self.lower) and self.lower >= 0):
-            raise ValueError(f"lower must be finite and at least 0, got {self.lower}")
-        if not (math.isfinite(self.init) and self.init > self.lower):
+        for name, value in (("init", self.init), ("lower", self.lower)):
+            if not _is_number(value):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if self.init <= self.lower:
             raise ValueError(
                 f"the learned spread must start above its floor {self.lower}, got {self.init}; "
                 "raise init or lower the floor"
@@ -59,16 +70,26 @@ class Learned:
             )
 
 
-Spread = Union[float, Learned, Distribution]
+Spread = float | Learned | Distribution
+"""What a layer's ``spread=`` may be."""
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:
     """One value per layer from one value or a sequence of them.
 
+    Args:
+        given: the value, or a list or tuple of values.
+        layers: the number of layers.
+        what: what they are, for the error.
+
     Raises:
         ValueError: if a sequence's length is not the number of layers.
+
+    Example:
+        >>> per_layer(0.5, 2, "spread"), per_layer([0.5, 0.3], 2, "spread")
+        ([0.5, 0.5], [0.5, 0.3])
     """
-    if not isinstance(given, Sequence):
+    if not isinstance(given, Sequence) or isinstance(given, str):
         return [given] * layers
     if len(given) != layers:
         raise ValueError(
@@ -82,28 +103,68 @@ def attribute(
 ) -> torch.Tensor | PyroParam | PyroSample:
     """What an RNN holds for a spread: a constant, a constrained parameter or a random one.
 
-    A spread per layer has shape (), one per unit shape (H,).
+    Args:
+        spread: a number, :class:`Learned` or a Pyro distribution over positive numbers, with
+            batch shape () and event shape () or (H,).
+        units: H.
+        dtype, device: of the constant or the parameter.
+
+    Returns:
+        Something of shape (), or (H,) for a spread per unit.
 
     Raises:
-        ValueError: if a fixed spread is not positive and finite.
-        TypeError: if it is none of a number, :class:`Learned` and a distribution.
+        ValueError: if a fixed spread is not positive and finite, a learned one does not start
+            above its floor once rounded to ``dtype``, or a prior is not over positive numbers
+            or of another shape.
+        TypeError: if it is none of a number, :class:`Learned` and a Pyro distribution.
+
+    Example:
+        >>> import torch
+        >>> attribute(0.5, 8, torch.float32, torch.device("cpu"))
+        tensor(0.5000)
     """
     if isinstance(spread, Learned):
         shape = (units,) if spread.per == "unit" else ()
-        event_dim = len(shape)
         support = constraints.greater_than(spread.lower) if spread.lower else constraints.positive
-        return PyroParam(
-            torch.full(shape, float(spread.init), dtype=dtype, device=device), support, event_dim
-        )
-    if isinstance(spread, Distribution):
+        value = torch.full(shape, float(spread.init), dtype=dtype, device=device)
+        if not support.check(value).all():
+            raise ValueError(
+                f"the learned spread must start above its floor {spread.lower}, got "
+                f"{spread.init}, which is no larger in {dtype}; raise init or lower the floor"
+            )
+        return PyroParam(value, support, event_dim=len(shape))
+    if isinstance(spread, TorchDistributionMixin):
+        _check_prior(spread, units)
         return PyroSample(spread)
-    if isinstance(spread, bool) or not isinstance(spread, (int, float)):
+    if not _is_number(spread):
         raise TypeError(
-            f"spread must be a number, Learned(...) or a distribution, got {spread!r}"
+            "spread must be a number, Learned(...) or a distribution from pyro.distributions, "
+            f"got {spread!r}"
         )
-    if not (math.isfinite(spread) and spread > 0):
+    value = torch.tensor(float(spread), dtype=dtype, device=device)
+    if not (value.isfinite() and value > 0):
         raise ValueError(
             f"spread must be positive and finite, got {spread}; "
             "use noise=None for a deterministic RNN"
         )
-    return torch.tensor(float(spread), dtype=dtype, device=device)
+    return value
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_prior(prior: Any, units: int) -> None:
+    support = prior.support
+    low, _ = bounds(support)
+    if low < 0 or (low == 0 and support.is_discrete):
+        raise ValueError(
+            f"a prior on the spread must be over positive numbers, got {prior} with support "
+            f"{support}; use for example dist.LogNormal or dist.Gamma"
+        )
+    if prior.batch_shape or tuple(prior.event_shape) not in ((), (units,)):
+        raise ValueError(
+            f"a prior on the spread must have batch shape () and event shape () or ({units},), "
+            f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}; "
+            "use .expand([hidden_size]).to_event(1) for one spread per unit"
+        )

@@ -224,6 +224,12 @@ def test_tensorboard_logs_are_written_when_asked(text: Path, tmp_path: Path) -> 
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
+def test_bfloat16_trains(text: Path, tmp_path: Path) -> None:
+    record = train(small(text, tmp_path / "run", precision="bf16-mixed", epochs=2, noise="none"))
+    losses = [row["valid_nats"] for row in record["models"]["deterministic"]["history"]]
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.slow
 def test_two_processes_train(text: Path, tmp_path: Path) -> None:
     record = train(small(text, tmp_path / "run", devices=2, device="cpu"))

@@ -114,10 +114,10 @@ class TrainConfig:
     dropout_output: float = 0.0
     tied_weights: bool = False
     optimizer: Literal["adam", "sgd", "asgd"] = "adam"
-    learning_rate: float = 0.002
+    learning_rate: float = 0.004
     schedule: str = "constant"
     clip_norm: float = 5.0
-    epochs: int = 20
+    epochs: int = 15
     patience: int = 3
     batch_size: int = 20
     unroll: int = 35

@@ -169,7 +169,8 @@ class Trainer:
             if not (math.isfinite(nats) and math.isfinite(norm)):
                 name, value = ("gradient", norm) if math.isfinite(nats) else ("loss", nats)
                 raise FloatingPointError(
-                    f"the {name} became {value} in epoch {self.progress.epoch} at step {step} of {self.label}; "
+                    f"the {name} became {value} in epoch {self.progress.epoch} at step {step} of "
+                    f"{self.label}; "
                     f"{self.folder / 'last.ckpt'} holds the last good checkpoint, lower "
                     "learning_rate or clip_norm"
                 )

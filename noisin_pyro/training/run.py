@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         loggers=_loggers(config, folder),
     )
-    launch: Any = fabric.launch  # annotated as if the function took no further arguments
-    record: dict[str, Any] = launch(_run, config, corpus, checkpoint_seconds)
+    run = partial(
+        _run, config=config, corpus=corpus, checkpoint_seconds=checkpoint_seconds
+    )  # Fabric looks through the arguments of what it launches, but not into frozen ones
+    record: dict[str, Any] = fabric.launch(run)
     return record
 
 

@@ -1,0 +1,196 @@
+"""Layers over a whole sequence, by the fastest exact way that the cell and the noise allow.
+
+    recurrent noise     cell                         way
+    none                tanh, relu, lstm, gru        torch's kernel
+    none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`
+    any                 all                          :mod:`.scan`
+
+``feedback=False`` leaves the recurrence without noise, whatever the noise. Everything here is
+plain torch, and nothing is drawn but torch's dropout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisin_pyro.cells import Cell, State, Weights
+from noisin_pyro.folding import fold, fused
+from noisin_pyro.scan import scan
+
+__all__ = ["check_lengths", "clean_layers", "last_step", "length_mask", "noisy_layer"]
+
+# Particles S lead every shape and are folded into the batch for the kernels:
+#
+#     x, mult, add    (*S, T or 1, B or 1, F)    ->    (T, S·B, F)
+#     h, c            (*S, L, B, H)              ->    (L, S·B, H)
+#     lengths         (B,)                       ->    (S·B,)
+
+
+def length_mask(lengths: Tensor, steps: int) -> Tensor:
+    """True where a step lies within its sequence: lengths (B,) -> (T, B).
+
+    Example:
+        >>> length_mask(torch.tensor([1, 2]), 3).int()
+        tensor([[1, 1],
+                [0, 1],
+                [0, 0]], dtype=torch.int32)
+    """
+    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def check_lengths(lengths: Any, steps: int, batch: int) -> None:
+    """Raises ValueError unless ``lengths`` holds one number in 1..T for each sequence."""
+    if not isinstance(lengths, Tensor):
+        got = repr(lengths)
+    elif lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.shape != (batch,):
+        got = f"{lengths.dtype} with shape {tuple(lengths.shape)}"
+    elif batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
+        raise ValueError(
+            f"lengths must lie between 1 and the input's {steps} steps, got "
+            f"{lengths.tolist()}; drop empty sequences and pad the input"
+        )
+    else:
+        return
+    raise ValueError(
+        f"lengths must be a tensor of integers with shape ({batch},), one for each sequence, "
+        f"got {got}"
+    )
+
+
+def last_step(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sequence's last step: (\\*S, T, B, H) -> (\\*S, 1, B, H)."""
+    if lengths is None:
+        return sequence[..., -1:, :, :]
+    columns = torch.arange(sequence.shape[-2], device=sequence.device)
+    return sequence[..., lengths - 1, columns, :].unsqueeze(-3)
+
+
+def clean_layers(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    layers: list[Weights],
+    lengths: Tensor | None = None,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor, State]:
+    """All layers without noise, in one call of the kernel of a cell that has one.
+
+    Args:
+        cell: a cell with a kernel.
+        x: the input, with shape (\\*S, T, B, I).
+        state: the start, each part with shape (\\*S, L, B, H).
+        layers: the weights of the L layers.
+        lengths: each sequence's number of steps, with shape (B,).
+        dropout: probability of zeroing, between layers, while ``training``.
+
+    Returns:
+        The top layer's h with shape (\\*S, T, B, H), 0 past a sequence's end, and the final state.
+    """
+    assert cell.kernel is not None
+    lead, batch = _lead(x, *state), x.shape[-2]
+    x, lengths = _flat(x, lead, x.shape[-3], batch), _repeated(lengths, lead)
+    start = _flat_state(state, lead, len(layers), batch)
+    h, (h_n, c_n) = fused(cell.kernel, x, start, layers, lengths, dropout, training)
+    return _deep(h, lead, batch), (
+        _deep(h_n, lead, batch),
+        None if c_n is None else _deep(c_n, lead, batch),
+    )
+
+
+def noisy_layer(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    mult: Tensor | None = None,
+    add: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    feedback: bool = True,
+) -> tuple[Tensor, State]:
+    """One layer whose noise z = h · mult + add is known for all steps.
+
+    Args:
+        cell: the transition.
+        x: the input, with shape (\\*S, T, B, I).
+        state: the start, each part with shape (\\*S, 1, B, H).
+        weights: the layer's weights.
+        mult: with shape (\\*S, T or 1, B, H), or None for 1.
+        add: likewise, or None for 0.
+        lengths: each sequence's number of steps, with shape (B,).
+        feedback: whether the next step reads z; otherwise it reads h.
+
+    Returns:
+        z with shape (\\*S, T, B, H), 0 past a sequence's end, and the final state, each part with
+        shape (\\*S, 1, B, H).
+    """
+    lead, (steps, batch) = _lead(x, mult, add, *state), x.shape[-3:-1]
+    x, lengths = _flat(x, lead, steps, batch), _repeated(lengths, lead)
+    mult = None if mult is None else _flat(mult, lead, steps, batch)
+    add = None if add is None else _flat(add, lead, steps, batch)
+    start = _flat_state(state, lead, 1, batch)
+    if feedback:
+        z, c_n = _recurrence(cell, x, start, weights, mult, add, lengths)
+        z_n = last_step(z, lengths)
+    else:
+        z, c_n = _recurrence(cell, x, start, weights, None, None, lengths)
+        z_n = last_step(z, lengths)
+        z = z if mult is None else z * mult
+        z = z if add is None else z + add
+    if lengths is not None:
+        z = z.masked_fill(~length_mask(lengths, steps).unsqueeze(-1), 0)
+    return _deep(z, lead, batch), (
+        _deep(z_n, lead, batch),
+        None if c_n is None else _deep(c_n, lead, batch),
+    )
+
+
+def _recurrence(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    mult: Tensor | None,
+    add: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """z with shape (T, B, H) and the final c with shape (1, B, H)."""
+    if mult is None and add is None and cell.kernel is not None:
+        z, (_, c_n) = fused(cell.kernel, x, state, [weights], lengths)
+        return z, c_n
+    if mult is None and cell.folds:
+        return fold(cell, x, state, weights, add, lengths)
+    z0, c0 = state[0][0], None if state[1] is None else state[1][0]
+    z, c = scan(cell, cell.project(x, weights), z0, c0, weights, mult, add)
+    return z, None if c is None else last_step(c, lengths)
+
+
+def _lead(*parts: Tensor | None) -> torch.Size:
+    """The particle dimensions \\*S of tensors with three more."""
+    shapes = (part.shape[:-3] for part in parts if part is not None)
+    return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return]
+
+
+def _flat(part: Tensor, lead: torch.Size, rows: int, batch: int) -> Tensor:
+    """(\\*S, rows or 1, B or 1, F) -> (rows, S·B, F)."""
+    part = part.expand(*lead, rows, batch, part.shape[-1])
+    return part.movedim(-3, 0).reshape(rows, -1, part.shape[-1]) if lead else part
+
+
+def _flat_state(state: State, lead: torch.Size, layers: int, batch: int) -> State:
+    h, c = state
+    return _flat(h, lead, layers, batch), None if c is None else _flat(c, lead, layers, batch)
+
+
+def _deep(part: Tensor, lead: torch.Size, batch: int) -> Tensor:
+    """(rows, S·B, F) -> (\\*S, rows, B, F)."""
+    return part.unflatten(1, (*lead, batch)).movedim(0, -3) if lead else part
+
+
+def _repeated(lengths: Tensor | None, lead: torch.Size) -> Tensor | None:
+    """(B,) -> (S·B,)."""
+    return lengths.repeat(lead.numel()) if lengths is not None and lead else lengths

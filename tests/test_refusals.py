@@ -1,0 +1,208 @@
+"""Bad input: one sentence that names the value, the rule and the way on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from noisin_pyro import (
+    Additive,
+    CategoricalEmission,
+    LanguageModel,
+    Learned,
+    MeanParameterized,
+    Multiplicative,
+    NoisinELBO,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyRNN,
+    PriorGuide,
+    SequenceModel,
+    from_torch,
+)
+
+NORMAL = dist.Normal(0.0, 1.0)
+NOISE = Additive(NORMAL)
+GAMMA = MeanParameterized(lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)))
+D, H, T, B = 3, 5, 4, 2
+
+
+def lstm(**options: Any) -> NoisyLSTM:
+    return NoisyLSTM(D, H, 2, **{"noise": NOISE, **options})
+
+
+def model(**options: Any) -> LanguageModel:
+    return LanguageModel(7, NoisyLSTM(D, H, noise=NOISE), **options)
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.long)
+
+
+X = torch.zeros(T, B, D)
+CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    # the arguments of torch's modules
+    (lambda: lstm(bidirectional=True), ValueError, "bidirectional=True.*forward.*two noisy RNNs"),
+    (lambda: lstm(proj_size=2), ValueError, "proj_size=2.*hidden state.*linear layer after"),
+    (lambda: NoisyRNN(D, H, 1, "softmax"), ValueError, "'softmax'; the known ones are tanh, relu"),  # type: ignore[arg-type]
+    # noises
+    (lambda: lstm(noise=NORMAL), TypeError, r"got Normal\(.*wrap a distribution as Additive"),
+    (lambda: lstm(noise="gaussian"), TypeError, "noise must be.*got 'gaussian'"),
+    (lambda: lstm(noise=[NOISE]), ValueError, "noise needs one value or one for each of the 2"),
+    (lambda: lstm(noise=GAMMA), ValueError, "Gamma.*range.*lstm transition.*or Additive"),
+    (
+        lambda: NoisyRNN(D, H, noise=GAMMA),
+        ValueError,
+        r"Gamma.*\(-1, 1\) of the tanh transition; choose a family whose support",
+    ),
+    (
+        lambda: NoisyRNN(D, H, nonlinearity="relu", noise=GAMMA),
+        ValueError,
+        r"mean 0.*range \[0, inf\) of the relu transition",
+    ),
+    (
+        lambda: NoisyRNN(
+            D, H, nonlinearity="sigmoid", noise=MeanParameterized(lambda m, s: dist.Gamma(m, s))
+        ),
+        ValueError,
+        "must have the state as its mean.*rescale",
+    ),
+    (lambda: Additive(dist.Cauchy(0.0, 1.0)), ValueError, "finite, positive variance, got Cauchy"),
+    (lambda: Additive(dist.Normal(torch.zeros(2), 1.0)), ValueError, r"univariate.*\(2,\)"),
+    # spreads
+    *(
+        (
+            lambda s=s: lstm(spread=s),
+            ValueError,
+            f"spread must be positive and finite, got {s}.*noise=None",
+        )
+        for s in (0.0, -0.3, math.nan, math.inf)
+    ),
+    (
+        lambda: lstm(spread=[0.1] * 3),
+        ValueError,
+        "spread needs one value or one for each of the 2 layers, got 3",
+    ),
+    (lambda: lstm(spread="0.5"), TypeError, "spread must be a number.*got '0.5'"),
+    (lambda: lstm(spread=dist.LogNormal(0.0, 1.0).expand([4])), ValueError, r"\b4\b"),
+    (lambda: lstm(spread=NORMAL), ValueError, "(?i)positive|above zero"),
+    (lambda: Learned(0.1, lower=0.1), ValueError, "above its floor 0.1, got 0.1; raise init"),
+    (lambda: Learned(0.5, per="weight"), ValueError, "'weight'"),  # type: ignore[arg-type]
+    # sites
+    (lambda: lstm(sites="step"), ValueError, "sites must be 'sequence' or 'timestep', got 'step'"),
+    (lambda: lstm(tied=True, sites="timestep"), ValueError, "tied=True.*needs sites='sequence'"),
+    (
+        lambda: NoisyRNN(D, H, nonlinearity="sigmoid", noise=GAMMA, tied=True),
+        ValueError,
+        "tied=True.*Additive or Multiplicative",
+    ),
+    (lambda: from_torch(nn.Linear(1, 1)), TypeError, "RNN, LSTM or GRU, got Linear"),  # type: ignore[arg-type]
+    (
+        lambda: from_torch(nn.LSTM(D, H, bidirectional=True), noise=NOISE),
+        ValueError,
+        "bidirectional=True",
+    ),
+    # models and objectives
+    (
+        lambda: SequenceModel(nn.Identity(), nn.LSTM(D, H), CategoricalEmission(H, 7)),  # type: ignore[arg-type]
+        TypeError,
+        "rnn must be a NoisyRNN.*got LSTM; wrap torch's with from_torch",
+    ),
+    (
+        lambda: LanguageModel(7, NoisyGRU(D, H, batch_first=True)),
+        ValueError,
+        "time-major.*batch_first=False",
+    ),
+    (lambda: model(tied_weights=True), ValueError, "got 3 and 5; make them equal or untie"),
+    (lambda: model(dropout_input=1.0), ValueError, r"dropout_input must lie in \[0, 1\), got 1.0"),
+    (lambda: model(dropout_output=-0.1), ValueError, r"dropout_output must lie in .*got -0.1"),
+    (lambda: model(input_noise=NORMAL), TypeError, "Additive or Multiplicative, got Normal"),
+    (lambda: model(input_noise=NOISE, input_spread=0.0), ValueError, "spread must be positive"),
+    (lambda: PriorGuide(nn.LSTM(D, H)), TypeError, "needs a SequenceModel, got LSTM"),  # type: ignore[arg-type]
+    (lambda: NoisinELBO(0), ValueError, "num_particles must be at least 1, got 0"),
+    (lambda: NoisinELBO()(model(), PriorGuide(model())), TypeError, "very model.*Trace_ELBO"),
+]
+CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    # inputs and states of an RNN
+    (lambda: lstm()(torch.zeros(D)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(3,\)"),
+    (lambda: lstm()(X.unsqueeze(0)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(1, 4"),
+    (lambda: lstm()([1.0]), ValueError, "got list"),
+    (lambda: lstm()(torch.zeros(T, B, 9)), ValueError, r"3 features, got .*\(4, 2, 9\)"),
+    (lambda: lstm()(tokens(T, B, D)), ValueError, "floating-point.*got torch.int64"),
+    (lambda: lstm()(X.double()), ValueError, "weights, torch.float32, got torch.float64; convert"),
+    (lambda: lstm()(X[:0]), ValueError, "at least one time step, got 0"),
+    (lambda: lstm()(X, torch.zeros(2, B, H)), TypeError, r"is a pair \(h, c\), got Tensor"),
+    (
+        lambda: NoisyGRU(D, H)(X, (torch.zeros(1, B, H),) * 2),
+        TypeError,
+        "one tensor h, got tuple",
+    ),
+    (
+        lambda: lstm()(X, (torch.zeros(1, B, H),) * 2),
+        ValueError,
+        r"shape \(2, 2, 5\), got \(1, 2, 5\)",
+    ),
+    (
+        lambda: lstm()(X, (torch.zeros(3, 2, B, H),) * 2),
+        ValueError,
+        r"shape \(2, 2, 5\), got \(3, 2, 2, 5\)",
+    ),
+    # lengths
+    *(
+        (lambda n=n: lstm()(X, lengths=torch.tensor(n)), ValueError, re.escape(message))
+        for n, message in (
+            ([0, 4], "between 1 and the input's 4 steps, got [0, 4]; drop empty sequences"),
+            ([5, 4], "between 1 and the input's 4 steps, got [5, 4]"),
+            ([4], "shape (2,), one for each sequence, got torch.int64 with shape (1,)"),
+            ([4.0, 4.0], "got torch.float32"),
+            ([True, True], "got torch.bool"),
+        )
+    ),
+    (lambda: lstm()(X, lengths=[4, 4]), ValueError, r"tensor of integers.*got \[4, 4\]"),
+    (
+        lambda: lstm()(pack_padded_sequence(X, torch.tensor([4, 2])), lengths=torch.tensor([4, 2])),
+        ValueError,
+        "knows its lengths; leave out",
+    ),
+    (
+        lambda: model()(tokens(T, B), tokens(T, B), lengths=torch.tensor([5, 4])),
+        ValueError,
+        "between 1 and the input's 4 steps",
+    ),
+    # inputs of a model
+    (lambda: model()(tokens(T)), ValueError, r"\(T, B\) or \(T, B, ...\), got \(4,\)"),
+    (
+        lambda: model()(tokens(T, B), tokens(B)),
+        ValueError,
+        r"y must have shape \(4, 2\), got \(2,\)",
+    ),
+    (lambda: model()(tokens(T, B), tokens(T, 1)), ValueError, r"shape \(4, 2\), got \(4, 1\)"),
+    (lambda: model()(tokens(T, B), tokens(T, B, 1)), ValueError, r"got \(4, 2, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), CONSTRUCTORS + CALLS)
+def test_refusal(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        call()
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_what_is_not_refused() -> None:
+    """Neighbours of the above that are fine."""
+    lstm()(X, lengths=torch.tensor([1, 4]))  # not sorted
+    lstm()(X, lengths=torch.tensor([4, 1], dtype=torch.int32))
+    lstm(noise=[NOISE, None], spread=[0.3, 0.1])
+    lstm(noise=[None, Multiplicative(dist.Bernoulli(0.5))], tied=True)
+    NoisyRNN(D, H, nonlinearity="sigmoid", noise=GAMMA)(X)
+    lstm()(X[:1])
+    lstm()(X, [torch.zeros(2, B, H)] * 2)
+    model()(tokens(T, B), tokens(T, B))
