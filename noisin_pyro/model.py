@@ -267,7 +267,7 @@ class LanguageModel(SequenceModel):
         vocab_size: K.
         rnn: the noisy RNN; its input size is the embedding's.
         tied_weights: share the embedding's matrix with the softmax (needs input size = hidden
-            size).
+            size); it starts as U(−0.1, 0.1), as in Zaremba et al. (2014).
         **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` of
             :class:`SequenceModel`.
 
@@ -298,7 +298,8 @@ class LanguageModel(SequenceModel):
             CategoricalEmission(rnn.hidden_size, vocab_size),
             **options,
         )
-        if tied_weights:
+        if tied_weights:  # torch's N(0, 1) embedding would be a softmax matrix far too large
+            nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
             self.emission.weight = self.embedding.weight
         self.tied_weights = tied_weights
 
