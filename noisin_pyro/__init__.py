@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
     from noisin_pyro.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
-    from noisin_pyro.evaluate import Evaluation, evaluate
+    from noisin_pyro.evaluation import Evaluation, evaluate
     from noisin_pyro.guide import PriorGuide
     from noisin_pyro.model import LanguageModel, SequenceModel, detach_state
     from noisin_pyro.noise import FAMILIES, Additive, MeanParameterized, Multiplicative, family
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
-    "evaluate": ("Evaluation", "evaluate"),
+    "evaluation": ("Evaluation", "evaluate"),
     "guide": ("PriorGuide",),
     "model": ("LanguageModel", "SequenceModel", "detach_state"),
     "noise": ("FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "family"),

@@ -41,7 +41,7 @@ def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", sample
     import torch
 
     from noisin_pyro.corpora import load_corpus
-    from noisin_pyro.evaluate import evaluate as measure
+    from noisin_pyro.evaluation import evaluate as measure
     from noisin_pyro.training.run import load_run
 
     config, vocabulary, model = load_run(run)

@@ -7,7 +7,7 @@ shape (\\*, T, B); these are the common ones.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -19,14 +19,6 @@ from torch.distributions import constraints
 _NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
 
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
-
-
-if TYPE_CHECKING:
-
-    class _Linear(nn.Linear, PyroModule):
-        pass
-else:
-    _Linear = PyroModule[nn.Linear]
 
 
 class LinearCategorical(dist.TorchDistribution):
@@ -127,7 +119,7 @@ class LinearCategorical(dist.TorchDistribution):
         return values.expand((-1,) + self.batch_shape) if expand else values
 
 
-class CategoricalEmission(_Linear):
+class CategoricalEmission(nn.Linear, PyroModule):
     """x_t ~ Categorical(softmax(V z_t + b)): ``nn.Linear`` that returns a distribution.
 
     Args:
@@ -148,7 +140,7 @@ class CategoricalEmission(_Linear):
         return LinearCategorical(z, self.weight, self.bias)
 
 
-class NormalEmission(_Linear):
+class NormalEmission(nn.Linear, PyroModule):
     """x_t ~ Normal(V z_t + b, σ), independent over D observed variables, σ learned.
 
     Args:
@@ -176,7 +168,7 @@ class NormalEmission(_Linear):
         return dist.Normal(mean, self.log_scale.exp()).to_event(1)
 
 
-class BernoulliEmission(_Linear):
+class BernoulliEmission(nn.Linear, PyroModule):
     """x_t ~ Bernoulli(σ(V z_t + b)), independent over D notes or flags.
 
     Args:

@@ -143,7 +143,9 @@ def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "temperature must be positive" in refusal(
         capsys, "generate", str(run), "--temperature", "0"
     )
-    assert "data_dir" in refusal(capsys, "corpus", "ptb", "--data_dir", str(tmp_path / "nowhere"))
+    assert "is not a folder; give the folder that holds ptb.train.txt" in refusal(
+        capsys, "corpus", "ptb", "--data_dir", str(tmp_path / "nowhere")
+    )
     assert "does not exist" in refusal(capsys, "corpus", str(tmp_path / "nowhere"))
     assert not (tmp_path / "new").exists()
 

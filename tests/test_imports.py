@@ -18,7 +18,7 @@ ROOT = Path(noisin_pyro.__file__).parent
 ORDER = [
     *("standardized", "noise", "spread", "cells", "folding", "scan", "layers", "sites"),
     *("recurrence", "rnn", "emissions", "model", "guide", "objective"),
-    *("corpora", "batching", "evaluate", "generate", "training", "cli"),
+    *("corpora", "batching", "evaluation", "generate", "training", "cli"),
 ]
 KNOW_NO_MODEL = {"corpora", "batching"}
 

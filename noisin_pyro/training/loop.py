@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisin_pyro.batching import streams, window_count, windows
-from noisin_pyro.evaluate import evaluate
+from noisin_pyro.evaluation import evaluate
 from noisin_pyro.guide import PriorGuide
 from noisin_pyro.model import LanguageModel, detach_state
 from noisin_pyro.objective import NoisinELBO

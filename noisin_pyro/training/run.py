@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
-from noisin_pyro.evaluate import evaluate
+from noisin_pyro.evaluation import evaluate
 from noisin_pyro.model import LanguageModel
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import replace_file

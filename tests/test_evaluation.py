@@ -21,7 +21,7 @@ from noisin_pyro import (
     NoisyLSTM,
     NoisyRNN,
 )
-from noisin_pyro.evaluate import evaluate
+from noisin_pyro.evaluation import evaluate
 
 K, D, H, B = 11, 4, 5, 3
 NOISES = {
