@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
+from noisin_pyro.batching import streams
 from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
 from noisin_pyro.evaluation import evaluate
 from noisin_pyro.model import LanguageModel
@@ -59,8 +60,10 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
     corpus = load_corpus(config.corpus, config.data_dir)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda needs a GPU that torch can see, got none; use --device cpu")
+    # What does not fit is refused before any file is written.
+    streams(corpus.train, config.batch_size)
     with torch.random.fork_rng():
-        build_model(config, len(corpus.vocabulary))  # refuses what does not fit, before any file
+        build_model(config, len(corpus.vocabulary))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "config.yaml", replace(config, resume=False).save)
