@@ -35,14 +35,17 @@ def load(path: Path) -> dict[str, Any]:
 def run_rows(name: str, record: dict[str, Any]) -> list[str]:
     rows = []
     for label, model in record["models"].items():
-        mean, averaged = model["final"]["mean_path"], model["final"]["averaged"]
+        final = model.get("final") or {"mean_path": None, "averaged": None}  # still training
+        mean, averaged = final["mean_path"], final["averaged"]
+        epochs = len(model["history"])
+        valid = min(row["valid_perplexity"] for row in model["history"])
         cells = [
             f"[{name}](results/{name}/record.json)",
             describe(label, record["config"]),
-            f"{mean['valid']:.1f}",
-            f"{mean['test']:.1f}",
+            f"{valid:.1f}",
+            f"{mean['test']:.1f}" if mean else "not yet",
             f"{averaged['test']:.1f}" if averaged else "",
-            f"{model['best_epoch']} of {len(model['history'])}",
+            f"{model['best_epoch']} of {epochs}" + ("" if model["finished"] else ", unfinished"),
             f"{model['timing']['tokens_per_second']:,.0f}",
         ]
         rows.append("| " + " | ".join(cells) + " |")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from noisin_pyro import (
     Additive,
     Learned,
+    MeanParameterized,
     Multiplicative,
     NoisyGRU,
     NoisyLSTM,
@@ -341,6 +342,25 @@ def test_tied_noise_is_one_draw_for_every_step(cell: str, noise: Any) -> None:
     theirs = flat(free(x, first, lengths=lengths, epsilon=epsilon))
     assert_close(ours, theirs, torch.float64)
     assert_close(gradients(tied, ours, first), gradients(free, theirs, first), torch.float64)
+
+
+@cells
+def test_a_mean_parameterized_normal_is_additive_noise(cell: str) -> None:
+    """One law in two words, also far outside (−1, 1), where noise can take a GRU's state."""
+    x, first = torch.randn(4, B, D, dtype=torch.float64), start(cell, 2, torch.float64)
+    first = tuple(3 * part for part in first) if cell == "lstm" else 3 * first
+    values = {
+        f"z_{layer}_{t}": 3 * torch.randn(1, B, H, dtype=torch.float64)
+        for layer, t in itertools.product(range(2), range(4))
+    }
+    log_joints = []
+    for noise in (Additive(BASES["normal"]), MeanParameterized(dist.Normal)):
+        torch.manual_seed(1)
+        pyro.clear_param_store()
+        rnn = build(cell, 2, noise, torch.float64, sites="timestep")
+        trace = poutine.trace(poutine.condition(rnn, values)).get_trace(x, first)
+        log_joints.append(trace.log_prob_sum())
+    assert_close(log_joints[:1], log_joints[1:], torch.float64)
 
 
 @cells

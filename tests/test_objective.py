@@ -639,6 +639,21 @@ def test_renyi_elbo_is_the_importance_weighted_bound(sites: str) -> None:
     assert math.isfinite(svi.step(x, y))
 
 
+def test_dropout_of_the_input_and_the_output() -> None:
+    """What the RNN reads and what the emission reads, while training, noise or not."""
+    model, (x, _) = build(dropout_input=0.4, dropout_output=0.6), batch()
+    logits = {}
+    for training in (True, False):
+        model.train(training)
+        torch.manual_seed(1)
+        logits[training] = model.predict(x, sample=False)[0].logits
+        torch.manual_seed(1)
+        embedded = nn.functional.dropout(model.embedding(x), 0.4, training)
+        z = nn.functional.dropout(model.rnn(embedded, sample=False)[0], 0.6, training)
+        torch.testing.assert_close(logits[training], model.emission(z).logits)
+    assert not torch.allclose(logits[True], logits[False])
+
+
 def test_timestep_sites_under_dropout_need_noisin_elbo() -> None:
     model = build(sites="timestep", dropout_input=0.5)
     guide, (x, y) = PriorGuide(model), batch()
