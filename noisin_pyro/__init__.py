@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noisin_pyro.annealing import AnnealedELBO
     from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
     from noisin_pyro.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
     from noisin_pyro.evaluation import Evaluation, evaluate
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from noisin_pyro.noise import FAMILIES, Additive, MeanParameterized, Multiplicative, family
     from noisin_pyro.objective import NoisinELBO
     from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch
+    from noisin_pyro.smoothing import SmoothingGuide
     from noisin_pyro.spread import Learned
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "annealing": ("AnnealedELBO",),
     "corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "evaluation": ("Evaluation", "evaluate"),
@@ -25,6 +28,7 @@ _HOMES = {
     "noise": ("FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "family"),
     "objective": ("NoisinELBO",),
     "rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"),
+    "smoothing": ("SmoothingGuide",),
     "spread": ("Learned",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

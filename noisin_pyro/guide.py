@@ -17,7 +17,9 @@ class PriorGuide(PyroModule):
     With it the KL of the ELBO is empty, so ``SVI(model, PriorGuide(model), optim,
     Trace_ELBO())`` maximises the NOISIN objective (the paper's Equation 1 and "NOISIN as
     variational inference"). Where noise is a site per sequence the guide only draws it and
-    never runs the RNN.
+    never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound; where a
+    noise has no pathwise gradient (a :class:`MeanParameterized` Poisson, say) Pyro's gradient of
+    that bound leaves out a term, its value does not.
 
     Args:
         model: the model; the guide holds a reference, so its parameters stay the model's own.

@@ -98,7 +98,8 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             either.
         tied: draw ε once per sequence instead of once per step (variational dropout's way).
         feedback: whether the next step reads the noisy state, as in the paper; False adds the
-            noise only to what the layer hands up.
+            noise only to what the layer hands up, and then the layer's E[z_t] is its
+            deterministic h_t, given its input.
 
     Raises:
         ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, as many

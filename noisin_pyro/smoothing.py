@@ -1,0 +1,181 @@
+"""A learned guide that leaves the empty KL: the prior, corrected by what is observed later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from noisin_pyro.layers import length_mask
+from noisin_pyro.model import LanguageModel, NoisyRNNs, SequenceModel
+from noisin_pyro.noise import Additive, Multiplicative
+from noisin_pyro.standardized import LocationScale
+
+__all__ = ["SmoothingGuide"]
+
+
+class SmoothingGuide(PyroModule):
+    """q(z_t | z_{t-1}, x_{t:T}, y_{t:T}), a structured guide with the prior as its start.
+
+    A GRU reads inputs and observations backwards in time and corrects the noise of every step,
+
+        r_t = GRU(r_{t+1}, [x_t ; y_t]),    (m_t, log s_t) = A r_t + a,    ε_t = m_t + s_t ε,
+
+    so that z_t, which the prior draws around h_t(z_{t-1}) with standard deviation γ, is drawn
+    around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with γ s_t |h_t|). This is
+    the structured posterior of Krishnan et al. (2017), which the paper's "NOISIN as variational
+    inference" leaves aside, in non-centred form: the guide never runs the RNN.
+
+    A and a start at 0, where the guide *is* :class:`PriorGuide` and ``Trace_ELBO`` the NOISIN
+    objective; training leaves both continuously. Priors on γ or on weights, and input noise,
+    keep their prior as their guide.
+
+    Args:
+        model: the model; its parameters stay its own, and the guide reads its embedding without
+            training it.
+        hidden_size: units of the GRU.
+        features: from y with shape (T, B, \\*) to what the GRU reads, with shape (T, B, F). By
+            default a language model's embedding, and y itself otherwise.
+        feature_size: F; needed with ``features``, or if the emission does not know its size.
+
+    Raises:
+        TypeError: if ``model`` is no :class:`SequenceModel`.
+        ValueError: if its RNN has a sample site per timestep, no noise, or a noise that does not
+            range over the whole real line, so that a correction would leave its support; or if F
+            is not known.
+
+    Example:
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from noisin_pyro import Additive, LanguageModel, NoisyRNN
+        >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> model = LanguageModel(10, rnn)
+        >>> guide = SmoothingGuide(model, hidden_size=8)
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+        >>> tokens = torch.randint(10, (8, 2))
+        >>> loss = svi.step(tokens[:-1], tokens[1:])
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        hidden_size: int = 64,
+        *,
+        features: Callable[[Tensor], Tensor] | None = None,
+        feature_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, SequenceModel):
+            raise TypeError(f"SmoothingGuide needs a SequenceModel, got {type(model).__name__}")
+        rnn = model.rnn
+        if rnn.samples_timesteps:
+            raise ValueError(
+                "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
+                "site per timestep; use sites='sequence' and an Additive or Multiplicative noise"
+            )
+        like: Tensor = rnn.weight_hh_l0
+        self._layers = [layer for layer, noise in enumerate(rnn.noise) if noise is not None]
+        if not self._layers:
+            raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
+        for layer in self._layers:
+            noise = rnn.noise[layer]
+            assert isinstance(noise, (Additive, Multiplicative))
+            if not noise.epsilon(like).unbounded:
+                raise ValueError(
+                    f"SmoothingGuide needs noise over the whole real line, got {noise}, whose "
+                    "support a correction would leave; use a Normal, Laplace, Logistic, ..."
+                )
+        self._model = (model,)  # in a tuple, so that it is not registered as a submodule
+        self._features = features
+        size = _feature_size(model) if features is None and feature_size is None else feature_size
+        if size is None:
+            raise ValueError("SmoothingGuide cannot tell the features' size; give feature_size=")
+        to: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+        self.reader = nn.GRU(rnn.input_size + size, hidden_size, **to)
+        self.correction = nn.Linear(hidden_size, 2 * len(self._layers) * rnn.hidden_size, **to)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+
+    @property
+    def model(self) -> SequenceModel:
+        """The model that this guide is for."""
+        return self._model[0]
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        state: Any = None,
+        lengths: Tensor | None = None,
+        *,
+        sample: bool | None = None,
+    ) -> None:
+        """Issues the latent sites; takes the model's arguments.
+
+        Raises:
+            ValueError: if ``y`` is missing, for it is what the correction is read from.
+        """
+        if y is None:
+            raise ValueError("SmoothingGuide reads the observations; give y, or use PriorGuide")
+        with _Replaced(self.model.rnn, self._laws(x, y, lengths)):
+            self.model.latents(x, y, state, lengths, sample=sample)
+
+    def _laws(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
+        """q of each layer's noise, with batch shape (T, B)."""
+        model, rnn = self.model, self.model.rnn
+        mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
+        if mask is not None:  # whatever stands in the padding, be it NaN
+            y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)
+        embed: Callable[[Tensor], Tensor] = model.embedding
+        if self._features is not None:
+            seen = self._features(y)
+        else:
+            seen = embed(y).detach() if isinstance(model, LanguageModel) else y
+        read = torch.cat([embed(x).detach(), seen], -1)
+        if mask is not None:
+            read = read.masked_fill(~mask.unsqueeze(-1), 0)
+        r = _reversed(self.reader(_reversed(read, lengths))[0], lengths)  # (T, B, R)
+        if rnn.tied:  # one draw, made where all has been read
+            r = r[:1]
+        corrections = self.correction(r).unflatten(-1, (2, len(self._layers), rnn.hidden_size))
+        laws: dict[int, Any] = {}
+        for index, layer in enumerate(self._layers):
+            noise, like = rnn.noise[layer], rnn.weight_hh_l0
+            assert isinstance(noise, (Additive, Multiplicative))
+            shift, log_scale = corrections[..., 0, index, :], corrections[..., 1, index, :]
+            law: Any = LocationScale(noise.epsilon(like), shift, log_scale.exp())
+            laws[layer] = law.to_event(1)
+        return laws
+
+
+class _Replaced(Messenger):
+    """Gives the noise sites of an RNN other laws."""
+
+    def __init__(self, rnn: NoisyRNNs, laws: Mapping[int, Any]) -> None:
+        super().__init__()
+        self._rnn, self._laws = rnn, laws
+
+    def _pyro_sample(self, msg: Any) -> None:
+        for layer, law in self._laws.items():  # the names are known once the model runs
+            if msg["name"] == self._rnn._pyro_get_fullname(f"noise_{layer}"):
+                msg["fn"] = law
+
+
+def _feature_size(model: SequenceModel) -> int | None:
+    if isinstance(model, LanguageModel):
+        return model.rnn.input_size
+    return getattr(model.emission, "out_features", None)
+
+
+def _reversed(part: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sequence backwards in time, its padding left where it is; (T, B, F)."""
+    if lengths is None:
+        return part.flip(0)
+    steps = torch.arange(len(part), device=part.device).unsqueeze(1)
+    back = lengths.to(part.device) - 1 - steps
+    order = torch.where(back >= 0, back, steps)
+    return part.take_along_dim(order.unsqueeze(-1), 0)

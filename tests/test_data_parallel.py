@@ -1,0 +1,117 @@
+"""Two processes, each with half of the streams, train as one process with all of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.testing import assert_close
+
+from noisin_pyro.batching import streams, window_count
+from noisin_pyro.training.checkpoint import load_checkpoint
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.run import train
+
+BATCH, UNROLL = 8, 7
+
+
+def rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+class Replayed(torch.distributions.Normal):
+    """The same normal draws however many processes share them: each takes its streams' columns."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+        self.draws = torch.zeros((), dtype=torch.int64)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        steps, share, units = sample_shape
+        if share not in (BATCH, BATCH // 2):  # an evaluation, which every process does whole
+            return super().sample(sample_shape)
+        self.draws += 1
+        generator = torch.Generator().manual_seed(int(self.draws))
+        noise = torch.randn(steps, BATCH, units, generator=generator)
+        first = rank() * share
+        return noise[:, first : first + share]
+
+
+class Written(torch.distributions.Laplace):
+    """Leaves its first draw in a folder, a file for each process."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(0.0, 1.0)
+        self.folder = folder
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        draw = super().sample(sample_shape)
+        path = Path(self.folder) / f"rank{rank()}.pt"
+        if not path.exists():
+            torch.save(draw, path)
+        return draw
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    draw = random.Random(0)
+    lines = (" ".join(f"w{draw.randrange(12)}" for _ in range(9)) for _ in range(150))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run(text: Path, out: Path, devices: int, base: str, **options: Any) -> dict[str, Any]:
+    """One epoch of SGD, whose steps are the gradients; what ``last.ckpt`` then holds."""
+    config = TrainConfig(
+        corpus=str(text),
+        noise={"class_path": f"{__name__}.{base}", "init_args": options},
+        spread=0.5,
+        learn_spread=True,
+        embedding_size=10,
+        hidden_size=12,
+        layers=2,
+        optimizer="sgd",
+        learning_rate=1.0,
+        clip_norm=0.3,  # below the norm of most steps, so that clipping is seen to be global
+        epochs=1,
+        batch_size=BATCH,
+        unroll=UNROLL,
+        device="cpu",
+        devices=devices,
+        out=str(out),
+    )
+    record = train(config)
+    saved = load_checkpoint(out / "last.ckpt")
+    assert record["models"]["noisin"]["timing"]["tokens_per_second"] > 0
+    return {"model": saved["model"], "record": record, "processes": saved["processes"]}
+
+
+def test_two_processes_train_as_one(text: Path, tmp_path: Path) -> None:
+    """Same global batch and same noise: the same weights and γ after more than 20 steps.
+
+    They differ by the order of float32 sums alone, some 1e-6; one wrong column of noise moves
+    them by 1e-2.
+    """
+    steps = window_count(streams(torch.zeros(1200, dtype=torch.int64), BATCH), UNROLL)
+    assert steps > 20
+    one = run(text, tmp_path / "one", 1, "Replayed")
+    two = run(text, tmp_path / "two", 2, "Replayed")
+    assert one["model"].keys() == two["model"].keys()
+    for name, weight in one["model"].items():
+        assert_close(two["model"][name], weight, atol=2e-5, rtol=1e-4, msg=name)
+    history = [result["record"]["models"]["noisin"]["history"][0] for result in (one, two)]
+    assert history[1]["valid_nats"] == pytest.approx(history[0]["valid_nats"], rel=1e-5)
+    assert len(two["processes"]) == 2
+
+
+def test_each_process_draws_its_own_noise(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "run", 2, "Written", folder=str(tmp_path))
+    first, second = (torch.load(tmp_path / f"rank{n}.pt", weights_only=True) for n in (0, 1))
+    assert first.shape == second.shape == (UNROLL, BATCH // 2, 12)
+    assert not (first == second).any()
