@@ -1,0 +1,77 @@
+"""The benchmark compares what it says it compares, and runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def variants(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return pytest.importorskip("variants")
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+def test_all_variants_take_the_same_step(variants: Any, cell: str) -> None:
+    """With next to no noise every variant has torch's loss, before and after ten steps of Adam.
+
+    So they run the same weights on the same batch under the same rule. Trace_ELBO and the
+    textbook start every step at a state of zero; later losses are compared among them, and among
+    those that carry the state.
+    """
+    setting = variants.Setting(cell, 8, 2, vocabulary=50, unroll=5, batch=4, spread=1e-3)
+    steps = {name: variants.build(name, setting) for name in variants.VARIANTS}
+    first = {name: float(step()) for name, step in steps.items()}
+    assert first == pytest.approx(dict.fromkeys(first, first["torch"]), abs=1e-4)
+    later = {name: [float(step()) for _ in range(10)][-1] for name, step in steps.items()}
+    assert first["torch"] - later["torch"] > 0.02
+    carry = ("torch", "clean", "additive", "multiplicative", "by-hand")
+    for name in later:
+        reference = "torch" if name in carry else "trace-additive"
+        assert later[name] == pytest.approx(later[reference], abs=5e-4), name
+
+
+def test_noise_is_noise(variants: Any) -> None:
+    setting = variants.Setting("lstm", 8, 2, vocabulary=50, unroll=5, batch=4, spread=0.9)
+    for name in variants.VARIANTS:
+        losses = []
+        for seed in (0, 1):
+            pyro.set_rng_seed(seed)
+            losses.append(float(variants.build(name, setting)()))
+        assert (losses[0] == losses[1]) == (name in ("torch", "clean")), name
+
+
+def test_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--quick", "--rounds", "2"]
+    parts = ["steps", "particles", "evaluation", "growth", "loop"]
+    done = subprocess.run(
+        [*command, "--json", str(path), "--parts", *parts],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert set(parts) <= record.keys()
+    ratios = record["steps"][0]["variants"]
+    assert ratios["torch"]["ratio"] == 1 and ratios["textbook"]["ratio"] > 1
+
+
+def test_peak_memory_is_that_of_a_fresh_process() -> None:
+    setting = {"cell": "tanh", "hidden": 8, "layers": 1, "vocabulary": 50, "unroll": 5, "batch": 4}
+    job = json.dumps({"variant": "additive", "setting": setting, "device": "cpu", "n": 1})
+    command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--peak", job]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = json.loads(done.stdout)
+    assert peak["peak"] > peak["above_imports"] >= 0
