@@ -209,9 +209,8 @@ def _sentence(message: str) -> str:
         return f"unknown {key} {value[1]!r}; the known ones are {known}"
     subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
     subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
-    kinds = (
-        re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]).replace(", ", " or ") if subtypes else "?"
-    )
+    names = re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]) if subtypes else "?"
+    kinds = " or ".join(sorted(names.split(", ")))
     return f"{key} must be {kinds}, got {value[1]}"
 
 

@@ -296,7 +296,8 @@ class MeanParameterized(Noise):
             if not (valid and value.isfinite().all()):
                 return None
         least, greatest = bounds(law.support)
-        return law if least <= state.item() <= greatest else None
+        # Not every torch refuses a Uniform from 0 to 0.
+        return law if least <= state.item() <= greatest and least < greatest else None
 
 
 def _states(low: float, high: float, closed: bool) -> list[Tensor]:

@@ -70,9 +70,78 @@ def hardware(name: str, record: dict[str, Any]) -> str:
     )
 
 
+SPEED = {
+    "torch": "torch's own, deterministic",
+    "clean": "ours, `noise=None`",
+    "additive": "ours, additive",
+    "multiplicative": "ours, multiplicative",
+    "trace-additive": "additive under `Trace_ELBO` + `PriorGuide`",
+    "trace-multiplicative": "multiplicative under `Trace_ELBO` + `PriorGuide`",
+    "by-hand": "additive, a loop by hand in PyTorch",
+    "textbook": "additive, the textbook Pyro program",
+}
+
+
+def speed() -> str:
+    """What a training step costs, one table for each machine it was measured on."""
+    return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost").glob("*.json")))
+
+
+def speed_table(path: Path) -> str:
+    record = load(path)
+    rows = record["steps"]
+    head = "| training step, ratio to torch's | " + " | ".join(row["setting"] for row in rows)
+    lines = [f"{head} |", "|---|" + "---|" * len(rows)]
+    for name, title in SPEED.items():
+        ratios = (f"{row['variants'][name]['ratio']:.2f}" for row in rows)
+        lines.append(f"| {title} | " + " | ".join(ratios) + " |")
+    seconds = (f"{row['variants']['torch']['seconds'] * 1e3:.0f} ms" for row in rows)
+    lines.append("| torch's own takes | " + " | ".join(seconds) + " |")
+    products = (f"{row['variants']['products']['ratio']:.2f}" for row in rows)
+    lines.append("| its matrix products alone | " + " | ".join(products) + " |")
+    if "memory" in record:
+        for name in ("additive", "multiplicative"):
+            peaks = (f"{row['variants'][name]['ratio']:.2f}" for row in record["memory"])
+            lines.append(f"| peak memory, {name} | " + " | ".join(peaks) + " |")
+    lines += ["", *other_costs(record), ""]
+    machine, versions = record["hardware"], record["versions"]
+    lines.append(
+        f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, Adam. "
+        f"{machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
+        f"{versions['torch']}, Python {versions['python']}."
+    )
+    return "\n".join(lines)
+
+
+def other_costs(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in ("additive", "multiplicative"):
+        parts = []
+        if "evaluation" in record:
+            ratio = record["evaluation"][f"{name}, S = 16"]["ratio"]
+            parts.append(f"averaging 16 samples costs {ratio:.1f} mean paths")
+        if "particles" in record:
+            few, many = (record["particles"][f"{name}, S = {count}"]["ratio"] for count in (4, 16))
+            parts.append(f"4 and 16 particles cost {few:.1f} and {many:.1f} of one")
+        if "growth" in record:
+            steps, layers = (record["growth"][axis][name]["exponent"] for axis in GROWTH)
+            parts.append(f"cost grows with unroll^{steps:.2f} and layers^{layers:.2f}")
+        if "loop" in record:
+            parts.append(
+                f"`noisin train` reaches {record['loop'][name]['ratio']:.2f} of its bare step's "
+                "tokens/s"
+            )
+        if parts:
+            lines.append(f"- {name}: " + "; ".join(parts) + ".")
+    return lines
+
+
+GROWTH = ("unroll", "layers")
+
+
 def rendered(text: str) -> str:
     """README with every marked part rendered anew."""
-    for name, part in {"runs": runs()}.items():
+    for name, part in {"runs": runs(), "speed": speed()}.items():
         pattern = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no part <!-- results:{name} --> ... <!-- end -->")

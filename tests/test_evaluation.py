@@ -35,7 +35,7 @@ def build(noise: Any, kind: Any = NoisyLSTM, **options: Any) -> Any:
     rnn = kind(D, H, 2, noise=noise, spread=0.6, dropout=0.3)
     model = LanguageModel(K, rnn, dropout_input=0.2, dropout_output=0.2, **options).double()
     with torch.no_grad():  # predictions far from uniform
-        model.emission.weight.mul_(10)
+        model.emission.weight.mul_(50)
     return model
 
 
