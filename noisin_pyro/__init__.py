@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noisin_pyro.annealing import AnnealedELBO
+    from noisin_pyro.batching import streams, windows
     from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
     from noisin_pyro.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
     from noisin_pyro.evaluation import Evaluation, evaluate
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "annealing": ("AnnealedELBO",),
+    "batching": ("streams", "windows"),
     "corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "evaluation": ("Evaluation", "evaluate"),

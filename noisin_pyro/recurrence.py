@@ -273,6 +273,7 @@ class NoisyRecurrence(_Base):
         if sites.mask is not None:  # whatever stands in the padding, be it NaN
             x = x.masked_fill(~sites.mask.unsqueeze(-1), 0)
         finals = []
+        steps: Sequence[Tensor] = ()  # of a layer with a site for each; see _timesteps
         for layer, (spread, weight) in enumerate(zip(spreads, weights)):
             start: State = (
                 state[0][..., layer : layer + 1, :, :],
@@ -282,8 +283,12 @@ class NoisyRecurrence(_Base):
             eps = None if epsilon is None else epsilon[layer]
             if spread is None:
                 x, final = noisy_layer(self.cell, x, start, weight, lengths=lengths)
+                steps = ()
             elif eps is None:
-                x, final = self._timesteps(layer, x, start, weight, spread, sites, lengths)
+                steps, final = self._timesteps(
+                    layer, steps or x.split(1, -3), start, weight, spread, sites, lengths
+                )
+                x = _cat(steps)
             else:
                 assert isinstance(noise, (Additive, Multiplicative))
                 mult, add = noise.affine(eps, spread)
@@ -291,30 +296,34 @@ class NoisyRecurrence(_Base):
                     self.cell, x, start, weight, mult, add, lengths, feedback=self.feedback
                 )
                 sites.record(f"z_{layer}", x)
+                steps = ()
             finals.append(final)
             if self.dropout and layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
+                x, steps = F.dropout(x, self.dropout, self.training), ()
         cs = [c for _, c in finals if c is not None]
         return x, (_cat([h for h, _ in finals]), _cat(cs) if cs else None)
 
     def _timesteps(
         self,
         layer: int,
-        x: Tensor,
+        steps: Sequence[Tensor],
         state: State,
         weights: Weights,
         spread: Tensor,
         sites: Sites,
         lengths: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        """One layer as the paper writes it: a sample site for each step."""
+    ) -> tuple[list[Tensor], State]:
+        """One layer as the paper writes it: a sample site for each step.
+
+        Steps come and go one by one, with shape (\\*S, 1, B, H), so that a state is made from
+        those before it alone: ``pyro.render_model`` draws an arrow from all that it can see.
+        """
         noise = self.noise[layer]
         assert noise is not None
-        gates = self.cell.project(x, weights)
         z, c = state  # (*S, 1, B, H), the 1 standing for time
         zs, hs, cs = [], [], []
-        for t in range(x.shape[-3]):
-            h, c = self.cell.step(gates[..., t : t + 1, :, :], z, c, weights)
+        for t, x in enumerate(steps):
+            h, c = self.cell.step(self.cell.project(x, weights), z, c, weights)
             law = noise.distribution(self._mean(noise, h), spread).to_event(1)
             if not (sites.active or law.has_rsample) and torch.is_grad_enabled():
                 raise ValueError(
@@ -326,11 +335,10 @@ class NoisyRecurrence(_Base):
             zs.append(noisy)
             hs.append(h)
             cs.append(c)
-        out = _cat(zs)
-        carried = last_step(out if self.feedback else _cat(hs), lengths)
+        carried = last_step(_cat(zs if self.feedback else hs), lengths)
         if sites.mask is not None:
-            out = out.masked_fill(~sites.mask.unsqueeze(-1), 0)
-        return out, (carried, None if c is None else last_step(_cat(cs), lengths))
+            zs = [z.masked_fill(~m.unsqueeze(-1), 0) for z, m in zip(zs, sites.mask.split(1))]
+        return zs, (carried, None if c is None else last_step(_cat(cs), lengths))
 
     def _mean(self, noise: Noise, h: Tensor) -> Tensor:
         """h, moved off the open ends of its range, which rounding reaches."""
@@ -421,7 +429,7 @@ def _shared(values: Sequence[Any]) -> str:
     return str(values[0]) if same else f"[{', '.join(map(str, values))}]"
 
 
-def _cat(parts: list[Any]) -> Tensor:
+def _cat(parts: Sequence[Any]) -> Tensor:
     """Along time or layers: parts with shape (\\*S or fewer, 1, B, H) -> (\\*S, N, B, H)."""
     return torch.cat(torch.broadcast_tensors(*parts), -3)
 

@@ -1,10 +1,12 @@
-"""Renders the figures in README.md from the records in this folder.
+"""Renders the figures in README.md from the records in this folder and the notebooks' outputs.
 
-``python results/render.py`` rewrites what stands between the markers; ``--check`` only compares.
+``python results/render.py`` rewrites what stands between the markers, and the pictures;
+``--check`` only compares.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sys
@@ -139,6 +141,22 @@ def other_costs(record: dict[str, Any]) -> list[str]:
 GROWTH = ("unroll", "layers")
 
 
+PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
+
+
+def pictures() -> dict[Path, bytes]:
+    """README's pictures by their paths, as the committed notebooks hold them."""
+    found = {}
+    for name, index in PICTURES.items():
+        cells = load(HERE.parent / "notebooks" / f"{name}.ipynb")["cells"]
+        outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        images = [data["image/png"] for data in outputs if "image/png" in data]
+        found[HERE.parent / "notebooks" / "figures" / f"{name}.png"] = base64.b64decode(
+            images[index]
+        )
+    return found
+
+
 def rendered(text: str) -> str:
     """README with every marked part rendered anew."""
     for name, part in {"runs": runs(), "speed": speed()}.items():
@@ -153,10 +171,16 @@ def main() -> int:
     """Exit code 1 if ``--check`` finds a difference."""
     text = README.read_text(encoding="utf-8")
     if "--check" in sys.argv:
-        if rendered(text) == text:
-            return 0
-        print("README.md differs from the records; run python results/render.py", file=sys.stderr)
-        return 1
+        stale = [
+            str(p) for p, data in pictures().items() if not p.exists() or p.read_bytes() != data
+        ]
+        stale += [] if rendered(text) == text else [str(README)]
+        if stale:
+            print(f"{', '.join(stale)} differ; run python results/render.py", file=sys.stderr)
+        return 1 if stale else 0
+    for path, data in pictures().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
     README.write_text(rendered(text), encoding="utf-8")
     return 0
 

@@ -28,6 +28,7 @@ from pyro.infer import (
     WeighedPredictive,
 )
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
+from pyro.infer.inspect import get_dependencies
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
@@ -858,3 +859,16 @@ def test_intervals_by_sampling_noise_are_calibrated_where_a_deterministic_rnns_a
     assert float(certain[held_out].double().mean()) < coverage - 0.1
     # Part of the width is the sampled noise, part the larger σ that was learned under it.
     assert width > 1.02 * intervals(noisy, series, False)[1]
+
+
+def test_pyro_sees_the_past_alone_behind_a_state() -> None:
+    """What ``pyro.render_model`` draws: no arrow back in time, though the layers run in turn."""
+    rnn = NoisyLSTM(D, H, 2, noise=Additive(NORMAL), spread=0.5, sites="timestep")
+    x, y = batch()
+    arrows = get_dependencies(LanguageModel(K, rnn), (x, y))["prior_dependencies"]
+    states = [name for name in arrows if name.startswith("rnn.z_")]
+    assert len(states) == 2 * len(x)
+    for state in states:
+        layer, step = map(int, state.removeprefix("rnn.z_").split("_"))
+        past = {f"rnn.z_{k}_{t}" for k in range(layer + 1) for t in range(step + 1)}
+        assert set(arrows[state]) == past
