@@ -281,7 +281,12 @@ def peak(job: dict[str, Any]) -> None:
     """Prints the peak of one variant; runs in a process of its own."""
 
     def resident() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        try:  # a child's ru_maxrss starts at its parent's, VmHWM does not
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+            line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+            return int(line.split()[1]) / 1024
+        except (OSError, StopIteration):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     before = resident()
     step = build(job["variant"], Setting(**job["setting"]), job["device"])

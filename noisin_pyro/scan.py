@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from noisin_pyro.cells import GRU, LSTM, Cell, Weights
+from noisin_pyro.products import small_products
 
 __all__ = ["scan"]
 
@@ -114,9 +115,10 @@ class _ElmanScan(torch.autograd.Function):
         add: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         h, z = torch.empty_like(gates), torch.empty_like(gates)
-        act, w_t, previous = _ACTIVATIONS[activation], w_hh.t(), z0
+        act, previous = _ACTIVATIONS[activation], z0
+        product = small_products(w_hh, len(z0), len(gates))
         for t, gate in enumerate(gates.unbind(0)):
-            act(torch.addmm(gate, previous, w_t, out=h[t]))
+            act(product(gate, previous, h[t]))
             previous = _noisy(h[t], t, mult, add, z[t])
         return z, h
 
@@ -135,9 +137,10 @@ class _ElmanScan(torch.autograd.Function):
         grad = torch.zeros_like(h) if grad is None else grad
         slope = _scaled(_SLOPES[ctx.activation](h), mult)
         dz, dgates = torch.empty_like(h), torch.empty_like(h)
+        product = small_products(w_hh.t(), len(z0), len(h))
         torch.mul(dz[-1].copy_(grad[-1]), slope[-1], out=dgates[-1])
         for t in range(len(h) - 2, -1, -1):
-            torch.addmm(grad[t], dgates[t + 1], w_hh, out=dz[t])
+            product(grad[t], dgates[t + 1], dz[t])
             torch.mul(dz[t], slope[t], out=dgates[t])
         return (
             None,
@@ -164,9 +167,10 @@ class _LSTMScan(torch.autograd.Function):
         act = torch.empty_like(gates)  # σ(i), σ(f), tanh(g), σ(o)
         c, tanh_c, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
         h = gates.new_empty(batch, hidden)
-        w_t, z_prev, c_prev = w_hh.t(), z0, c0
+        z_prev, c_prev = z0, c0
+        product = small_products(w_hh, batch, steps)
         for t, gate in enumerate(gates.unbind(0)):
-            a = torch.addmm(gate, z_prev, w_t, out=act[t])
+            a = product(gate, z_prev, act[t])
             a[:, : 2 * hidden].sigmoid_()
             i, f, g, o = a.chunk(4, 1)
             g.tanh_()
@@ -197,11 +201,12 @@ class _LSTMScan(torch.autograd.Function):
         to_ifg = torch.stack([g * i * (1 - i), _shifted(c0, c) * f * (1 - f), i * (1 - g * g)], 2)
         dz, dgates = torch.empty_like(c), torch.empty_like(act)
         dc = torch.zeros_like(c0)
+        product = small_products(w_hh.t(), batch, steps)
         for t in range(steps - 1, -1, -1):
             if t == steps - 1:
                 dz[t].copy_(grad_z[t])
             else:
-                torch.addmm(grad_z[t], dgates[t + 1], w_hh, out=dz[t])
+                product(grad_z[t], dgates[t + 1], dz[t])
             dc = torch.addcmul(dc, dz[t], to_c[t])
             if grad_c is not None:
                 dc += grad_c[t]
@@ -234,10 +239,11 @@ class _GRUScan(torch.autograd.Function):
         act = torch.empty_like(gates)  # σ(r), σ(u), tanh(n)
         n_z, h, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
         p = gates.new_empty(batch, width)
-        w_t, z_prev = w_hh.t(), z0
+        z_prev = z0
         bias = gates.new_zeros(()) if b_hh is None else b_hh
+        product = small_products(w_hh, batch, steps)
         for t, gate in enumerate(gates.unbind(0)):
-            torch.addmm(bias, z_prev, w_t, out=p)
+            product(bias, z_prev, p)
             ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
             r, u = ru.sigmoid_().chunk(2, 1)
             n_z[t] = p[:, 2 * hidden :]
@@ -272,11 +278,12 @@ class _GRUScan(torch.autograd.Function):
         # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
         factors = torch.stack([to_r, to_u, to_n * r], 2)
         drec = torch.empty_like(act)
+        product = small_products(w_hh.t(), batch, steps)
         for t in range(steps - 1, -1, -1):
             if t == steps - 1:
                 dz[t].copy_(grad[t])
             else:
-                torch.addmm(grad[t], drec[t + 1], w_hh, out=dz[t])
+                product(grad[t], drec[t + 1], dz[t])
                 dz[t].addcmul_(dz[t + 1], carry[t + 1])
             torch.mul(factors[t], dz[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
         dgates = torch.cat([drec[..., : 2 * hidden], dz * to_n], -1)

@@ -27,6 +27,12 @@ class Learned:
     it trains on (the paper's §3, "Learning procedure"); so keep a floor, or stop on held-out
     data.
 
+    Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ stands in the global
+    param store by its name, as all Pyro parameters do, and a second model of the same name takes
+    what it finds there. Clear the store in between, or build both under
+    ``pyro.settings.set(module_local_params=True)``; :class:`NoisinELBO` as a module and plain
+    PyTorch loops never use the store.
+
     Args:
         init: the value to start from.
         lower: the floor; 0 leaves only γ > 0, and warns.
