@@ -100,7 +100,8 @@ def speed_table(path: Path) -> str:
     seconds = (f"{row['variants']['torch']['seconds'] * 1e3:.0f} ms" for row in rows)
     lines.append("| torch's own takes | " + " | ".join(seconds) + " |")
     products = (f"{row['variants']['products']['ratio']:.2f}" for row in rows)
-    lines.append("| its matrix products alone, one by one in `torch.mm` | " + " | ".join(products) + " |")
+    title = "its matrix products alone, one by one in `torch.mm`"
+    lines.append(f"| {title} | " + " | ".join(products) + " |")
     if "memory" in record:
         for name in ("additive", "multiplicative"):
             peaks = (f"{row['variants'][name]['ratio']:.2f}" for row in record["memory"])
