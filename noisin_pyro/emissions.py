@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -129,7 +130,20 @@ class LinearCategorical(dist.TorchDistribution):
         return values.expand((-1,) + self.batch_shape) if expand else values
 
 
-class CategoricalEmission(nn.Linear, PyroModule):
+class _Linear(nn.Linear, PyroModule):
+    """A linear map whose parts may be random; outside Pyro it is a plain ``nn.Linear``.
+
+    Within its context a ``PyroModule`` makes every parameter that it reads require a gradient,
+    frozen ones too.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not am_i_wrapped():
+            return nn.Module.__call__(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+class CategoricalEmission(_Linear):
     """x_t ~ Categorical(softmax(V z_t + b)): ``nn.Linear`` that returns a distribution.
 
     Args:
@@ -150,7 +164,7 @@ class CategoricalEmission(nn.Linear, PyroModule):
         return LinearCategorical(z, self.weight, self.bias)
 
 
-class NormalEmission(nn.Linear, PyroModule):
+class NormalEmission(_Linear):
     """x_t ~ Normal(V z_t + b, σ), independent over D observed variables, σ learned.
 
     Args:
@@ -178,7 +192,7 @@ class NormalEmission(nn.Linear, PyroModule):
         return dist.Normal(mean, self.log_scale.exp()).to_event(1)
 
 
-class BernoulliEmission(nn.Linear, PyroModule):
+class BernoulliEmission(_Linear):
     """x_t ~ Bernoulli(σ(V z_t + b)), independent over D notes or flags.
 
     Args:

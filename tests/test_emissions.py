@@ -18,6 +18,7 @@ from pyro.nn import PyroSample
 from scipy import stats
 from torch import Tensor
 
+from noisin_pyro import LanguageModel, NoisyRNN
 from noisin_pyro.emissions import (
     BernoulliEmission,
     CategoricalEmission,
@@ -289,3 +290,13 @@ def test_every_parameter_of_an_emission_has_a_gradient(emission: Any) -> None:
     leaves = [z, *emission.parameters()]
     assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
     emission.zero_grad()
+
+
+def test_outside_pyro_frozen_weights_stay_frozen() -> None:
+    """Pyro thaws a parameter that it reads as a statement; a plain loop issues none."""
+    model = LanguageModel(7, NoisyRNN(3, 4)).requires_grad_(False)
+    tokens = torch.randint(7, (5, 2))
+    model(tokens[:-1], tokens[1:])
+    model.emission(torch.zeros(1, 1, 4))
+    NormalEmission(4, 2).requires_grad_(False)(torch.zeros(1, 1, 4))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
