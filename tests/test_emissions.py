@@ -300,3 +300,14 @@ def test_outside_pyro_frozen_weights_stay_frozen() -> None:
     model.emission(torch.zeros(1, 1, 4))
     NormalEmission(4, 2).requires_grad_(False)(torch.zeros(1, 1, 4))
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("rows", [1, 1024, 2500])
+def test_without_gradients_the_logits_come_in_parts(rows: int) -> None:
+    """2,500 rows are three parts, the last one shorter."""
+    z, weight = torch.randn(rows, HIDDEN), torch.randn(CLASSES, HIDDEN)
+    law, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
+    with torch.no_grad():
+        parts = law.log_prob(value)
+    whole = law.categorical().log_prob(value)
+    torch.testing.assert_close(parts, whole)
