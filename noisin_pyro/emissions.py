@@ -17,17 +17,19 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from noisin_pyro.linear_softmax import linear_log_softmax
+
 _ROWS = 1024  # of logits at a time: 40 MB at 10,000 words, and no slower than all at once
-_NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
 
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
 
 
 class LinearCategorical(dist.TorchDistribution):
-    """Categorical(softmax(V z + b)) that evaluates its log-probability by ``cross_entropy``.
+    """Categorical(softmax(V z + b)) that evaluates its log-probability without further copies.
 
     ``Categorical(logits=...)`` stores the normalised log-probabilities of all classes when it
-    is built; this computes them where it needs them, and by one fused kernel in ``log_prob``.
+    is built; this computes them where it needs them, and in ``log_prob`` keeps a single matrix
+    of that size for the backward pass (:mod:`.linear_softmax`).
 
     Args:
         features: z, with shape (\\*B, H).
@@ -108,18 +110,9 @@ class LinearCategorical(dist.TorchDistribution):
         targets = value.expand(self.batch_shape).reshape(-1).long()
         # Without a gradient to keep them for, the logits of all rows need not exist at once.
         size = max(1, len(rows)) if torch.is_grad_enabled() else _ROWS
-        losses = torch.cat(
-            [
-                F.cross_entropy(
-                    F.linear(part, self.weight, self.bias),
-                    target,
-                    reduction="none",
-                    ignore_index=_NO_CLASS,
-                )
-                for part, target in zip(rows.split(size), targets.split(size))
-            ]
-        )
-        return -losses.view(self.batch_shape)
+        parts = zip(rows.split(size), targets.split(size))
+        log_probs = [linear_log_softmax(z, self.weight, self.bias, y) for z, y in parts]
+        return torch.cat(log_probs).view(self.batch_shape)
 
     def entropy(self) -> Tensor:
         return self.categorical().entropy()  # type: ignore[no-any-return]
