@@ -6,21 +6,34 @@
     any                 all                          :mod:`.scan`
 
 ``feedback=False`` leaves the recurrence without noise, whatever the noise. Everything here is
-plain torch, and nothing is drawn but torch's dropout.
+plain torch, and nothing is drawn but dropout's masks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.cells import Cell, State, Weights
 from noisin_pyro.folding import fold, fused
 from noisin_pyro.scan import scan
 
-__all__ = ["check_lengths", "clean_layers", "last_step", "length_mask", "noisy_layer"]
+__all__ = [
+    "Feedback",
+    "add_noise",
+    "check_lengths",
+    "clean_layers",
+    "dropout",
+    "last_step",
+    "length_mask",
+    "noisy_layer",
+]
+
+Feedback = bool | Literal["only"]
+"""Who reads the noisy state: everyone, all but the next step (False), or the next step alone."""
 
 # Particles S lead every shape and are folded into the batch for the kernels:
 #
@@ -110,7 +123,7 @@ def noisy_layer(
     add: Tensor | None = None,
     lengths: Tensor | None = None,
     *,
-    feedback: bool = True,
+    feedback: Feedback = True,
 ) -> tuple[Tensor, State]:
     """One layer whose noise z = h · mult + add is known for all steps.
 
@@ -122,31 +135,79 @@ def noisy_layer(
         mult: with shape (\\*S, T or 1, B, H), or None for 1.
         add: likewise, or None for 0.
         lengths: each sequence's number of steps, with shape (B,).
-        feedback: whether the next step reads z; otherwise it reads h.
+        feedback: whether the next step reads z; otherwise it reads h. ``"only"``: nobody else does.
 
     Returns:
-        z with shape (\\*S, T, B, H), 0 past a sequence's end, and the final state, each part with
-        shape (\\*S, 1, B, H).
+        z, or h where the next step alone reads z, with shape (\\*S, T, B, H), 0 past a sequence's
+        end, and the final state, each part with shape (\\*S, 1, B, H).
     """
     lead, (steps, batch) = _lead(x, mult, add, *state), x.shape[-3:-1]
     x, lengths = _flat(x, lead, steps, batch), _repeated(lengths, lead)
     mult = None if mult is None else _flat(mult, lead, steps, batch)
     add = None if add is None else _flat(add, lead, steps, batch)
     start = _flat_state(state, lead, 1, batch)
-    if feedback:
-        z, c_n = _recurrence(cell, x, start, weights, mult, add, lengths)
-        z_n = last_step(z, lengths)
+    if feedback == "only":
+        output, z_n, c_n = _noisy_recurrence(cell, x, start, weights, mult, add, lengths)
+    elif feedback:
+        output, c_n = _recurrence(cell, x, start, weights, mult, add, lengths)
+        z_n = last_step(output, lengths)
     else:
-        z, c_n = _recurrence(cell, x, start, weights, None, None, lengths)
-        z_n = last_step(z, lengths)
-        z = z if mult is None else z * mult
-        z = z if add is None else z + add
+        output, c_n = _recurrence(cell, x, start, weights, None, None, lengths)
+        z_n = last_step(output, lengths)
+        output = add_noise(output, mult, add)
     if lengths is not None:
-        z = z.masked_fill(~length_mask(lengths, steps).unsqueeze(-1), 0)
-    return _deep(z, lead, batch), (
+        output = output.masked_fill(~length_mask(lengths, steps).unsqueeze(-1), 0)
+    return _deep(output, lead, batch), (
         _deep(z_n, lead, batch),
         None if c_n is None else _deep(c_n, lead, batch),
     )
+
+
+def add_noise(h: Tensor, mult: Tensor | None, add: Tensor | None) -> Tensor:
+    """z = h · mult + add, either of which may be None."""
+    z = h if mult is None else h * mult
+    return z if add is None else z + add
+
+
+def dropout(x: Tensor, rate: float, active: bool, tied: bool) -> Tensor:
+    """torch's dropout, or with one mask for all steps of a sequence.
+
+    Args:
+        x: with shape (\\*S, T, B, F).
+        rate: the probability of zeroing.
+        active: whether to drop at all.
+        tied: whether the mask is one for all steps, with shape (\\*S, 1, B, F).
+
+    Example:
+        >>> x = dropout(torch.ones(5, 2, 3), 0.5, active=True, tied=True)
+        >>> bool((x == x[0]).all())
+        True
+    """
+    if not tied or not active or not rate:
+        return F.dropout(x, rate, active)
+    return x * F.dropout(torch.ones_like(x[..., :1, :, :]), rate)
+
+
+def _noisy_recurrence(
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    mult: Tensor | None,
+    add: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """h with shape (T, B, H) of a layer that reads z itself, and the final z and c.
+
+    The scan gives z, whence h follows for all steps in one product.
+    """
+    gates = cell.project(x, weights)
+    z0, c0 = state[0][0], None if state[1] is None else state[1][0]
+    z, c = scan(cell, gates, z0, c0, weights, mult, add)
+    before = torch.cat([state[0].to(z.dtype), z[:-1]])
+    c_before = None if c is None or state[1] is None else torch.cat([state[1], c[:-1]])
+    h, _ = cell.step(gates, before, c_before, weights)
+    return h, last_step(z, lengths), None if c is None else last_step(c, lengths)
 
 
 def _recurrence(

@@ -12,7 +12,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.emissions import CategoricalEmission
-from noisin_pyro.layers import check_lengths
+from noisin_pyro.layers import check_lengths, dropout
 from noisin_pyro.noise import Additive, Multiplicative
 from noisin_pyro.recurrence import hold_spread, read_spread
 from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
@@ -62,7 +62,8 @@ class SequenceModel(PyroModule):
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
         input_spread: its γ, in any form the RNN's ``spread`` takes.
-        dropout_input: probability of zeroing a unit of the embedded input, while training.
+        dropout_input: probability of zeroing a unit of the embedded input, while training. If the
+            RNN is ``tied``, one mask serves all steps of a sequence, and is part of the noise.
         dropout_output: likewise for what the emission reads.
 
     Raises:
@@ -102,8 +103,7 @@ class SequenceModel(PyroModule):
         if rnn.batch_first:
             raise ValueError("a SequenceModel is time-major: build its RNN with batch_first=False")
         for name, rate in (("dropout_input", dropout_input), ("dropout_output", dropout_output)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+            check_rate(name, rate)
         if input_noise is not None and not isinstance(input_noise, (Additive, Multiplicative)):
             raise TypeError(f"input_noise must be Additive or Multiplicative, got {input_noise!r}")
         self.embedding = embedding
@@ -177,11 +177,13 @@ class SequenceModel(PyroModule):
         draws = self._draw(x, lengths, sites, sample)
         if not self._noisy(sample) or not self.rnn.samples_timesteps:
             return
-        if self.training and (self.dropout_input or self.rnn.dropout):
+        words = getattr(self, "dropout_words", 0.0)
+        if self.training and (self.dropout_input or self.rnn.dropout or words):
             raise ValueError(
-                f"dropout_input={self.dropout_input} and dropout={self.rnn.dropout} draw another "
-                "mask in the guide than in the model, so a prior guide with a site per timestep "
-                "would not equal the prior; use sites='sequence' or NoisinELBO"
+                f"dropout_words={words}, dropout_input={self.dropout_input} and "
+                f"dropout={self.rnn.dropout} draw another mask in the guide than in the model, so "
+                "a prior guide with a site per timestep would not equal the prior; use "
+                "sites='sequence' or NoisinELBO"
             )
         with poutine.block(hide_fn=_is_deterministic):
             self._run(x, state, lengths, sites, sample, draws)
@@ -240,14 +242,16 @@ class SequenceModel(PyroModule):
         sample: bool | None,
         draws: Draws,
     ) -> tuple[Any, Any]:
-        embedded = self.embedding(x)
+        tied = self.rnn.tied
+        dropping = self._noisy(sample) if tied else self.training
+        embedded = self._embedded(x, dropping)
         if draws.input is not None:
             assert self.input_noise is not None
             spread = read_spread(self, "input_spread", self.rnn.input_size, draws.input)
             mult, add = self.input_noise.affine(draws.input, spread)
             embedded = embedded if mult is None else embedded * mult
             embedded = embedded if add is None else embedded + add
-        embedded = F.dropout(embedded, self.dropout_input, self.training)
+        embedded = dropout(embedded, self.dropout_input, dropping, tied)
         z, state = self.rnn(
             embedded,
             state,
@@ -256,8 +260,11 @@ class SequenceModel(PyroModule):
             plates=sites.plates,
             epsilon=draws.rnn,
         )
-        z = F.dropout(z, self.dropout_output, self.training)
-        return self.emission(z), state
+        return self.emission(dropout(z, self.dropout_output, dropping, tied)), state
+
+    def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
+        """(T, B, \\*) -> (T, B, I)."""
+        return self.embedding(x)  # type: ignore[no-any-return]
 
 
 class LanguageModel(SequenceModel):
@@ -272,11 +279,14 @@ class LanguageModel(SequenceModel):
         rnn: the noisy RNN; its input size is the embedding's.
         tied_weights: share the embedding's matrix with the softmax (needs input size = hidden
             size).
+        dropout_words: probability of dropping a word type from a sequence: wherever the word
+            stands in it, its embedding is zero (Gal and Ghahramani 2016, section 4.2).
         **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` of
             :class:`SequenceModel`.
 
     Raises:
-        ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ.
+        ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ, or a probability
+            lies outside [0, 1).
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -289,7 +299,13 @@ class LanguageModel(SequenceModel):
     """
 
     def __init__(
-        self, vocab_size: int, rnn: NoisyRNNs, *, tied_weights: bool = False, **options: Any
+        self,
+        vocab_size: int,
+        rnn: NoisyRNNs,
+        *,
+        tied_weights: bool = False,
+        dropout_words: float = 0.0,
+        **options: Any,
     ) -> None:
         if tied_weights and rnn.input_size != rnn.hidden_size:
             raise ValueError(
@@ -302,6 +318,8 @@ class LanguageModel(SequenceModel):
             CategoricalEmission(rnn.hidden_size, vocab_size),
             **options,
         )
+        check_rate("dropout_words", dropout_words)
+        self.dropout_words = dropout_words
         if tied_weights:
             self.emission.weight = self.embedding.weight
         for weight in (self.embedding.weight, self.emission.weight):
@@ -309,10 +327,23 @@ class LanguageModel(SequenceModel):
         nn.init.zeros_(self.emission.bias)
         self.tied_weights = tied_weights
 
+    def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
+        embedded: Tensor = self.embedding(x)
+        if not (dropping and self.dropout_words):
+            return embedded
+        kept = F.dropout(embedded.new_ones(x.shape[1], self.vocab_size), self.dropout_words)
+        return embedded * kept.gather(1, x.t()).t().unsqueeze(-1)
+
     @property
     def vocab_size(self) -> int:
         """K, the number of words."""
         return int(self.embedding.num_embeddings)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raises ValueError unless ``rate`` is a probability below 1."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {rate}")
 
 
 def _is_deterministic(site: Any) -> bool:

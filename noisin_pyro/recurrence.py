@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisin_pyro.cells import GRU, Cell, State, Weights
-from noisin_pyro.layers import check_lengths, clean_layers, last_step, noisy_layer
+from noisin_pyro.layers import (
+    Feedback,
+    add_noise,
+    check_lengths,
+    clean_layers,
+    dropout,
+    last_step,
+    noisy_layer,
+)
 from noisin_pyro.noise import Additive, MeanParameterized, Multiplicative, Noise
 from noisin_pyro.sites import Plates, Sites, in_context
 from noisin_pyro.spread import Spread, attribute, per_layer
@@ -61,7 +68,7 @@ class NoisyRecurrence(_Base):
     noise: tuple[Noise | None, ...]
     sites: Literal["sequence", "timestep"]
     tied: bool
-    feedback: bool
+    feedback: Feedback
 
     def _add_noise(
         self,
@@ -70,7 +77,7 @@ class NoisyRecurrence(_Base):
         spread: Spread | Sequence[Spread],
         sites: Literal["sequence", "timestep"],
         tied: bool,
-        feedback: bool,
+        feedback: Feedback,
     ) -> None:
         name = type(self).__name__
         if self.bidirectional:
@@ -87,6 +94,8 @@ class NoisyRecurrence(_Base):
             )
         if sites not in ("sequence", "timestep"):
             raise ValueError(f"sites must be 'sequence' or 'timestep', got {sites!r}")
+        if feedback not in (True, False, "only"):
+            raise ValueError(f"feedback must be True, False or 'only', got {feedback!r}")
         self.cell, self.sites, self.tied, self.feedback = cell, sites, tied, feedback
         self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
         spreads = per_layer(spread, self.num_layers, "spread")
@@ -151,7 +160,7 @@ class NoisyRecurrence(_Base):
             input: with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched, or a
                 ``PackedSequence``.
             hx: the carried state as torch has it, each part with shape (L, B, H); zeros if
-                omitted. With ``feedback`` it is the noisy state z.
+                omitted. With ``feedback`` (True or "only") it is the noisy state z.
             sample: True draws noise, False runs the mean path z = h; by default noise is
                 drawn while ``training``.
             lengths: each sequence's number of steps, with shape (B,); output past a
@@ -244,17 +253,18 @@ class NoisyRecurrence(_Base):
         weights = self._weights()
         self._check_input(x, weights[0].w_ih)
         state = self._start(hx, x, batch)
-        noisy = (self.training if sample is None else sample) and any(self.noise)
+        drawing = self.training if sample is None else sample
+        dropping = drawing if self.tied else self.training  # tied masks are part of the noise
+        noisy = drawing and any(self.noise)
         spreads = self.spread if noisy else (None,) * self.num_layers
         sites = Sites(self, steps, batch, lengths, plates)
-        if not noisy and self.cell.kernel is not None:
-            z, final = clean_layers(
-                self.cell, x, state, weights, lengths, self.dropout, self.training
-            )
+        rate = self.dropout if dropping else 0.0
+        if not noisy and self.cell.kernel is not None and not (rate and self.tied):
+            z, final = clean_layers(self.cell, x, state, weights, lengths, rate, self.training)
         else:
             if noisy and epsilon is None:
                 epsilon = self._draw(steps, batch, sites)
-            z, final = self._layers(x, state, weights, spreads, epsilon, sites, lengths)
+            z, final = self._layers(x, state, weights, spreads, epsilon, sites, lengths, rate)
         if noisy or plates is not None:
             sites.record_state("state", final[0])
         return z, final[0] if final[1] is None else final
@@ -268,6 +278,7 @@ class NoisyRecurrence(_Base):
         epsilon: Sequence[Tensor | None] | None,
         sites: Sites,
         lengths: Tensor | None,
+        rate: float,
     ) -> tuple[Tensor, State]:
         """Layer after layer; one whose spread is None is deterministic."""
         if sites.mask is not None:  # whatever stands in the padding, be it NaN
@@ -295,11 +306,13 @@ class NoisyRecurrence(_Base):
                 x, final = noisy_layer(
                     self.cell, x, start, weight, mult, add, lengths, feedback=self.feedback
                 )
-                sites.record(f"z_{layer}", x)
+                if sites.active:
+                    z = add_noise(x, mult, add) if self.feedback == "only" else x
+                    sites.record(f"z_{layer}", z)
                 steps = ()
             finals.append(final)
-            if self.dropout and layer < self.num_layers - 1:
-                x, steps = F.dropout(x, self.dropout, self.training), ()
+            if rate and layer < self.num_layers - 1:
+                x, steps = dropout(x, rate, True, self.tied), ()
         cs = [c for _, c in finals if c is not None]
         return x, (_cat([h for h, _ in finals]), _cat(cs) if cs else None)
 
@@ -330,15 +343,17 @@ class NoisyRecurrence(_Base):
                     f"{noise} has no pathwise gradient, so a plain backward pass would lose it: "
                     "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
                 )
-            noisy = sites.sample_step(f"z_{layer}_{t}", law, t)
-            z = noisy if self.feedback else h
-            zs.append(noisy)
+            drawn = sites.sample_step(f"z_{layer}_{t}", law, t)
+            z = drawn if self.feedback else h
+            zs.append(drawn)
             hs.append(h)
             cs.append(c)
         carried = last_step(_cat(zs if self.feedback else hs), lengths)
+        outputs = hs if self.feedback == "only" else zs
         if sites.mask is not None:
-            zs = [z.masked_fill(~m.unsqueeze(-1), 0) for z, m in zip(zs, sites.mask.split(1))]
-        return zs, (carried, None if c is None else last_step(_cat(cs), lengths))
+            masks = sites.mask.split(1)
+            outputs = [out.masked_fill(~m.unsqueeze(-1), 0) for out, m in zip(outputs, masks)]
+        return outputs, (carried, None if c is None else last_step(_cat(cs), lengths))
 
     def _mean(self, noise: Noise, h: Tensor) -> Tensor:
         """h, moved off the open ends of its range, which rounding reaches."""

@@ -9,6 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from noisin_pyro.cells import CELLS
+from noisin_pyro.layers import Feedback
 from noisin_pyro.noise import Noise
 from noisin_pyro.recurrence import NoisyRecurrence
 from noisin_pyro.spread import Spread
@@ -51,7 +52,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: bool = True,
+        feedback: Feedback = True,
     ) -> None:
         known = ("tanh", "relu", "sigmoid", "identity")
         if nonlinearity not in known:
@@ -96,10 +97,13 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             the state z_t itself, as the paper writes it, and runs a Python loop. Both define
             the same joint. A :class:`MeanParameterized` noise has sites per timestep in
             either.
-        tied: draw ε once per sequence instead of once per step (variational dropout's way).
-        feedback: whether the next step reads the noisy state, as in the paper; False adds the
-            noise only to what the layer hands up, and then the layer's E[z_t] is its
-            deterministic h_t, given its input.
+        tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
+            masks then belong to the noise: they are drawn whenever it is, so also in an average
+            over samples at test time. See ``TrainConfig.variational_dropout``.
+        feedback: who reads the noisy state. True: everyone, as in the paper. False: what the
+            layer hands up is noisy and the next step reads h, so that the layer's E[z_t] is its
+            deterministic h_t, given its input. ``"only"``: the next step alone reads z, and the
+            layer hands up h.
 
     Raises:
         ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, as many
@@ -133,7 +137,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: bool = True,
+        feedback: Feedback = True,
     ) -> None:
         super().__init__(
             input_size,
@@ -182,7 +186,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: bool = True,
+        feedback: Feedback = True,
     ) -> None:
         super().__init__(
             input_size,

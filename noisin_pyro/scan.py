@@ -52,16 +52,33 @@ def scan(
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh
     gates, z0 = gates.contiguous(), z0.to(w_hh.dtype)
+    keep = _has_backward(gates, z0, c0, w_hh, b_hh, mult, add)
     if isinstance(cell, LSTM):
         assert c0 is not None
         c0 = c0.to(w_hh.dtype)
-        z, c, *_ = _LSTMScan.apply(gates, z0, c0, w_hh, mult, add)  # type: ignore[no-untyped-call]
+        z, c, *_ = _LSTMScan.apply(gates, z0, c0, w_hh, mult, add, keep)  # type: ignore[no-untyped-call]
         return z, c
     if isinstance(cell, GRU):
-        z, *_ = _GRUScan.apply(gates, z0, w_hh, b_hh, mult, add)  # type: ignore[no-untyped-call]
+        z, *_ = _GRUScan.apply(gates, z0, w_hh, b_hh, mult, add, keep)  # type: ignore[no-untyped-call]
         return z, None
-    z, _ = _ElmanScan.apply(cell.name, gates, z0, w_hh, mult, add)  # type: ignore[no-untyped-call]
+    z, _ = _ElmanScan.apply(cell.name, gates, z0, w_hh, mult, add, keep)  # type: ignore[no-untyped-call]
     return z, None
+
+
+def _has_backward(*parts: Tensor | None) -> bool:
+    """Whether anything will be differentiated, now or by ``torch.func``."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parts)
+
+
+def _workspace(like: Tensor, width: int, keep: bool) -> Tensor:
+    """Room for each step's (B, width), with shape (T, B, width).
+
+    All steps share one step's memory unless a backward pass needs what they leave there.
+    """
+    steps, batch, _ = like.shape
+    return like.new_empty(steps if keep else 1, batch, width).expand(steps, -1, -1)
 
 
 def _noisy(h: Tensor, t: int, mult: Tensor | None, add: Tensor | None, out: Tensor) -> Tensor:
@@ -113,8 +130,9 @@ class _ElmanScan(torch.autograd.Function):
         w_hh: Tensor,
         mult: Tensor | None,
         add: Tensor | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
-        h, z = torch.empty_like(gates), torch.empty_like(gates)
+        h, z = _workspace(gates, gates.shape[-1], keep), torch.empty_like(gates)
         act, previous = _ACTIVATIONS[activation], z0
         product = small_products(w_hh, len(z0), len(gates))
         for t, gate in enumerate(gates.unbind(0)):
@@ -124,7 +142,7 @@ class _ElmanScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.activation, _, z0, w_hh, mult, _ = inputs
+        ctx.activation, _, z0, w_hh, mult, *_ = inputs
         z, h = output
         ctx.mark_non_differentiable(h)
         ctx.set_materialize_grads(False)
@@ -149,6 +167,7 @@ class _ElmanScan(torch.autograd.Function):
             _outer(dgates, _shifted(z0, z)),
             dz * h if ctx.needs_input_grad[4] else None,
             dz if ctx.needs_input_grad[5] else None,
+            None,
         )
 
 
@@ -161,11 +180,13 @@ class _LSTMScan(torch.autograd.Function):
         w_hh: Tensor,
         mult: Tensor | None,
         add: Tensor | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, batch, width = gates.shape
         hidden = width // 4
-        act = torch.empty_like(gates)  # σ(i), σ(f), tanh(g), σ(o)
-        c, tanh_c, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
+        act = _workspace(gates, width, keep)  # σ(i), σ(f), tanh(g), σ(o)
+        tanh_c = _workspace(gates, hidden, keep)
+        c, z = (gates.new_empty(steps, batch, hidden) for _ in range(2))
         h = gates.new_empty(batch, hidden)
         z_prev, c_prev = z0, c0
         product = small_products(w_hh, batch, steps)
@@ -182,7 +203,7 @@ class _LSTMScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, z0, c0, w_hh, mult, _ = inputs
+        _, z0, c0, w_hh, mult, *_ = inputs
         z, c, act, tanh_c = output
         ctx.mark_non_differentiable(act, tanh_c)
         ctx.set_materialize_grads(False)
@@ -221,6 +242,7 @@ class _LSTMScan(torch.autograd.Function):
             _outer(dgates, _shifted(z0, z)),
             dz * (o * tanh_c) if ctx.needs_input_grad[4] else None,
             dz if ctx.needs_input_grad[5] else None,
+            None,
         )
 
 
@@ -233,11 +255,13 @@ class _GRUScan(torch.autograd.Function):
         b_hh: Tensor | None,
         mult: Tensor | None,
         add: Tensor | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, batch, width = gates.shape
         hidden = width // 3
-        act = torch.empty_like(gates)  # σ(r), σ(u), tanh(n)
-        n_z, h, z = (gates.new_empty(steps, batch, hidden) for _ in range(3))
+        act = _workspace(gates, width, keep)  # σ(r), σ(u), tanh(n)
+        n_z, h = (_workspace(gates, hidden, keep) for _ in range(2))
+        z = gates.new_empty(steps, batch, hidden)
         p = gates.new_empty(batch, width)
         z_prev = z0
         bias = gates.new_zeros(()) if b_hh is None else b_hh
@@ -254,7 +278,7 @@ class _GRUScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, z0, w_hh, b_hh, mult, _ = inputs
+        _, z0, w_hh, b_hh, mult, *_ = inputs
         z, act, n_z, h = output
         ctx.has_bias = b_hh is not None
         ctx.mark_non_differentiable(act, n_z, h)
@@ -294,4 +318,5 @@ class _GRUScan(torch.autograd.Function):
             drec.sum((0, 1)) if ctx.has_bias else None,
             dz * h if ctx.needs_input_grad[4] else None,
             dz if ctx.needs_input_grad[5] else None,
+            None,
         )

@@ -33,7 +33,7 @@ from noisin_pyro import (
 )
 from noisin_pyro.cells import CELLS, Weights
 from noisin_pyro.layers import length_mask
-from noisin_pyro.scan import scan
+from noisin_pyro.scan import _workspace, scan
 
 D, H, B = 3, 4, 3
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -453,3 +453,26 @@ def test_on_a_gpu(cell: str, noise: str) -> None:
     ours = torch.autograd.grad(probed([part.cpu() for part in outputs]), list(rnn.parameters()))
     assert_close([part.cpu() for part in [*outputs, *ours]], [*reference, *expected], torch.float64)
     assert all(e.is_cuda for e in rnn.draw_noise(5, B, lengths))
+
+
+@pytest.mark.parametrize("cell", ["tanh", "identity", "lstm", "gru"])
+def test_a_scan_without_gradients_gives_the_same_in_less_memory(cell: str) -> None:
+    """What the backward pass would need is not kept, and the numbers do not change."""
+    torch.manual_seed(0)
+    steps, batch, width = 6, 3, 4
+    width_of_gates = {"lstm": 4, "gru": 3}.get(cell, 1) * width
+    w_hh = torch.randn(width_of_gates, width, requires_grad=True)
+    weights = Weights(w_hh, w_hh, None, None)
+    gates, mult = torch.randn(steps, batch, width_of_gates), torch.rand(steps, batch, width)
+    z0 = torch.randn(batch, width)
+    c0 = torch.randn(batch, width) if cell == "lstm" else None
+    kept = scan(CELLS[cell], gates, z0, c0, weights, mult)
+    with torch.no_grad():
+        free = scan(CELLS[cell], gates, z0, c0, weights, mult)
+    for ours, theirs in zip(free, kept):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+    assert kept[0].requires_grad and not free[0].requires_grad
+    assert _workspace(gates, width, False).untyped_storage().nbytes() * steps == (
+        _workspace(gates, width, True).untyped_storage().nbytes()
+    )
