@@ -17,8 +17,9 @@ ROOT = Path(noisin_pyro.__file__).parent
 #: A module imports only from modules to its left.
 ORDER = [
     *("standardized", "noise", "spread", "cells", "folding", "products", "scan", "layers", "sites"),
-    *("recurrence", "rnn", "emissions", "model", "guide", "objective", "smoothing", "annealing"),
-    *("corpora", "batching", "evaluation", "generate", "training", "cli"),
+    *("recurrence", "rnn", "linear_softmax", "emissions", "model", "guide", "objective"),
+    *("smoothing", "annealing", "corpora", "batching", "evaluation", "generate", "training"),
+    *("experiments", "cli"),
 ]
 KNOW_NO_MODEL = {"corpora", "batching"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
         ValueError: if the name or the class path is unknown, or the class does not fit.
     """
     noise = config.noise
+    if config.variational_dropout:
+        return family("bernoulli", "multiplicative", spread)
     if noise == "none":
         return None
     if isinstance(noise, str) and "." not in noise:
@@ -53,14 +56,18 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     Raises:
         ValueError: if the noise or a spread does not fit.
     """
-    starts = per_layer(config.spread, config.layers, "spread")
+    rate = config.variational_dropout
+    starts = per_layer(
+        math.sqrt(rate / (1 - rate)) if rate else config.spread, config.layers, "spread"
+    )
     noise = [build_noise(config, start) for start in starts]
     spread = [Learned(s, config.spread_floor) if config.learn_spread else s for s in starts]
     options: dict[str, Any] = {
         "noise": noise,
         "spread": spread,
-        "feedback": config.feedback,
-        "dropout": config.dropout_layers if config.layers > 1 else 0.0,
+        "feedback": "only" if rate else config.feedback,
+        "tied": bool(rate) or config.tied,
+        "dropout": (rate or config.dropout_layers) if config.layers > 1 else 0.0,
     }
     sizes = (config.embedding_size, config.hidden_size, config.layers)
     rnn: NoisyLSTM | NoisyGRU | NoisyRNN
@@ -74,8 +81,9 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         vocab_size,
         rnn,
         tied_weights=config.tied_weights,
-        dropout_input=config.dropout_input,
-        dropout_output=config.dropout_output,
+        dropout_words=rate or config.dropout_words,
+        dropout_input=rate or config.dropout_input,
+        dropout_output=rate or config.dropout_output,
     )
 
 
@@ -83,7 +91,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int)
     """The optimizer of a configuration; ASGD averages from the second epoch on."""
     parameters = list(model.parameters())
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate)
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.learning_rate)
     return torch.optim.ASGD(parameters, lr=config.learning_rate, lambd=0.0, t0=steps_per_epoch)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 __all__ = ["Schedule", "TrainConfig"]
 
+DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 Cell = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
 
 
@@ -75,7 +76,13 @@ class TrainConfig:
         spread: γ, one number or one per layer; where it is learned, the value to start from.
         learn_spread: learn γ by gradient on the objective.
         spread_floor: the lower bound of a learned γ.
-        feedback: whether the next step reads the noisy state.
+        feedback: who reads the noisy state: true everyone, false all but the next step, only the
+            next step alone.
+        tied: draw the noise and dropout's masks once per window instead of once per step.
+        variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
+            the noise's place: one mask per window on words, input, recurrent state, between the
+            layers and on what the softmax reads.
+        dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.
         dropout_output: dropout on what the softmax reads.
@@ -108,7 +115,10 @@ class TrainConfig:
     spread: float | list[float] = 1.0
     learn_spread: bool = False
     spread_floor: float = 0.1
-    feedback: bool = True
+    feedback: bool | Literal["only"] = True
+    tied: bool = False
+    variational_dropout: float = 0.0
+    dropout_words: float = 0.0
     dropout_input: float = 0.0
     dropout_layers: float = 0.0
     dropout_output: float = 0.0
@@ -137,8 +147,15 @@ class TrainConfig:
                 raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("dropout_input", "dropout_layers", "dropout_output"):
+        for name in (*DROPOUTS, "variational_dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        self._require(
+            "variational_dropout",
+            not self.variational_dropout or self._leaves_room(),
+            "be 0 unless noise is none, learn_spread false, feedback true, tied false and every "
+            "other dropout 0, whose places it takes",
+        )
+        self._require("feedback", self.feedback in (True, False, "only"), "be true, false or only")
         rate = self.learning_rate
         self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
         self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
@@ -161,10 +178,15 @@ class TrainConfig:
         if not holds:
             raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
 
+    def _leaves_room(self) -> bool:
+        free = self.noise == "none" and not self.learn_spread
+        free = free and self.feedback is True and not self.tied
+        return free and not any(getattr(self, name) for name in DROPOUTS)
+
     @property
     def deterministic(self) -> bool:
-        """Whether the run has no noise at all."""
-        return self.noise == "none"
+        """Whether the run has neither noise nor variational dropout, which is noise too."""
+        return self.noise == "none" and not self.variational_dropout
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """What separates two configurations, but for fields a resumed run may change."""

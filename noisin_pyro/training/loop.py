@@ -67,6 +67,8 @@ class Trainer:
         label: what the progress bar calls the model.
         checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         on_epoch: called with the progress after each epoch and once when resuming.
+        on_steps: called with the progress and the number of steps in an epoch every few steps;
+            takes the place of the progress bar.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class Trainer:
         label: str,
         checkpoint_seconds: float = 60.0,
         on_epoch: Callable[[Progress], None] = lambda progress: None,
+        on_steps: Callable[[Progress, int], None] | None = None,
     ) -> None:
         self.fabric, self.config, self.model = fabric, config, model
         self.valid, self.folder, self.label = valid, folder, label
-        self.checkpoint_seconds, self.on_epoch = checkpoint_seconds, on_epoch
+        self.checkpoint_seconds = checkpoint_seconds
+        self.on_epoch, self.on_steps = on_epoch, on_steps
         share = config.batch_size // fabric.world_size
         first = fabric.global_rank * share
         self.stream = streams(train, config.batch_size)[:, first : first + share].to(fabric.device)
@@ -151,6 +155,8 @@ class Trainer:
             bar.update(len(losses))
             bar.set_postfix_str(self._figures(progress.nats / progress.tokens), refresh=False)
             losses.clear()
+            if self.on_steps:
+                self.on_steps(progress, self.steps)
             if due or stop.requested:
                 self._save("last.ckpt")
                 saved = time.monotonic()
@@ -248,7 +254,7 @@ class Trainer:
             total=self.steps,
             initial=self.progress.step,
             desc=f"{self.label} epoch {self.progress.epoch}/{self.config.epochs}",
-            disable=self.fabric.global_rank > 0,
+            disable=self.on_steps is not None or self.fabric.global_rank > 0,
             bar_format="{desc} {percentage:3.0f}%|{bar:12}| {elapsed}{postfix}",
             dynamic_ncols=True,
             mininterval=0.5,

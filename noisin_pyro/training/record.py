@@ -112,7 +112,11 @@ def write_curves(path: Path, record: dict[str, Any]) -> None:
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
-    styles = {"noisin": ("C0", "o", "NOISIN"), "deterministic": ("C3", "s", "deterministic")}
+    styles = {
+        "noisin": ("C0", "o", "NOISIN"),
+        "dropout": ("C2", "^", "variational dropout"),
+        "deterministic": ("C3", "s", "deterministic"),
+    }
     optimal = record["corpus"]["optimal_perplexity"]
     for panel, split in zip(panels, ("valid", "train")):
         for label, model in record["models"].items():
@@ -144,7 +148,7 @@ def write_curves(path: Path, record: dict[str, Any]) -> None:
 def render_table(record: dict[str, Any]) -> str:
     """The table that ends a run."""
     models = record["models"]
-    names = {"noisin": "NOISIN", "deterministic": "deterministic"}
+    names = {"noisin": "NOISIN", "dropout": "dropout", "deterministic": "deterministic"}
     lines = [f"{'perplexity':<31}" + "".join(f"{names[label]:>15}" for label in models)]
     for key, title in (("mean_path", "mean path"), ("averaged", "averaged")):
         for split in ("train", "valid", "test"):

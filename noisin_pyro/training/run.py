@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from noisin_pyro.batching import streams
 from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
-from noisin_pyro.evaluation import evaluate
 from noisin_pyro.model import LanguageModel
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import replace_file
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.loop import Progress, Trainer
+from noisin_pyro.training.fit import fit_model, make_fabric, measure, summarise
+from noisin_pyro.training.loop import Progress
 from noisin_pyro.training.record import (
     describe_corpus,
     environment,
@@ -58,12 +54,11 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
     folder = Path(config.out)
     _check_folder(config, folder)
     corpus = load_corpus(config.corpus, config.data_dir)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a GPU that torch can see, got none; use --device cpu")
     # What does not fit is refused before any file is written.
     streams(corpus.train, config.batch_size)
     with torch.random.fork_rng():
         build_model(config, len(corpus.vocabulary))
+    fabric = make_fabric(config, _loggers(config, folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "config.yaml", replace(config, resume=False).save)
@@ -72,13 +67,6 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
         raise ValueError(
             f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
         ) from None
-    fabric = Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        strategy="ddp_spawn" if config.devices > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
-        loggers=_loggers(config, folder),
-    )
     run = partial(
         _run, config=config, corpus=corpus, checkpoint_seconds=checkpoint_seconds
     )  # Fabric looks through the arguments of what it launches, but not into frozen ones
@@ -126,40 +114,27 @@ def _run(
         **environment(),
         "models": {},
     }
-    twin = replace(config, noise="none", learn_spread=False)
+    twin = replace(config, noise="none", learn_spread=False, variational_dropout=0.0)
     runs = {"deterministic": (twin, folder)}
     if not config.deterministic:
-        runs = {"noisin": (config, folder), "deterministic": (twin, folder / "deterministic")}
+        label = "dropout" if config.variational_dropout else "noisin"
+        runs = {label: (config, folder), "deterministic": (twin, folder / "deterministic")}
     splits = {"train": train_tokens, "valid": corpus.valid, "test": corpus.test}
     for label, (own, place) in runs.items():
         place.mkdir(exist_ok=True)
-        with _seeded(config.seed):
-            model = build_model(own, len(corpus.vocabulary))
-            trainer = Trainer(
-                fabric,
-                own,
-                model,
-                corpus.train,
-                corpus.valid,
-                place,
-                label,
-                checkpoint_seconds,
-                lambda progress, label=label: _note(  # type: ignore[misc]
-                    fabric, folder, record, label, progress, corpus, config
-                ),
-            )
-            trainer.fit()
-        with _seeded(config.seed):
-            trainer.load_best()
-            final: dict[str, Any] = {}
-            for key, samples in (("mean_path", 0), ("averaged", SAMPLES)):
-                if samples and own.deterministic:
-                    final[key] = None
-                    continue
-                fits = {name: evaluate(model, split, samples) for name, split in splits.items()}
-                final[key] = {name: fit.perplexity for name, fit in fits.items()}
-                final[key]["samples"] = samples
-            record["models"][label]["final"] = final
+        model = fit_model(
+            fabric,
+            own,
+            corpus,
+            place,
+            label,
+            checkpoint_seconds=checkpoint_seconds,
+            on_epoch=partial(_note, fabric, folder, record, label, corpus, config),
+        )
+        record["models"][label]["final"] = {
+            "mean_path": measure(model, splits, 0, config.seed),
+            "averaged": None if own.deterministic else measure(model, splits, SAMPLES, config.seed),
+        }
         if fabric.global_rank == 0:
             weights = {name: value.contiguous() for name, value in _untied(model).items()}
             replace_file(place / "model.safetensors", lambda p, w=weights: save_file(w, p))
@@ -172,36 +147,13 @@ def _note(
     folder: Path,
     record: dict[str, Any],
     label: str,
-    progress: Progress,
     corpus: Corpus,
     config: TrainConfig,
+    progress: Progress,
 ) -> None:
     """Brings the record up to date after an epoch."""
-    tokens = (len(corpus.train) // config.batch_size - 1) * config.batch_size
-    history = [
-        {
-            "epoch": row["epoch"],
-            "train_nats": row["train"],
-            "train_perplexity": _exp(row["train"]),
-            "valid_nats": row["valid"],
-            "valid_perplexity": _exp(row["valid"]),
-            "spread": row["spread"],
-            "learning_rate": row["learning_rate"],
-        }
-        for row in progress.history
-    ]
-    seconds = [row["seconds"] for row in progress.history]
-    best = min(progress.history, key=lambda row: row["valid"], default={"epoch": 0})
-    record["models"][label] = {
-        "history": history,
-        "best_epoch": best["epoch"],
-        "finished": progress.finished,
-        "timing": {
-            "seconds": sum(seconds),
-            "tokens_per_second": tokens * len(seconds) / max(sum(seconds), 1e-9),
-            "epochs": [{"seconds": s, "tokens_per_second": tokens / max(s, 1e-9)} for s in seconds],
-        },
-    }
+    record["models"][label] = summarise(progress, corpus, config.batch_size)
+    history = record["models"][label]["history"]
     if fabric.global_rank == 0 and history:
         _write(folder, record)
         last = history[-1]
@@ -220,24 +172,12 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
         write_curves(curves, record)
 
 
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 709 else math.inf
-
-
 def _untied(model: LanguageModel) -> dict[str, torch.Tensor]:
     """The weights, those shared by two names once."""
     weights = dict(model.state_dict())
     if model.tied_weights:
         del weights["emission.weight"]
     return weights
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """A random state and a parameter store of one's own."""
-    with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
-        torch.manual_seed(seed)
-        yield
 
 
 def load_run(run: str | Path) -> tuple[TrainConfig, Vocabulary, LanguageModel]:

@@ -1,0 +1,1 @@
+"""The paper's tables and figures: recipes, what runs them, and what renders their records."""

@@ -1,0 +1,129 @@
+"""Pictures from records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.experiments.summary import Row
+from noisin_pyro.training.checkpoint import replace_file
+
+__all__ = ["FIGURES"]
+
+_COLORS = {"None": "C3", "NOISIN": "C0"}
+
+
+def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
+    """Figure 2: training and validation perplexity against epochs."""
+    for panel, split in zip(panels, ("train", "valid")):
+        for row in rows:
+            for point, record in row.grid.items():
+                if record is None or point != (row.point or point):
+                    continue
+                epochs = [held["epoch"] for held in record["history"]]
+                values = [held[f"{split}_perplexity"] for held in record["history"]]
+                method = row.recipe.method
+                label = method if method == "None" else f"{method}, {point.replace('-', ' ')}"
+                panel.plot(
+                    epochs, values, marker="o", markersize=3, color=_COLORS[method], label=label
+                )
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.tick_params(axis="y", which="minor", labelsize=7)
+        panel.set_ylabel("perplexity")
+        panel.set_xlabel("epoch")
+    panels[0].set_title("Training, as trained")
+    panels[1].set_title("Validation, mean path")
+
+
+def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
+    """γ per layer, and the validation perplexity that would have stopped it."""
+    for index, row in enumerate(rows):
+        for record in filter(None, row.grid.values()):
+            epochs = [held["epoch"] for held in record["history"]]
+            for layer, style in zip(range(record["config"]["layers"]), ("-", "--", ":", "-.")):
+                panels[0].plot(
+                    epochs,
+                    [held["spread"][layer] for held in record["history"]],
+                    style,
+                    color=f"C{index}",
+                    label=f"{row.recipe.method}, layer {layer}",
+                )
+            panels[1].plot(
+                epochs,
+                [held["valid_perplexity"] for held in record["history"]],
+                color=f"C{index}",
+                label=row.recipe.method,
+            )
+            for panel in panels:
+                panel.axvline(record["best_epoch"], color=f"C{index}", linestyle=":", alpha=0.6)
+    panels[0].set_ylabel("spread γ")
+    panels[0].set_title("Learned γ; dotted: stopped by validation")
+    panels[1].set_ylabel("perplexity")
+    panels[1].set_title("Validation, mean path")
+    for panel in panels:
+        panel.set_xlabel("epoch")
+
+
+def perplexity_by_samples(rows: Sequence[Row], panels: Any) -> None:
+    """Averaging S noisy RNNs at test time, above the mean path."""
+    for panel, split in zip(panels, ("valid", "test")):
+        for index, row in enumerate(rows):
+            for record in row.records[:1]:
+                averaged = record["final"]["averaged"]
+                panel.plot(
+                    [held["samples"] for held in averaged],
+                    [held[split] for held in averaged],
+                    marker="o",
+                    markersize=3,
+                    color=f"C{index}",
+                    label=row.recipe.method,
+                )
+                mean_path = record["final"]["mean_path"][split]
+                panel.axhline(mean_path, color=f"C{index}", linestyle="--")
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_xlabel("noisy RNNs averaged, S")
+        panel.set_ylabel("perplexity")
+    panels[0].set_title("Validation; dashed: mean path")
+    panels[1].set_title("Test; dashed: mean path")
+
+
+_DRAWINGS: dict[str, Callable[[Sequence[Row], Any], None]] = {
+    "figure2": perplexity_by_epoch,
+    "spread": spread_by_epoch,
+    "samples": perplexity_by_samples,
+}
+
+#: The experiments that have a picture.
+FIGURES = tuple(_DRAWINGS)
+
+
+def draw(experiment: str, rows: Sequence[Row], title: str, path: Path) -> None:
+    """Writes an experiment's picture as PNG.
+
+    Args:
+        experiment: one of :data:`FIGURES`.
+        rows: its rows.
+        title: what stands above it.
+        path: the file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    _DRAWINGS[experiment](rows, panels)
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    # Without a date or a version in it, the same records give the same bytes.
+    replace_file(
+        path,
+        lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None}),
+    )

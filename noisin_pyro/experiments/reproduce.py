@@ -1,0 +1,122 @@
+"""An experiment from its recipes to its table and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.corpora import load_corpus
+from noisin_pyro.experiments.figures import FIGURES, draw
+from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
+from noisin_pyro.experiments.runner import Failure, run_all
+from noisin_pyro.experiments.summary import Row, summarise_row
+from noisin_pyro.experiments.tables import (
+    PAPER_CORPORA,
+    averages,
+    comparison,
+    corpora,
+    details,
+    provenance,
+)
+from noisin_pyro.training.checkpoint import replace_file
+
+__all__ = ["render", "reproduce"]
+
+
+def reproduce(
+    experiment: str,
+    options: Options,
+    rows: Sequence[str] = (),
+    *,
+    results: Path = Path("results/reproduce"),
+    work: Path = Path("runs/reproduce"),
+    jobs: int = 1,
+    train: bool = True,
+) -> tuple[str, list[Failure]]:
+    """Runs what has no finished record, and renders.
+
+    Args:
+        experiment: ``table1`` or one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
+        options: how to run it.
+        rows: the rows to run; all if there are none.
+        results: where records go, and the Markdown and the picture rendered from them.
+        work: where checkpoints go until a run has its record.
+        jobs: trainings at a time.
+        train: False only renders.
+
+    Returns:
+        The Markdown, and the runs that failed.
+
+    Raises:
+        ValueError: if an argument or a record does not fit.
+        KeyboardInterrupt: after Ctrl-C, when every training has saved a checkpoint.
+    """
+    if experiment == "table1":
+        return _table1(options, results), []
+    chosen = _chosen(experiment, options, rows)
+    failures: list[Failure] = []
+    if train:
+        failures = run_all(chosen, options, results=results, work=work, jobs=jobs, title=experiment)
+    return render(experiment, options, results, write=True), failures
+
+
+def render(experiment: str, options: Options, results: Path, *, write: bool = False) -> str:
+    """The Markdown of an experiment from its records alone; blocks without any are left out.
+
+    Args:
+        experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
+        options: those that it was run with.
+        results: where its records are.
+        write: also write ``<corpus>/<experiment>.md`` and its picture there.
+
+    Raises:
+        ValueError: if a record does not fit, or there is none.
+    """
+    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
+    begun = {row.recipe.block for row in rows if any(row.grid.values())}
+    rows = [row for row in rows if row.recipe.block in begun]
+    if not rows:
+        raise ValueError(
+            f"{results} holds no record of {experiment} with these options; run it without --render"
+        )
+    first = averages if experiment == "samples" else comparison
+    text = "\n\n".join([first(rows), details(rows), provenance(rows)])
+    if write:
+        place = results / rows[0].recipe.folder
+        place.mkdir(parents=True, exist_ok=True)
+        replace_file(
+            place / f"{experiment}.md",
+            lambda part: part.write_text(text + "\n", encoding="utf-8"),
+        )
+        if experiment in FIGURES:
+            draw(experiment, rows, _title(rows), place / f"{experiment}.png")
+    return text
+
+
+def _title(rows: Sequence[Row]) -> str:
+    config: dict[str, Any] = rows[0].recipe.config
+    cell, layers, hidden = config["cell"], config["layers"], config["hidden_size"]
+    return f"{config['corpus']}: {layers}-layer {cell}, {hidden} units"
+
+
+def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Recipe]:
+    every = {recipe.row: recipe for recipe in recipes(experiment, options)}
+    for row in rows:
+        if row not in every:
+            raise ValueError(
+                f"unknown row {row!r} of {experiment}; the known ones are {', '.join(every)}"
+            )
+    return [every[row] for row in rows] if rows else list(every.values())
+
+
+def _table1(options: Options, results: Path) -> str:
+    names = [options.corpus] if options.corpus else list(PAPER_CORPORA)
+    found = {
+        name: load_corpus(name, data_folder(options.data_dir, name)).statistics() for name in names
+    }
+    text = corpora(found)
+    results.mkdir(parents=True, exist_ok=True)
+    target = results / "table1.md"
+    replace_file(target, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    return text

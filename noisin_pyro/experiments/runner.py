@@ -1,0 +1,233 @@
+"""Runs what has no finished record, several trainings at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from noisin_pyro.experiments.recipe import Options, Recipe
+from noisin_pyro.experiments.store import Run, due, planned
+
+__all__ = ["Failure", "run_all"]
+
+POLL = 0.2  # seconds between two looks at the workers
+GRACE = 60.0  # seconds that workers have to save after Ctrl-C
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a record, and the last line it left."""
+
+    run: Run
+    reason: str
+
+
+def run_all(
+    rows: Sequence[Recipe],
+    options: Options,
+    *,
+    results: Path = Path("results/reproduce"),
+    work: Path = Path("runs/reproduce"),
+    jobs: int = 1,
+    title: str = "",
+) -> list[Failure]:
+    """Trains until every run of the rows has a finished record.
+
+    The entries of a row's grid come first, then the other seeds of the entry with the lowest
+    validation perplexity. What was cut off resumes from its checkpoint.
+
+    Args:
+        rows: what to run.
+        options: how.
+        results: where records go.
+        work: where checkpoints and logs go until a run has its record.
+        jobs: K, the trainings at a time; each is given its share of the cores.
+        title: what the progress bar says first.
+
+    Returns:
+        The runs that failed; the others went on.
+
+    Raises:
+        ValueError: if ``jobs`` is below 1 or a recipe does not fit.
+        KeyboardInterrupt: after Ctrl-C, when all workers have saved a checkpoint.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    failures: list[Failure] = []
+    active: dict[Path, _Worker] = {}
+    bar = tqdm(
+        desc=title, total=0, bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
+        dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 60.0,
+    )  # fmt: skip
+    try:
+        while True:
+            failed = {failure.run.path for failure in failures}
+            ready = [run for run in due(rows, options, results) if run.path not in failed]
+            waiting = [run for run in ready if run.path not in active]
+            for run in waiting[: jobs - len(active)]:
+                active[run.path] = _Worker(run, work / run.place, jobs)
+            _show(bar, rows, options, results, list(active.values()), jobs)
+            if not active:
+                return failures
+            time.sleep(POLL)
+            while all(worker.running for worker in active.values()):
+                time.sleep(POLL)
+                _show_detail(bar, list(active.values()))
+            for path, worker in list(active.items()):
+                if not worker.running:
+                    del active[path]
+                    worker.join()
+                    if worker.run.finished:
+                        shutil.rmtree(worker.folder)
+                    else:
+                        failures.append(Failure(worker.run, worker.last_words()))
+    finally:
+        for worker in active.values():
+            worker.interrupt()
+        for worker in active.values():
+            worker.join()
+        bar.close()
+
+
+@dataclass
+class _Worker:
+    """A process that carries out a run, and what it last said."""
+
+    run: Run
+    folder: Path
+    jobs: int
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recipe, order = self.run.recipe, self.folder / "order.json"
+        about = {
+            "recipe": recipe.records,
+            "method": recipe.method,
+            "point": self.run.point,
+            "seed": self.run.seed,
+        }
+        config = {k: v for k, v in asdict(self.run.config).items() if k not in ("out", "resume")}
+        target = self.run.path.resolve()
+        text = {
+            "config": config, "record": str(target), "samples": recipe.samples, "about": about
+        }  # fmt: skip
+        order.write_text(json.dumps(text), encoding="utf-8")
+        cores = max(1, (os.cpu_count() or 1) // self.jobs)
+        self.log = self.folder / "log.txt"
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "noisin_pyro.experiments.worker", str(order)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                env={"OMP_NUM_THREADS": str(cores), **os.environ},
+                start_new_session=True,  # Ctrl-C reaches it through us, once
+            )
+        assert self.process.stdout is not None
+        self.listener = threading.Thread(
+            target=self._listen, args=(self.process.stdout,), daemon=True
+        )
+        self.listener.start()
+
+    def _listen(self, lines: IO[str]) -> None:
+        with lines:
+            for line in lines:
+                try:
+                    self.report = json.loads(line)
+                except ValueError:  # something else that a library printed
+                    continue
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def stage(self) -> str:
+        """How far it is."""
+        said = self.report
+        if "averaging" in said:
+            return f"averaging {said['averaging']} samples"
+        if not said:
+            return "starting"
+        share = 100 * said["step"] // max(said["steps"], 1)
+        return f"epoch {said['epoch']}, {share} %"
+
+    def interrupt(self) -> None:
+        if self.running:
+            self.process.send_signal(signal.SIGINT)
+
+    def join(self) -> None:
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.listener.join()
+
+    def last_words(self) -> str:
+        """The last line of its log, which for a Python error names it."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        code = self.process.returncode
+        ending = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{said[-1]} ({ending}, {self.log})" if said else f"{ending}, {self.log}"
+
+
+def _show(
+    bar: Any,
+    rows: Sequence[Recipe],
+    options: Options,
+    results: Path,
+    workers: list[_Worker],
+    jobs: int,
+) -> None:
+    """Brings the bar up to date: runs done, runs to come, and when all will be."""
+    done, total, seconds = 0, 0, []
+    seen: set[Path] = set()
+    for recipe in rows:
+        runs = planned(recipe, options, results)
+        later = len(recipe.points(options)) + options.seeds - 1 - len(runs)
+        total += later
+        for run in runs:
+            if run.path in seen:
+                continue
+            seen.add(run.path)
+            total += 1
+            record = run.record()
+            if record and record["finished"]:
+                done += 1
+                seconds.append(record["timing"]["seconds"])
+    bar.total, bar.n = total, done
+    left = ""
+    if seconds:
+        each = sum(seconds) / len(seconds)
+        left = f"about {_duration(each * (total - done) / jobs)} left; "
+    bar.left = left
+    _show_detail(bar, workers)
+
+
+def _show_detail(bar: Any, workers: list[_Worker]) -> None:
+    text = bar.left + "; ".join(f"{worker.run.name}: {worker.stage}" for worker in workers)
+    if text != getattr(bar, "text", None):
+        bar.text = text
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(0)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

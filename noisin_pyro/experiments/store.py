@@ -1,0 +1,120 @@
+"""Records of runs: one JSON file each, found by what the run is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.experiments.recipe import Options, Recipe
+from noisin_pyro.training.config import TrainConfig
+
+__all__ = ["Run", "best_point", "due", "planned", "run_of"]
+
+#: What a run's numbers do not depend on, or not by intent.
+_FREE = {"out", "resume", "tensorboard", "device", "devices", "data_dir"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a recipe, an entry of its grid and a seed."""
+
+    recipe: Recipe
+    point: str
+    seed: int
+    config: TrainConfig
+    results: Path
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+        return f"{self.recipe.records} {self.point} seed {self.seed}"
+
+    @property
+    def place(self) -> Path:
+        """Where it stands below the results, without a suffix.
+
+        The name ends in a digest of all that sets the run apart from the defaults, so that a run
+        with another limit of epochs, say, has a record of its own.
+        """
+        held = {
+            field.name: getattr(self.config, field.name)
+            for field in fields(TrainConfig)
+            if field.name not in _FREE and getattr(self.config, field.name) != field.default
+        }
+        digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
+        return (
+            Path(self.recipe.folder)
+            / self.recipe.records
+            / f"{self.point}.seed{self.seed}.{digest}"
+        )
+
+    @property
+    def path(self) -> Path:
+        """Its record."""
+        return self.results / f"{self.place}.json"
+
+    def record(self) -> dict[str, Any] | None:
+        """What its record holds, None where there is none.
+
+        Raises:
+            ValueError: if the file is no record.
+        """
+        try:
+            held: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            held["finished"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is no record of a run ({error}); delete it") from None
+        return held
+
+    @property
+    def finished(self) -> bool:
+        """Whether it need not be run again."""
+        record = self.record()
+        return record is not None and record["finished"]
+
+
+def run_of(recipe: Recipe, point: str, seed: int, options: Options, results: Path) -> Run:
+    """The run of a recipe's entry with a seed."""
+    return Run(recipe, point, seed, recipe.train_config(point, seed, options), results)
+
+
+def best_point(recipe: Recipe, options: Options, results: Path) -> str | None:
+    """The entry of the grid whose first seed has the lowest validation perplexity.
+
+    None until all entries have been run, or where all of them diverged.
+    """
+    found = {}
+    for point in recipe.points(options):
+        record = run_of(recipe, point, 1, options, results).record()
+        if record is None or not record["finished"]:
+            return None
+        if record["final"]:
+            found[point] = record["final"]["mean_path"]["valid"]
+    return min(found, key=lambda point: found[point], default=None)
+
+
+def planned(recipe: Recipe, options: Options, results: Path) -> list[Run]:
+    """The runs of a row as far as they are known: the grid, then the chosen entry's seeds."""
+    runs = [run_of(recipe, point, 1, options, results) for point in recipe.points(options)]
+    best = best_point(recipe, options, results)
+    if best is not None:
+        seeds = range(2, options.seeds + 1)
+        runs += [run_of(recipe, best, seed, options, results) for seed in seeds]
+    return runs
+
+
+def due(rows: Iterable[Recipe], options: Options, results: Path) -> list[Run]:
+    """The runs without a finished record, each once; first seeds first, so that a whole table of
+    them is there early."""
+    found: dict[Path, Run] = {}
+    for recipe in rows:
+        for run in planned(recipe, options, results):
+            if not run.finished:
+                found.setdefault(run.path, run)
+    return sorted(found.values(), key=lambda run: run.seed)

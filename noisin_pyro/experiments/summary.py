@@ -1,0 +1,101 @@
+"""What the records say of a row: the chosen hyper-parameter, and its figures over seeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from noisin_pyro.experiments.recipe import Options, Recipe
+from noisin_pyro.experiments.store import best_point, run_of
+
+__all__ = ["Figure", "Row", "summarise_row"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean and sample standard deviation over ``count`` runs."""
+
+    mean: float
+    deviation: float
+    count: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Figure | None:
+        """Of nothing, None; the deviation of one run is NaN.
+
+        Example:
+            >>> str(Figure.of([140.0, 141.0, 142.0])), str(Figure.of([140.0]))
+            ('141.0 ± 1.0', '140.0')
+        """
+        if not values:
+            return None
+        return cls(mean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+
+    def __str__(self) -> str:
+        spread = "" if math.isnan(self.deviation) else f" ± {self.deviation:.1f}"
+        return f"{self.mean:.1f}{spread}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's records.
+
+    Args:
+        recipe: what was run.
+        grid: by entry, the record of its first seed; None where there is none.
+        point: the entry chosen on validation, None while the grid is not finished.
+        records: the finished records of that entry, by seed.
+    """
+
+    recipe: Recipe
+    grid: dict[str, dict[str, Any] | None]
+    point: str | None
+    records: list[dict[str, Any]]
+
+    def figure(self, split: str, samples: int = 0) -> Figure | None:
+        """Perplexity on the mean path, or averaged over a number of samples."""
+        values = [held[split] for held in map(_final(samples), self.records) if held]
+        return Figure.of([value for value in values if value is not None])
+
+    @property
+    def minutes(self) -> Figure | None:
+        """Wall time of a run, as far as it was not cut off."""
+        return Figure.of([record["wall_seconds"] / 60 for record in self.records])
+
+    @property
+    def complete(self) -> bool:
+        """Whether a choice has been made."""
+        return self.point is not None
+
+
+def _final(samples: int) -> Any:
+    def held(record: dict[str, Any]) -> dict[str, Any] | None:
+        final = record["final"]
+        if not samples:
+            return final["mean_path"]  # type: ignore[no-any-return]
+        return next((part for part in final["averaged"] if part["samples"] == samples), None)
+
+    return held
+
+
+def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:
+    """Reads a row's records.
+
+    Raises:
+        ValueError: if one is no record.
+    """
+    grid = {
+        point: run_of(recipe, point, 1, options, results).record()
+        for point in recipe.points(options)
+    }
+    point = best_point(recipe, options, results)
+    found = [
+        run_of(recipe, point, seed, options, results).record()
+        for seed in range(1, options.seeds + 1)
+        if point is not None
+    ]
+    records = [record for record in found if record and record["finished"] and record["final"]]
+    return Row(recipe, grid, point, records)

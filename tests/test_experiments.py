@@ -1,0 +1,356 @@
+"""Recipes, records, and what is rendered from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisin_pyro.cli import main
+from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
+from noisin_pyro.experiments.reproduce import render, reproduce
+from noisin_pyro.experiments.store import best_point, due, planned, run_of
+from noisin_pyro.experiments.summary import summarise_row
+from noisin_pyro.experiments.tables import comparison, details
+from noisin_pyro.training.build import build_model
+from noisin_pyro.training.config import TrainConfig
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "reproduce"
+EVERY = [recipe for experiment in EXPERIMENTS for recipe in recipes(experiment, Options())]
+
+#: The paper's Table 2, typed a second time: NOISIN, NOISIN*, Dropout, None.
+TABLE_2 = {
+    "1-tanh": (131.9, 140.9, 138.3, 141.4),
+    "2-tanh": (140.5, 142.4, 165.2, 157.9),
+    "1-sigmoid": (166.0, 144.7, 146.9, 157.4),
+    "2-sigmoid": (196.8, 154.3, 152.2, 164.4),
+    "1-rectifier": (158.4, 149.2, 169.8, 175.3),
+    "2-rectifier": (171.0, 165.9, 168.5, 165.0),
+}
+METHODS = ("NOISIN", "NOISIN*", "Dropout", "None")
+
+
+def test_there_is_a_recipe_for_every_cell_of_the_paper() -> None:
+    found = {(r.row, r.method): r.paper for r in recipes("table2", Options())}
+    suffixes = ("noisin", "noisin-star", "dropout", "none")
+    wanted = {
+        (f"{block}-{suffix}", method): value
+        for block, values in TABLE_2.items()
+        for suffix, method, value in zip(suffixes, METHODS, values)
+    }
+    assert found == wanted
+    assert {r.row: r.paper for r in recipes("table3", Options())} == {
+        "noisin": 104.7,
+        "none": 105.8,
+    }
+    assert [r.row for r in recipes("figure2", Options())] == ["noisin", "none"]
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+@pytest.mark.filterwarnings("ignore:a learned spread without a floor")
+def test_every_entry_of_every_grid_builds_its_model(recipe: Recipe) -> None:
+    for point in recipe.grid:
+        config = recipe.train_config(point, 1, Options())
+        model = build_model(config, 50)
+        rnn = model.rnn
+        cell, layers = recipe.config["cell"], recipe.config["layers"]
+        assert rnn.cell.name == cell.removeprefix("rnn_") and rnn.num_layers == layers
+        learned = [name for name, _ in rnn.named_parameters() if "spread" in name]
+        assert len(learned) == (layers if recipe.config.get("learn_spread") else 0)
+        assert config.deterministic == (recipe.method == "None")
+        assert any(rnn.noise) == (recipe.method != "None")
+        if recipe.method == "Dropout":
+            assert rnn.tied and config.variational_dropout > 0
+
+
+def test_rows_differ_from_their_protocol_where_they_say_so_alone() -> None:
+    """All methods get the same epochs, patience, sizes and optimizer."""
+    shared = ("corpus", "embedding_size", "hidden_size", "optimizer", "learning_rate", "schedule",
+              "clip_norm", "batch_size", "unroll", "epochs", "patience", "precision")  # fmt: skip
+    for corpus in (None, "pydoc"):
+        options = Options(corpus=corpus)
+        settings = {
+            tuple(getattr(r.train_config(p, 1, options), name) for name in shared)
+            for r in recipes("table2", options)
+            for p in r.grid
+        }
+        assert len(settings) == 1
+    settings = {tuple(r.config.get(name) for name in shared) for r in recipes("table3", Options())}
+    assert len(settings) == 1
+
+
+def test_every_method_has_a_grid_of_the_same_size() -> None:
+    sizes = {r.method: len(r.grid) for r in recipes("table2", Options())}
+    assert sizes == {"NOISIN": 4, "NOISIN*": 4, "Dropout": 4, "None": 1}
+    for recipe in recipes("table2", Options()):
+        configs = [recipe.train_config(point, 1, Options()) for point in recipe.grid]
+        assert len({str(config) for config in configs}) == len(configs)
+
+
+def test_figure_2_is_made_of_table_2s_runs() -> None:
+    options = Options()
+    table = {run.path for r in recipes("table2", options) for run in planned(r, options, Path("x"))}
+    for recipe in recipes("figure2", options):
+        assert {run.path for run in planned(recipe, options, Path("x"))} <= table
+    assert due(recipes("figure2", options), options, Path("x"))
+
+
+def path(recipe: Recipe, options: Options) -> Path:
+    return run_of(recipe, next(iter(recipe.grid)), 1, options, Path("x")).path
+
+
+def test_runs_that_differ_have_records_of_their_own() -> None:
+    options = Options()
+    runs = [
+        run_of(recipe, point, seed, options, Path("x"))
+        for experiment in ("table2", "table3", "spread", "samples")
+        for recipe in recipes(experiment, options)
+        for point in recipe.grid
+        for seed in (1, 2)
+    ]
+    assert len({run.path for run in runs}) == len(runs)
+    recipe = runs[0].recipe
+    for other in (Options(epochs=2), Options(precision="bf16-mixed")):
+        assert path(recipe, other) != path(recipe, options)
+    # What the numbers should not depend on does not name the record.
+    for same in (Options(device="cpu"), Options(data_dir="/data"), Options(grid=1, seeds=1)):
+        assert path(recipe, same) == path(recipe, options)
+
+
+def test_a_new_option_leaves_the_names_of_records_alone() -> None:
+    """Only what differs from the defaults is in the digest; this pins one."""
+    recipe = next(r for r in recipes("table2", Options()) if r.row == "1-sigmoid-noisin")
+    assert path(recipe, Options()).as_posix() == (
+        "x/ptb/table2/1-sigmoid-noisin/multiplicative-1.0.seed1.3a153065.json"
+    )
+
+
+def fake(run: Any, valid: float, test: float, **changes: Any) -> None:
+    """A finished record."""
+    record = {
+        "schema": 1,
+        "point": run.point,
+        "seed": run.seed,
+        "config": {"precision": run.config.precision, "layers": run.config.layers},
+        "versions": {"torch": "2", "pyro-ppl": "1", "commit": "c" * 40},
+        "hardware": {"processor": "P", "threads": 1},
+        "history": [
+            {"epoch": 1, "train_perplexity": 300.0, "valid_perplexity": valid + 5, "spread": [0.5]},
+            {"epoch": 2, "train_perplexity": 200.0, "valid_perplexity": valid, "spread": [0.4]},
+        ],
+        "best_epoch": 2,
+        "finished": True,
+        "diverged": None,
+        "final": {
+            "mean_path": {"valid": valid, "test": test, "samples": 0},
+            "averaged": [{"valid": valid + 1, "test": test + 1, "samples": 16}],
+        },
+        "timing": {"seconds": 60.0},
+        "wall_seconds": 120.0,
+        **changes,
+    }
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    run.path.write_text(json.dumps(record))
+
+
+def row_of(name: str) -> Recipe:
+    return next(r for r in recipes("table2", Options()) if r.row == name)
+
+
+def test_the_choice_is_made_on_validation_and_only_once_the_grid_is_done(tmp_path: Path) -> None:
+    recipe, options = row_of("1-tanh-noisin"), Options(grid=3, seeds=3)
+    first = planned(recipe, options, tmp_path)
+    assert [(run.point, run.seed) for run in first] == [
+        ("multiplicative-1.0", 1), ("multiplicative-0.5", 1), ("additive-0.2", 1)
+    ]  # fmt: skip
+    fake(first[0], valid=150, test=100)  # the best on test, but not on validation
+    fake(first[1], valid=140, test=145)
+    assert best_point(recipe, options, tmp_path) is None
+    assert [run.point for run in due([recipe], options, tmp_path)] == ["additive-0.2"]
+    fake(first[2], valid=160, test=150)
+    assert best_point(recipe, options, tmp_path) == "multiplicative-0.5"
+    left = due([recipe], options, tmp_path)
+    assert [(run.point, run.seed) for run in left] == [
+        ("multiplicative-0.5", 2),
+        ("multiplicative-0.5", 3),
+    ]
+    fake(left[0], valid=141, test=146)
+    fake(left[1], valid=142, test=147)
+    assert due([recipe], options, tmp_path) == []
+    row = summarise_row(recipe, options, tmp_path)
+    assert str(row.figure("test")) == "146.0 ± 1.0" and str(row.figure("test", 16)) == "147.0 ± 1.0"
+
+
+def test_first_seeds_come_first(tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=2)
+    rows = [row_of("1-tanh-none"), row_of("1-tanh-noisin")]
+    fake(planned(rows[0], options, tmp_path)[0], 150, 140)
+    left = due(rows, options, tmp_path)
+    assert [(run.recipe.row, run.seed) for run in left] == [
+        ("1-tanh-noisin", 1),
+        ("1-tanh-none", 2),
+    ]
+
+
+def test_a_run_that_was_cut_off_is_due_again(tmp_path: Path) -> None:
+    recipe, options = row_of("1-tanh-none"), Options(seeds=1)
+    (run,) = planned(recipe, options, tmp_path)
+    fake(run, 150, 140, finished=False, final=None)
+    assert due([recipe], options, tmp_path) == [run]
+    assert "150.0, unfinished after epoch 2" in details([summarise_row(recipe, options, tmp_path)])
+
+
+def test_a_diverged_entry_is_not_chosen(tmp_path: Path) -> None:
+    recipe, options = row_of("1-tanh-noisin"), Options(grid=2, seeds=1)
+    good, bad = planned(recipe, options, tmp_path)
+    fake(bad, 100, 100, diverged="the loss became nan", final=None)
+    fake(good, 150, 140)
+    assert best_point(recipe, options, tmp_path) == good.point
+    assert due([recipe], options, tmp_path) == []
+    fake(good, 150, 140, diverged="the loss became nan", final=None)
+    assert best_point(recipe, options, tmp_path) is None
+    assert due([recipe], options, tmp_path) == []
+    assert "–" in comparison([summarise_row(recipe, options, tmp_path)])
+
+
+def test_the_tables(tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=2)
+    values = {"noisin": 130.0, "noisin-star": 129.0, "dropout": 131.0, "none": 150.0}
+    for suffix, value in values.items():
+        recipe = row_of(f"1-tanh-{suffix}")
+        for seed in (1, 2):
+            fake(
+                run_of(recipe, next(iter(recipe.grid)), seed, options, tmp_path), 140, value + seed
+            )
+    for suffix in ("noisin", "none"):
+        recipe = row_of(f"2-tanh-{suffix}")
+        fake(run_of(recipe, next(iter(recipe.grid)), 1, options, tmp_path), 140, values[suffix])
+    text = render("table2", options, tmp_path)
+    lines = {line.split("|")[1].strip(): line for line in text.split("\n\n")[0].splitlines()}
+    assert lines["1 layer, tanh"] == (
+        "| 1 layer, tanh | 131.5 ± 0.7 (131.9) | **130.5 ± 0.7** (140.9) | 132.5 ± 0.7 (138.3) "
+        "| 151.5 ± 0.7 (141.4) | NOISIN* |"
+    )
+    assert lines["2 layers, tanh"] == (
+        "| 2 layers, tanh | **130.0** (140.5) | – (142.4) | – (165.2) | 150.0 (157.9) "
+        "| not all run |"
+    )
+    # The paper's values are of another text.
+    with pytest.raises(ValueError, match="holds no record of table2 with these options"):
+        render("table2", replace(options, corpus="pydoc"), tmp_path)
+    assert not list(tmp_path.rglob("*.md"))
+
+
+def test_averages_by_the_number_of_samples(tmp_path: Path) -> None:
+    options = Options(seeds=1)
+    for recipe in recipes("samples", options):
+        averaged = [{"valid": 1.0, "test": 140.0 + 8 / s, "samples": s} for s in recipe.samples]
+        final = {"mean_path": {"valid": 1.0, "test": 139.9, "samples": 0}, "averaged": averaged}
+        fake(planned(recipe, options, tmp_path)[0], 140, 130, final=final)
+    lines = render("samples", options, tmp_path).splitlines()
+    assert lines[0].startswith("| test perplexity | S = 1 | S = 2 | S = 4 |")
+    figures = "148.0 | 144.0 | 142.0 | 141.0 | 140.5 | 140.2 | 140.1 | 139.9"
+    assert lines[2:5] == [
+        f"| {recipe.method} | {figures} |" for recipe in recipes("samples", options)
+    ]
+
+
+@pytest.mark.parametrize("experiment", ["figure2", "spread", "samples"])
+@pytest.mark.filterwarnings("ignore:a learned spread without a floor")
+def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes(experiment, options):
+        (run,) = planned(recipe, options, tmp_path)
+        history = [
+            {"epoch": e, "train_perplexity": 300.0 / e, "valid_perplexity": 200.0 + e,
+             "spread": [1.0 / e, 2.0 / e]}
+            for e in (1, 2)
+        ]  # fmt: skip
+        fake(run, 140, 130, history=history)
+    render(experiment, options, tmp_path, write=True)
+    (picture,) = tmp_path.rglob("*.png")
+    first = picture.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    render(experiment, options, tmp_path, write=True)
+    assert picture.read_bytes() == first
+    fake(run, 150, 100, history=[{**row, "train_perplexity": 250.0, "valid_perplexity": 150.0,
+                                  "spread": [0.3, 0.1]} for row in history],
+         final={"mean_path": {"valid": 1.0, "test": 2.0, "samples": 0},
+                "averaged": [{"valid": 1.0, "test": 3.0, "samples": 4}]})  # fmt: skip
+    render(experiment, options, tmp_path, write=True)
+    assert picture.read_bytes() != first
+
+
+def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("needs Penn Treebank and WikiText-2 in ../shared/data")
+    assert main(["reproduce", "table1", "--data_dir", str(data), "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "| tokens, train | 929,589 | 929,590 | 2,088,628 | 2,088,628 |" in text
+    assert "| tokens, valid | 73,760 | 73,761 | 217,646 | 217,646 |" in text
+    assert "| tokens, test | 82,430 | 82,431 | 245,569 | 245,569 |" in text
+    assert "| vocabulary | 10,000 | 10,000 | 33,278 | 33,278 |" in text
+    assert "| OoV rate | 4.8% | 4.8% | 2.6% | 2.6% |" in text
+    assert (tmp_path / "table1.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("table2 --rows 1-tahn-none", "unknown row '1-tahn-none' of table2; the known ones are"),
+        ("table2 --jobs 0", "jobs must be at least 1, got 0"),
+        ("table2 --seeds 0", "seeds must be at least 1, got 0"),
+        ("table2 --render true --results nowhere", "nowhere holds no record of table2"),
+        ("table9", "unknown experiment 'table9'; the known ones are table1, table2"),
+    ],
+)
+def test_refusals(
+    arguments: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    recipe, options = row_of("1-tanh-none"), Options(seeds=1)
+    (run,) = planned(recipe, options, tmp_path)
+    run.path.parent.mkdir(parents=True)
+    run.path.write_text("{")
+    with pytest.raises(ValueError, match=r"seed1.*json is no record of a run \(.*\); delete it"):
+        due([recipe], options, tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
+def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
+    """A recipe that changes orphans its records; then they are to be run again, or removed."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    config = record["config"]
+    found = next(r for r in EVERY if r.records == record["recipe"] == r.name)
+    options = Options(corpus=config["corpus"], precision=config["precision"])
+    (recipe,) = (r for r in recipes(found.name.split("/")[0], options) if r.name == found.name)
+    run = run_of(recipe, record["point"], record["seed"], options, RESULTS)
+    assert run.path == file
+    known = {field.name for field in fields(TrainConfig)}
+    held = TrainConfig(**{name: value for name, value in config.items() if name in known})
+    assert not held.differences(run.config)
+    assert record["diverged"] or torch.tensor(record["history"][-1]["train_nats"]).isfinite()
+
+
+def test_reproduce_renders_without_training(tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes("figure2", options):
+        fake(run_of(recipe, next(iter(recipe.grid)), 1, options, tmp_path), 140, 130)
+    text, failures = reproduce("figure2", options, results=tmp_path, train=False)
+    assert not failures and (tmp_path / "ptb" / "figure2.md").read_text() == text + "\n"
