@@ -125,7 +125,7 @@ def test_a_new_option_leaves_the_names_of_records_alone() -> None:
     """Only what differs from the defaults is in the digest; this pins one."""
     recipe = next(r for r in recipes("table2", Options()) if r.row == "1-sigmoid-noisin")
     assert path(recipe, Options()).as_posix() == (
-        "x/ptb/table2/1-sigmoid-noisin/multiplicative-1.0.seed1.3a153065.json"
+        "x/ptb/table2/1-sigmoid-noisin/multiplicative-0.5.seed1.a94473a1.json"
     )
 
 
@@ -165,18 +165,18 @@ def test_the_choice_is_made_on_validation_and_only_once_the_grid_is_done(tmp_pat
     recipe, options = row_of("1-tanh-noisin"), Options(grid=3, seeds=3)
     first = planned(recipe, options, tmp_path)
     assert [(run.point, run.seed) for run in first] == [
-        ("multiplicative-1.0", 1), ("multiplicative-0.5", 1), ("additive-0.2", 1)
+        ("multiplicative-0.5", 1), ("multiplicative-1.0", 1), ("additive-0.2", 1)
     ]  # fmt: skip
     fake(first[0], valid=150, test=100)  # the best on test, but not on validation
     fake(first[1], valid=140, test=145)
     assert best_point(recipe, options, tmp_path) is None
     assert [run.point for run in due([recipe], options, tmp_path)] == ["additive-0.2"]
     fake(first[2], valid=160, test=150)
-    assert best_point(recipe, options, tmp_path) == "multiplicative-0.5"
+    assert best_point(recipe, options, tmp_path) == "multiplicative-1.0"
     left = due([recipe], options, tmp_path)
     assert [(run.point, run.seed) for run in left] == [
-        ("multiplicative-0.5", 2),
-        ("multiplicative-0.5", 3),
+        ("multiplicative-1.0", 2),
+        ("multiplicative-1.0", 3),
     ]
     fake(left[0], valid=141, test=146)
     fake(left[1], valid=142, test=147)
