@@ -2,7 +2,7 @@
 
     recurrent noise     cell                         way
     none                tanh, relu, lstm, gru        torch's kernel
-    none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`
+    none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, while its product is small
     any                 all                          :mod:`.scan`
 
 ``feedback=False`` leaves the recurrence without noise, whatever the noise. Everything here is
@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells import Cell, State, Weights
+from noisin_pyro.cells import LSTM, Cell, State, Weights
 from noisin_pyro.folding import fold, fused
+from noisin_pyro.products import FEWEST, packs
 from noisin_pyro.scan import scan
 
 __all__ = [
@@ -34,6 +35,10 @@ __all__ = [
 
 Feedback = bool | Literal["only"]
 """Who reads the noisy state: everyone, all but the next step (False), or the next step alone."""
+
+# Above these, additive noise on a CPU is walked and not folded.
+_LARGE_STATE = 5_000  # batch times hidden units of an Elman layer
+_WIDE_LSTM = 600  # hidden units
 
 # Particles S lead every shape and are folded into the batch for the kernels:
 #
@@ -223,11 +228,28 @@ def _recurrence(
     if mult is None and add is None and cell.kernel is not None:
         z, (_, c_n) = fused(cell.kernel, x, state, [weights], lengths)
         return z, c_n
-    if mult is None and cell.folds:
+    if _folds(cell, weights, mult, add):
         return fold(cell, x, state, weights, add, lengths)
     z0, c0 = state[0][0], None if state[1] is None else state[1][0]
     z, c = scan(cell, cell.project(x, weights), z0, c0, weights, mult, add)
     return z, None if c is None else last_step(c, lengths)
+
+
+def _folds(cell: Cell, weights: Weights, mult: Tensor | None, add: Tensor | None) -> bool:
+    """Whether the noise can be further input, and costs less so than in the scan.
+
+    Folding adds a product as large as all the recurrence's, which a GPU makes nothing of. On a CPU
+    it is compared with the scan's bookkeeping and, for an LSTM, its gates element by element; the
+    limits were measured on an AMD EPYC, 1 and 2 threads. ``torch.func`` is left to folding.
+    """
+    if mult is not None or not cell.folds:
+        return False
+    if add is None or len(add) < FEWEST or not packs(weights.w_hh):
+        return True
+    if torch._C._are_functorch_transforms_active():
+        return True
+    rows, hidden = add.shape[1:]
+    return hidden < _WIDE_LSTM if isinstance(cell, LSTM) else rows * hidden < _LARGE_STATE
 
 
 def _lead(*parts: Tensor | None) -> torch.Size:

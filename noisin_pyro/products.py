@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["packs", "small_products"]
+__all__ = ["FEWEST", "packs", "small_products"]
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
-_FEWEST = 4  # products for which arranging the matrix pays
+FEWEST = 4  # products for which arranging the matrix pays
 
 
 def small_products(weight: Tensor, rows: int, count: int) -> Product:
@@ -37,7 +37,7 @@ def small_products(weight: Tensor, rows: int, count: int) -> Product:
         >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.empty(1, 2))
         tensor([[2., 3.]])
     """
-    if count >= _FEWEST and packs(weight):
+    if count >= FEWEST and packs(weight):
         library: Any = torch.ops.mkldnn
         packed = library._reorder_linear_weight(weight.detach().contiguous(), rows)
 

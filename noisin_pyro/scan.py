@@ -1,22 +1,24 @@
 """A noisy layer over a whole sequence, step by step, with a backward pass written by hand.
 
 Where noise cannot be folded into the input (multiplicative noise; the GRU, whose reset gate
-multiplies the recurrent product; the identity cell), the recurrence has to be walked. Only
+multiplies the recurrent product; the identity cell) or folding costs more (large layers on a
+CPU), the recurrence is walked. Only
 what must be sequential is in the loop: the input's product is done before it, activation
 derivatives before the backward loop, and the recurrent weight's gradient in one product after
-it instead of one per step. The readable form is :meth:`noisin_pyro.cells.Cell.step`.
+it instead of one per step. The readable form is :meth:`noisin_pyro.cells.Cell.step`, which also
+gives the second derivatives.
 
 All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m and a absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from noisin_pyro.cells import GRU, LSTM, Cell, Weights
 from noisin_pyro.products import small_products
@@ -50,19 +52,13 @@ def scan(
     Returns:
         z with shape (T, B, H) and, for an LSTM, c with shape (T, B, H).
     """
-    w_hh, b_hh = weights.w_hh, weights.b_hh
+    w_hh, b_hh = weights.w_hh, weights.b_hh if isinstance(cell, GRU) else None
     gates, z0 = gates.contiguous(), z0.to(w_hh.dtype)
+    c0 = None if c0 is None else c0.to(w_hh.dtype)
     keep = _has_backward(gates, z0, c0, w_hh, b_hh, mult, add)
-    if isinstance(cell, LSTM):
-        assert c0 is not None
-        c0 = c0.to(w_hh.dtype)
-        z, c, *_ = _LSTMScan.apply(gates, z0, c0, w_hh, mult, add, keep)  # type: ignore[no-untyped-call]
-        return z, c
-    if isinstance(cell, GRU):
-        z, *_ = _GRUScan.apply(gates, z0, w_hh, b_hh, mult, add, keep)  # type: ignore[no-untyped-call]
-        return z, None
-    z, _ = _ElmanScan.apply(cell.name, gates, z0, w_hh, mult, add, keep)  # type: ignore[no-untyped-call]
-    return z, None
+    way: Any = {LSTM: _LSTMScan, GRU: _GRUScan}.get(type(cell), _ElmanScan)
+    z, c, *_ = way.apply(cell, gates, z0, c0, w_hh, b_hh, mult, add, keep)
+    return z, c if isinstance(cell, LSTM) else None
 
 
 def _has_backward(*parts: Tensor | None) -> bool:
@@ -118,22 +114,82 @@ _SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = {  # their derivatives, in t
 }
 
 # Each function returns, after what its caller wants, what its backward pass needs: a function
-# whose forward pass knows no context also works under torch.func.
+# whose forward pass knows no context also works under torch.func. All three take the same
+# arguments: the cell, seven tensors (gates, z0, c0, w_hh, b_hh, mult, add) and ``keep``.
+
+
+def _save(ctx: Any, inputs: Any, wanted: Sequence[Tensor], needed: Sequence[Tensor]) -> None:
+    """Keeps the seven and what the forward pass returned."""
+    ctx.cell = inputs[0]
+    ctx.mark_non_differentiable(*needed)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[1:8], *wanted, *needed)
+
+
+def _saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What :func:`_save` kept."""
+    return ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+
+
+def _twice_differentiable(by_hand: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass by hand or, where a gradient of the gradient is wanted, torch's own through
+    :meth:`~noisin_pyro.cells.Cell.step`."""
+
+    @functools.wraps(by_hand)
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        if not torch.is_grad_enabled() or all(grad is None for grad in grads):
+            return by_hand(ctx, *grads)
+        inputs, needed = _saved(ctx)[0], ctx.needs_input_grad[1:8]
+        wanted = [part for part, needs in zip(inputs, needed) if needs]
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            outputs = _readable(ctx.cell, *inputs)
+            outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
+            gradients = torch.autograd.grad(
+                outs, wanted, given, create_graph=True, allow_unused=True
+            )
+        found = iter(gradients)
+        return None, *(next(found) if needs else None for needs in needed), None
+
+    return backward
+
+
+def _readable(
+    cell: Cell,
+    gates: Tensor,
+    z: Tensor,
+    c: Tensor | None,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    mult: Tensor | None,
+    add: Tensor | None,
+) -> list[Tensor]:
+    """The same sequence step by step: z and, for an LSTM, c."""
+    zs: list[Tensor] = []
+    cs: list[Tensor] = []
+    for t, gate in enumerate(gates.unbind(0)):
+        h, c = cell.step(gate, z, c, Weights(w_hh, w_hh, None, b_hh))
+        z = h if mult is None else h * mult[t]
+        z = z if add is None else z + add[t]
+        zs.append(z)
+        cs += [] if c is None else [c]
+    return [torch.stack(part) for part in (zs, cs) if part]
 
 
 class _ElmanScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        activation: str,
+        cell: Cell,
         gates: Tensor,
         z0: Tensor,
+        c0: Tensor | None,
         w_hh: Tensor,
+        b_hh: Tensor | None,
         mult: Tensor | None,
         add: Tensor | None,
         keep: bool,
     ) -> tuple[Tensor, Tensor]:
         h, z = _workspace(gates, gates.shape[-1], keep), torch.empty_like(gates)
-        act, previous = _ACTIVATIONS[activation], z0
+        act, previous = _ACTIVATIONS[cell.name], z0
         product = small_products(w_hh, len(z0), len(gates))
         for t, gate in enumerate(gates.unbind(0)):
             act(product(gate, previous, h[t]))
@@ -142,18 +198,15 @@ class _ElmanScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.activation, _, z0, w_hh, mult, *_ = inputs
         z, h = output
-        ctx.mark_non_differentiable(h)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(h, z, z0, w_hh, mult)
+        _save(ctx, inputs, (z,), (h,))
 
     @staticmethod
-    @once_differentiable
+    @_twice_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        h, z, z0, w_hh, mult = ctx.saved_tensors
+        (_, z0, _, w_hh, _, mult, _), (z, h) = _saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
-        slope = _scaled(_SLOPES[ctx.activation](h), mult)
+        slope = _scaled(_SLOPES[ctx.cell.name](h), mult)
         dz, dgates = torch.empty_like(h), torch.empty_like(h)
         product = small_products(w_hh.t(), len(z0), len(h))
         torch.mul(dz[-1].copy_(grad[-1]), slope[-1], out=dgates[-1])
@@ -164,9 +217,11 @@ class _ElmanScan(torch.autograd.Function):
             None,
             dgates,
             dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
+            None,
             _outer(dgates, _shifted(z0, z)),
-            dz * h if ctx.needs_input_grad[4] else None,
-            dz if ctx.needs_input_grad[5] else None,
+            None,
+            dz * h if ctx.needs_input_grad[6] else None,
+            dz if ctx.needs_input_grad[7] else None,
             None,
         )
 
@@ -174,14 +229,17 @@ class _ElmanScan(torch.autograd.Function):
 class _LSTMScan(torch.autograd.Function):
     @staticmethod
     def forward(
+        cell: Cell,
         gates: Tensor,
         z0: Tensor,
-        c0: Tensor,
+        c0: Tensor | None,
         w_hh: Tensor,
+        b_hh: Tensor | None,
         mult: Tensor | None,
         add: Tensor | None,
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert c0 is not None
         steps, batch, width = gates.shape
         hidden = width // 4
         act = _workspace(gates, width, keep)  # σ(i), σ(f), tanh(g), σ(o)
@@ -203,16 +261,13 @@ class _LSTMScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, z0, c0, w_hh, mult, *_ = inputs
         z, c, act, tanh_c = output
-        ctx.mark_non_differentiable(act, tanh_c)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(act, c, tanh_c, z, z0, c0, w_hh, mult)
+        _save(ctx, inputs, (z, c), (act, tanh_c))
 
     @staticmethod
-    @once_differentiable
+    @_twice_differentiable
     def backward(ctx: Any, grad_z: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
-        act, c, tanh_c, z, z0, c0, w_hh, mult = ctx.saved_tensors
+        (_, z0, c0, w_hh, _, mult, _), (z, c, act, tanh_c) = _saved(ctx)
         steps, batch, hidden = c.shape
         grad_z = torch.zeros_like(c) if grad_z is None else grad_z
         i, f, g, o = act.chunk(4, -1)
@@ -236,12 +291,14 @@ class _LSTMScan(torch.autograd.Function):
             torch.mul(dz[t], to_o[t], out=per_gate[:, 3])
             dc *= f[t]
         return (
+            None,
             dgates,
-            dgates[0] @ w_hh if ctx.needs_input_grad[1] else None,
+            dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
             dc,
             _outer(dgates, _shifted(z0, z)),
-            dz * (o * tanh_c) if ctx.needs_input_grad[4] else None,
-            dz if ctx.needs_input_grad[5] else None,
+            None,
+            dz * (o * tanh_c) if ctx.needs_input_grad[6] else None,
+            dz if ctx.needs_input_grad[7] else None,
             None,
         )
 
@@ -249,8 +306,10 @@ class _LSTMScan(torch.autograd.Function):
 class _GRUScan(torch.autograd.Function):
     @staticmethod
     def forward(
+        cell: Cell,
         gates: Tensor,
         z0: Tensor,
+        c0: Tensor | None,
         w_hh: Tensor,
         b_hh: Tensor | None,
         mult: Tensor | None,
@@ -278,17 +337,13 @@ class _GRUScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, z0, w_hh, b_hh, mult, *_ = inputs
         z, act, n_z, h = output
-        ctx.has_bias = b_hh is not None
-        ctx.mark_non_differentiable(act, n_z, h)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(act, n_z, h, z, z0, w_hh, mult)
+        _save(ctx, inputs, (z,), (act, n_z, h))
 
     @staticmethod
-    @once_differentiable
+    @_twice_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        act, n_z, h, z, z0, w_hh, mult = ctx.saved_tensors
+        (_, z0, _, w_hh, b_hh, mult, _), (z, act, n_z, h) = _saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
         r, u, n = act.chunk(3, -1)
@@ -312,11 +367,13 @@ class _GRUScan(torch.autograd.Function):
             torch.mul(factors[t], dz[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
         dgates = torch.cat([drec[..., : 2 * hidden], dz * to_n], -1)
         return (
+            None,
             dgates,
-            torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[1] else None,
+            torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[2] else None,
+            None,
             _outer(drec, before),
-            drec.sum((0, 1)) if ctx.has_bias else None,
-            dz * h if ctx.needs_input_grad[4] else None,
-            dz if ctx.needs_input_grad[5] else None,
+            None if b_hh is None else drec.sum((0, 1)),
+            dz * h if ctx.needs_input_grad[6] else None,
+            dz if ctx.needs_input_grad[7] else None,
             None,
         )

@@ -20,6 +20,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+import noisin_pyro.layers as ways
 from noisin_pyro import (
     Additive,
     Learned,
@@ -33,6 +34,7 @@ from noisin_pyro import (
 )
 from noisin_pyro.cells import CELLS, Weights
 from noisin_pyro.layers import length_mask
+from noisin_pyro.products import packs
 from noisin_pyro.scan import _workspace, scan
 
 D, H, B = 3, 4, 3
@@ -135,6 +137,38 @@ def test_sequence_sites_equal_timestep_sites(cell: str, noise: Any) -> None:
 @pytest.mark.parametrize("noise", ["additive-normal", "multiplicative-normal"])
 def test_sequence_sites_equal_timestep_sites_in_single_precision(cell: str, noise: str) -> None:
     compare(cell, NOISES[noise], 2, 7, True, (3, 7, 1), torch.float32)
+
+
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.folds])
+def test_a_large_layer_takes_the_scan_and_gives_the_same(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Additive noise on a CPU: folded into the input or walked, and which of the two."""
+    calls: list[str] = []
+
+    def watched(name: str) -> Any:
+        way = getattr(ways, name)
+        return lambda *args: (calls.append(name), way(*args))[1]
+
+    for name in ("fold", "scan"):
+        monkeypatch.setattr(ways, name, watched(name))
+    torch.manual_seed(0)
+    x = torch.randn(7, B, D, requires_grad=True)
+    rnn = build(cell, 2, Additive(dist.Normal(0.0, 1.0)), torch.float32)
+    for lengths, lead in ((None, ()), (torch.tensor([3, 7, 1]), ()), (None, (5,))):
+        state = start(cell, 2, torch.float32)
+        epsilon = [torch.randn(*lead, 7, B, H) for _ in range(2)]
+        rows = B * (lead[0] if lead else 1)
+        found = {}
+        for way, above in (("fold", 1), ("scan", 0)):
+            monkeypatch.setattr(ways, "_LARGE_STATE", rows * H + above)
+            monkeypatch.setattr(ways, "_WIDE_LSTM", H + above)
+            calls.clear()
+            outputs = flat(rnn(x, state, lengths=lengths, epsilon=epsilon))
+            inputs = [x, *flat(state), *rnn.parameters()]
+            found[way] = [*outputs, *torch.autograd.grad(probed(outputs), inputs)]
+            assert calls == [way] * 2 if packs(x) else ["fold"] * 2
+        assert_close(found["scan"], found["fold"], torch.float32)
 
 
 def compare(
@@ -476,3 +510,39 @@ def test_a_scan_without_gradients_gives_the_same_in_less_memory(cell: str) -> No
     assert _workspace(gates, width, False).untyped_storage().nbytes() * steps == (
         _workspace(gates, width, True).untyped_storage().nbytes()
     )
+
+
+@cells
+@pytest.mark.parametrize("noisy", ["mult", "add", "both"])
+def test_second_derivatives_of_the_scan(cell: str, noisy: str) -> None:
+    """A Hessian, an influence function, a gradient penalty."""
+    torch.manual_seed(0)
+    width = {"lstm": 4, "gru": 3}.get(cell, 1) * H
+    shapes = {"gates": (3, 2, width), "z0": (2, H), "c0": (2, H), "w_hh": (width, H)}
+    shapes |= {"b_hh": (width,), "mult": (3, 2, H), "add": (3, 2, H)}
+    unread = set() if cell == "lstm" else {"c0"}
+    unread |= {"mult", "add"} - ({noisy} if noisy != "both" else {"mult", "add"})
+    unread |= set() if cell == "gru" else {"b_hh"}
+    given = {
+        name: torch.randn(shape, dtype=torch.float64).mul_(0.7).requires_grad_()
+        for name, shape in shapes.items()
+        if name not in unread
+    }
+
+    def walked(*parts: Tensor) -> Any:
+        held = dict.fromkeys(shapes) | dict(zip(given, parts))
+        weights = Weights(held["w_hh"], held["w_hh"], None, held["b_hh"])  # type: ignore[arg-type]
+        found = scan(
+            CELLS[cell], held["gates"], held["z0"], held["c0"], weights, held["mult"], held["add"]
+        )  # type: ignore[arg-type]
+        return tuple(part for part in found if part is not None)
+
+    by_hand, readable = (
+        torch.autograd.grad(
+            probed(list(walked(*given.values()))), [*given.values()], create_graph=graph
+        )
+        for graph in (False, True)
+    )
+    assert_close([*readable], [*by_hand], torch.float64)
+    assert torch.autograd.gradcheck(walked, tuple(given.values()))
+    assert torch.autograd.gradgradcheck(walked, tuple(given.values()))
