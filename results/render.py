@@ -1,4 +1,5 @@
-"""Renders the figures in README.md from the records in this folder and the notebooks' outputs.
+"""Renders the figures in README.md and results/README.md from the records in this folder and the
+notebooks' outputs.
 
 ``python results/render.py`` rewrites what stands between the markers, and the pictures;
 ``--check`` only compares.
@@ -13,8 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.experiments.recipe import Options
+from noisin_pyro.experiments.reproduce import render
+
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
+ACCOUNT = HERE / "README.md"
 
 
 def runs() -> str:
@@ -57,6 +62,8 @@ def run_rows(name: str, record: dict[str, Any]) -> list[str]:
 def describe(label: str, config: dict[str, Any]) -> str:
     if label == "deterministic":
         return "deterministic"
+    if label == "dropout":
+        return f"variational dropout, {config['variational_dropout']:g}"
     spread = f"γ = {config['spread']:g}" + (" at the start" if config["learn_spread"] else "")
     return f"NOISIN, {config['injection']} {config['noise']}, {spread}"
 
@@ -142,6 +149,24 @@ def other_costs(record: dict[str, Any]) -> list[str]:
 GROWTH = ("unroll", "layers")
 
 
+#: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with.
+REPRODUCED = {
+    "table2-ptb": ("table2", Options(grid=1, seeds=1, precision="bf16-mixed")),
+    "table2-pydoc": ("table2", Options(corpus="pydoc", grid=2)),
+    "figure2-ptb": ("figure2", Options(grid=2, seeds=1, precision="bf16-mixed")),
+    "spread-pydoc": ("spread", Options(seeds=1)),
+    "samples-pydoc": ("samples", Options(seeds=1)),
+}
+
+
+def reproduced() -> dict[str, str]:
+    """Each experiment's part of the account: comparison, details, hardware."""
+    return {
+        name: render(experiment, options, HERE / "reproduce")
+        for name, (experiment, options) in REPRODUCED.items()
+    }
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -158,31 +183,44 @@ def pictures() -> dict[Path, bytes]:
     return found
 
 
-def rendered(text: str) -> str:
-    """README with every marked part rendered anew."""
-    for name, part in {"runs": runs(), "speed": speed()}.items():
-        pattern = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"README.md has no part <!-- results:{name} --> ... <!-- end -->")
-        text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
-    return text
+def rendered() -> dict[Path, str]:
+    """Both files with every marked part rendered anew."""
+    account = reproduced()
+    short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
+    return {
+        README: replaced(README, {"runs": runs(), "speed": speed(), **short}),
+        ACCOUNT: replaced(ACCOUNT, account),
+    }
+
+
+def replaced(path: Path, parts: dict[str, str]) -> str:
+    """A file with the parts it has markers for; every marker must have its part."""
+
+    def part(match: re.Match[str]) -> str:
+        if match[2] not in parts:
+            raise SystemExit(f"{path.name} asks for {match[2]!r}; there are {', '.join(parts)}")
+        return f"{match[1]}{parts[match[2]]}\n{match[3]}"
+
+    text = path.read_text(encoding="utf-8")
+    pattern = r"(<!-- results:(\S+) -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, part, text, flags=re.DOTALL)
 
 
 def main() -> int:
     """Exit code 1 if ``--check`` finds a difference."""
-    text = README.read_text(encoding="utf-8")
     if "--check" in sys.argv:
         stale = [
             str(p) for p, data in pictures().items() if not p.exists() or p.read_bytes() != data
         ]
-        stale += [] if rendered(text) == text else [str(README)]
+        stale += [str(p) for p, text in rendered().items() if p.read_text("utf-8") != text]
         if stale:
             print(f"{', '.join(stale)} differ; run python results/render.py", file=sys.stderr)
         return 1 if stale else 0
     for path, data in pictures().items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-    README.write_text(rendered(text), encoding="utf-8")
+    for path, text in rendered().items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -12,21 +12,28 @@ from noisin_pyro.training.checkpoint import replace_file
 __all__ = ["FIGURES"]
 
 _COLORS = {"None": "C3", "NOISIN": "C0"}
+_STYLES = ("-", "--", ":", "-.")
 
 
 def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
-    """Figure 2: training and validation perplexity against epochs."""
+    """Figure 2: training and validation perplexity against epochs, every entry of the grid."""
     for panel, split in zip(panels, ("train", "valid")):
         for row in rows:
-            for point, record in row.grid.items():
-                if record is None or point != (row.point or point):
+            for index, (point, record) in enumerate(row.grid.items()):
+                if record is None:
                     continue
                 epochs = [held["epoch"] for held in record["history"]]
                 values = [held[f"{split}_perplexity"] for held in record["history"]]
                 method = row.recipe.method
                 label = method if method == "None" else f"{method}, {point.replace('-', ' ')}"
                 panel.plot(
-                    epochs, values, marker="o", markersize=3, color=_COLORS[method], label=label
+                    epochs,
+                    values,
+                    _STYLES[index % len(_STYLES)],
+                    marker="o",
+                    markersize=3,
+                    color=_COLORS[method],
+                    label=label,
                 )
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter("{x:g}")
@@ -43,7 +50,7 @@ def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
     for index, row in enumerate(rows):
         for record in filter(None, row.grid.values()):
             epochs = [held["epoch"] for held in record["history"]]
-            for layer, style in zip(range(record["config"]["layers"]), ("-", "--", ":", "-.")):
+            for layer, style in zip(range(record["config"]["layers"]), _STYLES):
                 panels[0].plot(
                     epochs,
                     [held["spread"][layer] for held in record["history"]],
