@@ -19,7 +19,9 @@ from torch.distributions import constraints
 
 from noisin_pyro.linear_softmax import linear_log_softmax
 
-_ROWS = 1024  # of logits at a time: 40 MB at 10,000 words, and no slower than all at once
+# Logits at a time, 16 MB: memory of that size is used again, where the C library returns larger
+# blocks to the system and a part's first touch would cost a third of the whole.
+_LOGITS = 4_000_000
 
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
 
@@ -109,8 +111,8 @@ class LinearCategorical(dist.TorchDistribution):
         rows = self.features.reshape(-1, self.features.shape[-1])
         targets = value.expand(self.batch_shape).reshape(-1).long()
         # Without a gradient to keep them for, the logits of all rows need not exist at once.
-        size = max(1, len(rows)) if torch.is_grad_enabled() else _ROWS
-        parts = zip(rows.split(size), targets.split(size))
+        size = len(rows) if torch.is_grad_enabled() else _LOGITS // len(self.weight)
+        parts = zip(rows.split(max(1, size)), targets.split(max(1, size)))
         log_probs = [linear_log_softmax(z, self.weight, self.bias, y) for z, y in parts]
         return torch.cat(log_probs).view(self.batch_shape)
 

@@ -25,6 +25,7 @@ from noisin_pyro.emissions import (
     LinearCategorical,
     NormalEmission,
 )
+from noisin_pyro.linear_softmax import linear_log_softmax
 
 LEVEL = 1e-7
 HIDDEN, CLASSES = 5, 7
@@ -302,12 +303,25 @@ def test_outside_pyro_frozen_weights_stay_frozen() -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("rows", [1, 1024, 2500])
-def test_without_gradients_the_logits_come_in_parts(rows: int) -> None:
-    """2,500 rows are three parts, the last one shorter."""
+@pytest.mark.parametrize(
+    "rows, at_once, parts", [(1, 1000, 1), (1000, 1000, 1), (2500, 1000, 3), (3, 0, 3)]
+)
+def test_without_gradients_the_logits_come_in_parts(
+    rows: int, at_once: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last part may be shorter, and a row that is too long on its own is a part."""
+    lengths = []
+
+    def watched(z: torch.Tensor, *others: Any) -> torch.Tensor:
+        lengths.append(len(z))
+        return linear_log_softmax(z, *others)
+
+    monkeypatch.setattr("noisin_pyro.emissions.linear_log_softmax", watched)
+    monkeypatch.setattr("noisin_pyro.emissions._LOGITS", max(1, at_once * CLASSES))
     z, weight = torch.randn(rows, HIDDEN), torch.randn(CLASSES, HIDDEN)
     law, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
     with torch.no_grad():
-        parts = law.log_prob(value)
+        found = law.log_prob(value)
+    assert len(lengths) == parts and sum(lengths) == rows
     whole = law.categorical().log_prob(value)
-    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(found, whole)
