@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisin_pyro.products import linear
+
 __all__ = ["CELLS", "Cell", "Elman", "GRU", "LSTM", "State", "Weights"]
 
 State = tuple[Tensor, Tensor | None]
@@ -57,7 +59,7 @@ class Cell:
         bias = weights.b_ih
         if bias is not None and weights.b_hh is not None:
             bias = bias + weights.b_hh
-        return F.linear(x, weights.w_ih, bias).to(weights.w_hh.dtype)
+        return linear(x, weights.w_ih, bias).to(weights.w_hh.dtype)
 
     def step(
         self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
@@ -104,7 +106,7 @@ class GRU(Cell):
     """Cho et al. (2014), as ``torch.nn.GRU``: the reset gate multiplies W_hn z_{t-1} + b_hn."""
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
-        return F.linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
+        return linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
 
     def step(
         self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights

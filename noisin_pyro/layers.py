@@ -37,8 +37,8 @@ Feedback = bool | Literal["only"]
 """Who reads the noisy state: everyone, all but the next step (False), or the next step alone."""
 
 # Above these, additive noise on a CPU is walked and not folded.
-_LARGE_STATE = 5_000  # batch times hidden units of an Elman layer
-_WIDE_LSTM = 600  # hidden units
+_LARGE_STATE = 4_000  # batch times hidden units of an Elman layer
+_WIDE_LSTM = 300  # hidden units
 
 # Particles S lead every shape and are folded into the batch for the kernels:
 #

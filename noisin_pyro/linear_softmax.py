@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisin_pyro.products import linear, outer
+
 __all__ = ["linear_log_softmax"]
 
 _NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
@@ -42,7 +44,7 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         return _plain(z, weight, bias, target)
     parts = (z, weight, bias)
     if not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parts):
-        return _picked(_normalised(F.linear(z, weight, bias)), target)
+        return _picked(_normalised(linear(z, weight, bias)), target)
     device = z.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -77,7 +79,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
     def forward(
         z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits = F.linear(z, weight, bias)
+        logits = linear(z, weight, bias)
         excess = _normalised(logits)
         log_prob = _picked(excess, target)
         column = target.unsqueeze(1)
@@ -101,8 +103,8 @@ class _LinearLogSoftmax(torch.autograd.Function):
         negative = -grad.to(excess.dtype).unsqueeze(1)
         wanted = ctx.needs_input_grad
         return (
-            (excess @ weight).mul_(negative) if wanted[0] else None,
-            excess.t() @ (z * negative) if wanted[1] else None,
+            linear(excess, weight.t()).mul_(negative) if wanted[0] else None,
+            outer(excess, z * negative) if wanted[1] else None,
             (excess.t() @ negative).squeeze(1) if bias is not None and wanted[2] else None,
             None,
         )

@@ -1,9 +1,9 @@
-"""Many small products with one matrix, one after another, as a recurrence needs them.
+"""Matrix products on a CPU through oneDNN, which torch carries and runs its own LSTM with.
 
-A batch of 20 rows is too thin for torch's general matrix product on a CPU, which arranges the
-matrix anew at each call. oneDNN, which torch carries and runs its own LSTM with, takes a matrix
-arranged beforehand, which is several times faster where the general product is slow (it was on an
-AMD EPYC). What it brings to a whole step: ``benchmarks/step_cost.py``, the multiplicative rows.
+torch's general product in single precision is MKL's, which leaves half of an AMD EPYC's vector
+units idle; oneDNN's was 2.2 times as fast there, for all sizes met here. And a recurrence's many
+products with one matrix, each with a batch of few rows, take that matrix arranged beforehand.
+What this brings to a whole step: ``benchmarks/step_cost.py``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,84 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["FEWEST", "packs", "small_products"]
+__all__ = ["FEWEST", "linear", "outer", "packs", "small_products"]
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
 FEWEST = 4  # products for which arranging the matrix pays
+_LARGE = 1_000_000  # multiplications, above which a product is worth oneDNN's longer call
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, with its gradients of any order, by the faster library.
+
+    Args:
+        x: with shape (\\*, H).
+        weight: W, with shape (G, H).
+        bias: b, with shape (G,).
+
+    Returns:
+        x Wᵀ + b, with shape (\\*, G).
+
+    Example:
+        >>> import torch
+        >>> linear(torch.ones(3, 2), torch.eye(2))
+        tensor([[1., 1.],
+                [1., 1.],
+                [1., 1.]])
+    """
+    if not _by_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """Σ_n left_n right_nᵀ, a weight's gradient, by the faster library.
+
+    Args:
+        left: with shape (N, G).
+        right: with shape (N, H).
+
+    Returns:
+        With shape (G, H).
+    """
+    if not _by_onednn(right.t(), left.t()):
+        return left.t() @ right
+    return linear(right.t(), left.t()).t().contiguous()  # its transpose costs oneDNN half the time
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dim() > 1
+        and x.numel() * len(weight) >= _LARGE
+        and packs(weight)
+        and packs(x)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        library: Any = torch.ops.mkldnn
+        return library._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        return (
+            linear(grad, weight.t()) if to_x else None,
+            outer(grads, rows) if to_weight else None,
+            grads.sum(0) if to_bias else None,
+        )
 
 
 def small_products(weight: Tensor, rows: int, count: int) -> Product:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells import GRU, LSTM, Cell, Weights
-from noisin_pyro.products import small_products
+from noisin_pyro.products import outer, small_products
 
 __all__ = ["scan"]
 
@@ -93,11 +93,6 @@ def _scaled(factor: Tensor, mult: Tensor | None) -> Tensor:
 def _shifted(first: Tensor, rest: Tensor) -> Tensor:
     """The sequence one step earlier: [first, rest_0, ..., rest_{T-2}]."""
     return torch.cat([first.unsqueeze(0), rest[:-1]])
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_t left_tᵀ right_t as one matrix product."""
-    return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {  # in place
@@ -218,7 +213,7 @@ class _ElmanScan(torch.autograd.Function):
             dgates,
             dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
             None,
-            _outer(dgates, _shifted(z0, z)),
+            outer(dgates.flatten(0, 1), _shifted(z0, z).flatten(0, 1)),
             None,
             dz * h if ctx.needs_input_grad[6] else None,
             dz if ctx.needs_input_grad[7] else None,
@@ -295,7 +290,7 @@ class _LSTMScan(torch.autograd.Function):
             dgates,
             dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
             dc,
-            _outer(dgates, _shifted(z0, z)),
+            outer(dgates.flatten(0, 1), _shifted(z0, z).flatten(0, 1)),
             None,
             dz * (o * tanh_c) if ctx.needs_input_grad[6] else None,
             dz if ctx.needs_input_grad[7] else None,
@@ -371,7 +366,7 @@ class _GRUScan(torch.autograd.Function):
             dgates,
             torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[2] else None,
             None,
-            _outer(drec, before),
+            outer(drec.flatten(0, 1), before.flatten(0, 1)),
             None if b_hh is None else drec.sum((0, 1)),
             dz * h if ctx.needs_input_grad[6] else None,
             dz if ctx.needs_input_grad[7] else None,

@@ -16,7 +16,7 @@ ROOT = Path(noisin_pyro.__file__).parent
 
 #: A module imports only from modules to its left.
 ORDER = [
-    *("standardized", "noise", "spread", "cells", "folding", "products", "scan", "layers", "sites"),
+    *("standardized", "noise", "spread", "products", "cells", "folding", "scan", "layers", "sites"),
     *("recurrence", "rnn", "linear_softmax", "emissions", "model", "guide", "objective"),
     *("smoothing", "annealing", "corpora", "batching", "evaluation", "generate", "training"),
     *("experiments", "cli"),

@@ -1,4 +1,4 @@
-"""Small products: both ways of computing them are the same function."""
+"""Products: all ways of computing them are the same function."""
 
 from __future__ import annotations
 
@@ -70,3 +70,58 @@ def test_a_recurrence_is_the_same_either_way(
         size = float(reference.abs().max())
         assert_close(one.double(), reference, atol=2e-5 * size, rtol=0)
         assert_close(other.double(), reference, atol=2e-5 * size, rtol=0)
+
+
+def large(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    """All products by oneDNN, or none."""
+    monkeypatch.setattr(products, "_LARGE", 0 if fast else 1 << 60)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(), (5,), (3, 5), (2, 3, 5)])
+def test_linear_is_torchs(
+    lead: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, gradients, and gradients of those, also of what is no contiguous matrix."""
+    torch.manual_seed(0)
+    parts = [torch.randn(*lead, 7), torch.randn(7, 4).t(), *([torch.randn(4)] if bias else [])]
+    probe, other = torch.randn(*lead, 4), [torch.randn_like(part) for part in parts]
+
+    def derivatives(function: Any, dtype: torch.dtype) -> list[torch.Tensor]:
+        given = [
+            part.to(dtype, memory_format=torch.preserve_format).requires_grad_() for part in parts
+        ]
+        y = function(*given)
+        first = torch.autograd.grad((y.tanh() * probe).sum(), given, create_graph=True)
+        along = sum((g * o).sum() for g, o in zip(first, other))
+        second = torch.autograd.grad(along, given)
+        return [t.double() for t in (y, *first, *second)]
+
+    calls = []
+    fast_way = products._Linear.apply
+    monkeypatch.setattr(products._Linear, "apply", lambda *a: (calls.append(1), fast_way(*a))[1])
+    expected = derivatives(torch.nn.functional.linear, torch.float64)
+    for fast in (True, False):
+        large(monkeypatch, fast)
+        calls.clear()
+        for ours, theirs in zip(derivatives(products.linear, torch.float32), expected):
+            assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert bool(calls) == (fast and bool(lead) and products.packs(parts[0]))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_outer_is_a_sum_of_outer_products(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    large(monkeypatch, fast)
+    left, right = torch.randn(9, 4), torch.randn(3, 9).t()
+    found = products.outer(left, right)
+    assert_close(found, torch.einsum("ng,nh->gh", left, right))
+    assert found.is_contiguous()
+
+
+def test_products_leave_autocast_and_other_dtypes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    large(monkeypatch, True)
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(x, weight).dtype == torch.bfloat16
+    assert products.linear(x.double(), weight.double()).dtype == torch.float64
+    assert torch.vmap(products.linear, (0, None))(x, weight).shape == (3, 5)
