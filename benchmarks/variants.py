@@ -239,7 +239,8 @@ def _textbook(setting: Setting, start: dict[str, Tensor], x: Tensor, y: Tensor) 
     program.load_state_dict(as_cells(start))
     store = pyro.get_param_store()
     own = store.get_state()
-    svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 1e-3, "fused": True}), Trace_ELBO())
+    optimizer = pyro.optim.Adam({"lr": 1e-3, "fused": True})
+    svi = SVI(program.model, program.guide, optimizer, Trace_ELBO())
 
     def step() -> float:
         nonlocal own

@@ -118,8 +118,8 @@ def speed_table(path: Path) -> str:
     lines += ["", *other_costs(record), ""]
     machine, versions = record["hardware"], record["versions"]
     lines.append(
-        f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, fused Adam. "
-        f"{machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
+        f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, fused "
+        f"Adam. {machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
         f"{versions['torch']}, Python {versions['python']}."
     )
     return "\n".join(lines)
