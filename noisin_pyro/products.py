@@ -1,9 +1,9 @@
 """Matrix products on a CPU through oneDNN, which torch carries and runs its own LSTM with.
 
-torch's general product in single precision is MKL's, which leaves half of an AMD EPYC's vector
-units idle; oneDNN's was 2.2 times as fast there, for all sizes met here. And a recurrence's many
-products with one matrix, each with a batch of few rows, take that matrix arranged beforehand.
-What this brings to a whole step: ``benchmarks/step_cost.py``.
+torch's general product in single precision is MKL's; on an AMD EPYC oneDNN's was twice as fast, for
+all sizes met here (``benchmarks/products.py``). And a recurrence's many products with one matrix,
+each with a batch of few rows, take that matrix arranged beforehand. What this brings to a whole
+step: ``benchmarks/step_cost.py``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,14 @@ def test_peak_memory_is_that_of_a_fresh_process() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak = json.loads(done.stdout)
     assert peak["peak"] > peak["above_imports"] >= 0
+
+
+def test_the_products_are_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    products = pytest.importorskip("products")
+    monkeypatch.setattr(products, "SHAPES", {"small": (20, 100)})
+    monkeypatch.setattr(products, "ROUNDS", 1)
+    products.main()  # which compares the results too
+    assert len(re.findall(r"torch +[\d.]+ ms  ours +[\d.]+ ms", capsys.readouterr().out)) == 3
