@@ -232,8 +232,8 @@ def test_the_tables(tmp_path: Path) -> None:
     text = render("table2", options, tmp_path)
     lines = {line.split("|")[1].strip(): line for line in text.split("\n\n")[0].splitlines()}
     assert lines["1 layer, tanh"] == (
-        "| 1 layer, tanh | 131.5 ± 0.7 (131.9) | **130.5 ± 0.7** (140.9) | 132.5 ± 0.7 (138.3) "
-        "| 151.5 ± 0.7 (141.4) | NOISIN* |"
+        "| 1 layer, tanh | **131.5 ± 0.7** (131.9) | **130.5 ± 0.7** (140.9) | 132.5 ± 0.7 (138.3) "
+        "| 151.5 ± 0.7 (141.4) | NOISIN*, NOISIN |"
     )
     assert lines["2 layers, tanh"] == (
         "| 2 layers, tanh | **130.0** (140.5) | – (142.4) | – (165.2) | 150.0 (157.9) "

@@ -34,6 +34,18 @@ class Figure:
             return None
         return cls(mean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
+    def level_with(self, other: Figure) -> bool:
+        """Whether the difference is within twice its standard error; never so after one run each.
+
+        Example:
+            >>> Figure(48.0, 0.6, 3).level_with(Figure(48.9, 0.6, 3))
+            True
+            >>> Figure(48.0, 0.6, 3).level_with(Figure(49.1, 0.6, 3))
+            False
+        """
+        error = math.sqrt(self.deviation**2 / self.count + other.deviation**2 / other.count)
+        return abs(self.mean - other.mean) <= 2 * error
+
     def __str__(self) -> str:
         spread = "" if math.isnan(self.deviation) else f" ± {self.deviation:.1f}"
         return f"{self.mean:.1f}{spread}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from noisin_pyro.experiments.summary import Row
+from noisin_pyro.experiments.summary import Figure, Row
 
 __all__ = ["averages", "comparison", "corpora", "details", "provenance"]
 
@@ -27,25 +27,34 @@ def comparison(rows: Sequence[Row]) -> str:
     """A line for each block and a column for each method, as the paper's Table 2.
 
     A cell is the test perplexity on the mean path, mean ± standard deviation over seeds, with the
-    paper's value in brackets; the lowest of a line is bold.
+    paper's value in brackets. Bold is the lowest of a line and what is level with it: within twice
+    the standard error of the difference.
     """
     methods = sorted({row.recipe.method for row in rows}, key=_method_order)
     blocks = list(dict.fromkeys(row.recipe.block for row in rows))
     lines = [_line(["", *methods, "lowest"]), _line(["---"] * (len(methods) + 2))]
     for block in sorted(blocks):
         held = {row.recipe.method: row for row in rows if row.recipe.block == block}
-        figures = {method: held[method].figure("test") for method in methods if method in held}
-        means = {method: figure.mean for method, figure in figures.items() if figure}
-        winner = min(means, key=lambda method: means[method], default=None)
+        figures = {m: row.figure("test") for m, row in held.items()}
+        best = _best({method: figure for method, figure in figures.items() if figure})
+        complete = all(figures.get(method) for method in methods)
         cells = []
         for method in methods:
-            figure, paper = figures.get(method), held[method].recipe.paper if method in held else 0
-            text = f"**{figure}**" if method == winner and len(means) > 1 else str(figure or "–")
-            cells.append(text + (f" ({paper})" if paper else ""))
-        complete = len(means) == len(methods)
-        cells.append(str(winner) if complete else "not all run")
-        lines.append(_line([block, *cells]))
+            text = str(figures.get(method) or "–")
+            paper = held[method].recipe.paper if method in held else None
+            bold = f"**{text}**" if method in best else text
+            cells.append(bold + (f" ({paper})" if paper else ""))
+        lines.append(_line([block, *cells, ", ".join(best) if complete else "not all run"]))
     return "\n".join(lines)
+
+
+def _best(figures: dict[str, Figure]) -> list[str]:
+    """The lowest and what is level with it, in order; nobody wins alone."""
+    order = sorted(figures, key=lambda method: figures[method].mean)
+    if len(order) < 2:
+        return []
+    first = figures[order[0]]
+    return order[:1] + [method for method in order[1:] if figures[method].level_with(first)]
 
 
 def details(rows: Sequence[Row]) -> str:
