@@ -175,6 +175,33 @@ def reproduced() -> dict[str, str]:
     }
 
 
+#: By model, the record of Table 2 that is the run SINGLE of ``noisin train`` in another precision.
+SINGLE = "ptb-tanh-256"
+MIXED = {
+    "deterministic": "1-tanh-none/plain.seed1.2e2562f6.json",
+    "noisin": "1-tanh-noisin/multiplicative-0.5.seed1.cdf35c07.json",
+}
+
+
+def precision() -> str:
+    """Two runs in float32 and in bf16-mixed."""
+    single = load(HERE / SINGLE / "record.json")
+    lines = ["| 1 layer, tanh | precision | valid | test | best epoch |", "|---|---|---|---|---|"]
+    for model, name in MIXED.items():
+        mixed = load(HERE / "reproduce" / "ptb" / "table2" / name)
+        for record, held in ((single, single["models"][model]), (mixed, mixed)):
+            final = held["final"]["mean_path"]
+            cells = [
+                mixed["method"],
+                record["config"]["precision"],
+                f"{final['valid']:.1f}",
+                f"{final['test']:.1f}",
+                str(held["best_epoch"]),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -198,7 +225,7 @@ def rendered() -> dict[Path, str]:
     short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
     return {
         README: replaced(README, {"runs": runs(), "speed": speed(), **short}),
-        ACCOUNT: replaced(ACCOUNT, {"table1": corpora, **account}),
+        ACCOUNT: replaced(ACCOUNT, {"table1": corpora, "precision": precision(), **account}),
     }
 
 
