@@ -11,38 +11,31 @@ from noisin_pyro.training.checkpoint import replace_file
 
 __all__ = ["FIGURES"]
 
-_COLORS = {"None": "C3", "NOISIN": "C0"}
 _STYLES = ("-", "--", ":", "-.")
 
 
 def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
     """Figure 2: training and validation perplexity against epochs, every entry of the grid."""
+    curves = [
+        (row.recipe.method if len(row.grid) == 1 else f"{row.recipe.method}, {point}", record)
+        for row in rows
+        for point, record in row.grid.items()
+        if record is not None
+    ]
     for panel, split in zip(panels, ("train", "valid")):
-        for row in rows:
-            for index, (point, record) in enumerate(row.grid.items()):
-                if record is None:
-                    continue
-                epochs = [held["epoch"] for held in record["history"]]
-                values = [held[f"{split}_perplexity"] for held in record["history"]]
-                method = row.recipe.method
-                label = method if method == "None" else f"{method}, {point.replace('-', ' ')}"
-                panel.plot(
-                    epochs,
-                    values,
-                    _STYLES[index % len(_STYLES)],
-                    marker="o",
-                    markersize=3,
-                    color=_COLORS[method],
-                    label=label,
-                )
-        panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
-        panel.tick_params(axis="y", which="minor", labelsize=7)
+        for index, (label, record) in enumerate(curves):
+            epochs = [held["epoch"] for held in record["history"]]
+            values = [held[f"{split}_perplexity"] for held in record["history"]]
+            best = record["best_epoch"]
+            panel.plot(epochs, values, color=f"C{index}", label=label)
+            panel.plot(epochs[best - 1], values[best - 1], "o", color=f"C{index}")
         panel.set_ylabel("perplexity")
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    lowest = min(min(held["valid_perplexity"] for held in r["history"]) for _, r in curves)
+    panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
     panels[0].set_title("Training, as trained")
-    panels[1].set_title("Validation, mean path")
+    panels[1].set_title("Validation, mean path; dots: best")
 
 
 def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
