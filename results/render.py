@@ -22,14 +22,19 @@ README = HERE.parent / "README.md"
 ACCOUNT = HERE / "README.md"
 
 
-def runs() -> str:
-    """One table over all runs: the noisy model and its deterministic twin side by side."""
+def runs(pattern: str, folder: str) -> str:
+    """Runs of ``noisin train``: the noisy model and its deterministic twin side by side.
+
+    Args:
+        pattern: which of the folders here.
+        folder: where they are, as seen from the file that links to them.
+    """
     head = (
         "| run | model | valid | test | test, 16 samples averaged | best epoch | tokens/s |\n"
         "|---|---|---|---|---|---|---|"
     )
-    records = {path.parent.name: load(path) for path in sorted(HERE.glob("*/record.json"))}
-    rows = [row for name, record in records.items() for row in run_rows(name, record)]
+    records = {path.parent.name: load(path) for path in sorted(HERE.glob(f"{pattern}/record.json"))}
+    rows = [row for name, record in records.items() for row in run_rows(name, record, folder)]
     notes = [hardware(name, record) for name, record in records.items()]
     return "\n".join([head, *rows, "", *notes])
 
@@ -39,7 +44,7 @@ def load(path: Path) -> dict[str, Any]:
     return record
 
 
-def run_rows(name: str, record: dict[str, Any]) -> list[str]:
+def run_rows(name: str, record: dict[str, Any], folder: str) -> list[str]:
     rows = []
     for label, model in record["models"].items():
         final = model.get("final") or {"mean_path": None, "averaged": None}  # still training
@@ -47,7 +52,7 @@ def run_rows(name: str, record: dict[str, Any]) -> list[str]:
         epochs = len(model["history"])
         valid = min(row["valid_perplexity"] for row in model["history"])
         cells = [
-            f"[{name}](results/{name}/record.json)",
+            f"[{name}]({folder}{name}/record.json)",
             describe(label, record["config"]),
             f"{valid:.1f}",
             f"{mean['test']:.1f}" if mean else "not yet",
@@ -223,10 +228,9 @@ def rendered() -> dict[Path, str]:
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
-    return {
-        README: replaced(README, {"runs": runs(), "speed": speed(), **short}),
-        ACCOUNT: replaced(ACCOUNT, {"table1": corpora, "precision": precision(), **account}),
-    }
+    first = {"run:pydoc": runs("pydoc", "results/"), "speed": speed(), **short}
+    parts = {"table1": corpora, "precision": precision(), "runs": runs("*", ""), **account}
+    return {README: replaced(README, first), ACCOUNT: replaced(ACCOUNT, parts)}
 
 
 def replaced(path: Path, parts: dict[str, str]) -> str:
