@@ -28,7 +28,7 @@ import pyro
 import torch
 from variants import VARIANTS, Setting, build, floor, noisy_model
 
-from noisin_pyro import NoisinELBO, PriorGuide, detach_state, evaluate
+from noisin_pyro import Corpus, NoisinELBO, PriorGuide, Vocabulary, detach_state, evaluate
 from noisin_pyro.training.record import environment
 
 SETTINGS = (
@@ -230,9 +230,10 @@ def loop(setting: Setting, rounds: int, clock: Clock, windows: int = 40) -> dict
             ):
                 model = noisy_model(variant, setting, "cpu")
                 fabric = Fabric(accelerator=clock.device, devices=1)
-                trainer = Trainer(
-                    fabric, config, model, tokens, tokens[:500], Path(folder), variant
+                corpus = Corpus(
+                    "random", Vocabulary.build(["<eos>"]), tokens, tokens[:500], tokens[:500], ""
                 )
+                trainer = Trainer(fabric, config, model, corpus, Path(folder), variant)
                 progress = trainer.fit()
             if round_:  # the first warms up
                 bare.append(seconds)

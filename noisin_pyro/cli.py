@@ -13,12 +13,11 @@ from typing import Any, Literal
 __all__ = ["main"]
 
 
-def train(args: Any) -> None:
+def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
     from noisin_pyro.training.record import render_table
     from noisin_pyro.training.run import train as run
 
-    config = args.config_object
     _say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
     record = run(config)
     _say("\n" + render_table(record))
@@ -191,6 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         print(f"noisin: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"noisin: {error.filename or 'a file'} cannot be used ({error.strerror or error}); "
+            "give another path",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -232,19 +238,18 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(parser: Any, arguments: list[str]) -> int:
-    from types import SimpleNamespace
-
     from noisin_pyro.training.config import TrainConfig
 
     parser.add_argument("--config", action="config", help="a YAML file with any of the options")
     parser.add_class_arguments(TrainConfig)
     options = parser.parse_args(arguments).as_dict()
     options.pop("config", None)
+    config = TrainConfig(**options)
+    from noisin_pyro.training.loop import Interrupted  # after what can be refused without torch
+
     try:
-        train(SimpleNamespace(config_object=TrainConfig(**options)))
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":
-            raise
+        train(config)
+    except Interrupted:
         print(
             f"noisin: stopped at the end of the step, nothing is lost; go on with "
             f"noisin train --config {options['out']}/config.yaml --resume true",

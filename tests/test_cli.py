@@ -131,6 +131,10 @@ def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "spread must be float or list[float], got nan" in refusal(
         capsys, *asked, "--spread", "nan"
     )
+    assert "seed must lie in [0, 2**32), got 9999" in refusal(capsys, *asked, "--seed", "9" * 20)
+    assert "hidden_size 3000000 and embedding_size 128 does not fit in memory" in refusal(
+        capsys, *asked, "--hidden_size", "3000000"
+    )
     assert "patiense" in refusal(capsys, *asked, "--patiense", "3")
     assert "already holds a run" in refusal(capsys, "train", "--corpus", str(text), "--out",
                                             str(run))  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from noisin_pyro.training.build import averaged_weights, build_model, build_noise, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import Schedule, TrainConfig
+from noisin_pyro.training.loop import Interrupted, Trainer
 from noisin_pyro.training.run import load_run, train
 
 
@@ -164,6 +166,25 @@ def test_ctrl_c_saves_and_exits_130(text: Path, finished: Path, tmp_path: Path) 
     assert "Traceback" not in stderr
     train(replace(config, resume=True))
     assert_same_outcome(tmp_path / "run", finished)
+
+
+def test_ctrl_c_while_the_last_epoch_ends_is_heard(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(trainer: Trainer, schedule: Schedule) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        end_epoch(trainer, schedule)
+
+    end_epoch = Trainer._end_epoch
+    config = small(text, tmp_path / "run", epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_end_epoch", interrupted)
+        with pytest.raises(Interrupted):
+            train(config)
+    assert not (tmp_path / "run" / "deterministic").exists()
+    train(replace(config, resume=True))
+    train(replace(config, out=str(tmp_path / "straight")))
+    assert_same_outcome(tmp_path / "run", tmp_path / "straight")
 
 
 def read(path: Path) -> bytes:
@@ -362,6 +383,33 @@ def test_a_truncated_checkpoint_is_refused(text: Path, tmp_path: Path, keep: int
     with pytest.raises(ValueError, match="last.ckpt is truncated or no checkpoint of a run; put"):
         train(replace(config, resume=True))
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_without_its_best_checkpoint_a_run_says_what_to_delete(text: Path, tmp_path: Path) -> None:
+    config = small(text, tmp_path / "run", epochs=1)
+    train(config)
+    best = tmp_path / "run" / "best.ckpt"
+    best.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="best.ckpt is truncated .* delete it and last.ckpt"):
+        train(replace(config, resume=True))
+    best.unlink()
+    with pytest.raises(ValueError, match="best.ckpt is missing; delete it and last.ckpt"):
+        train(replace(config, resume=True))
+    (tmp_path / "run" / "last.ckpt").unlink()
+    train(replace(config, resume=True))
+
+
+def test_a_run_does_not_go_on_with_another_text(text: Path, tmp_path: Path) -> None:
+    """As many words, and as many different ones, but other ids."""
+    shutil.copytree(text, tmp_path / "text")
+    config = small(tmp_path / "text", tmp_path / "run", epochs=1)
+    train(config)
+    vocabulary = (tmp_path / "run" / "vocabulary.txt").read_text()
+    for path in (tmp_path / "text").iterdir():
+        path.write_text(path.read_text().replace("w1 ", "other "))
+    with pytest.raises(ValueError, match="last.ckpt is of another text .* bring that text back"):
+        train(replace(config, epochs=2, resume=True))
+    assert (tmp_path / "run" / "vocabulary.txt").read_text() == vocabulary
 
 
 def test_a_half_written_checkpoint_is_never_read(text: Path, tmp_path: Path) -> None:

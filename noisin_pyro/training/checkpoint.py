@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Loads a checkpoint with ``weights_only=True``, onto the CPU.
 
     Raises:
-        ValueError: if the file is truncated or no checkpoint.
+        ValueError: if the file is missing, truncated or no checkpoint.
     """
+    best = path.name == "best.ckpt"
+    remedy = (
+        "delete it and last.ckpt to train again"
+        if best
+        else "put a copy of best.ckpt in its place to go on from there, or delete it to start again"
+    )
+    if not path.exists():
+        raise ValueError(f"{path} is missing; {remedy}")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError, pickle.UnpicklingError):
+    except Exception:  # what torch raises depends on where the file is damaged
         payload = None
     if not isinstance(payload, dict) or "epoch" not in payload:
-        raise ValueError(
-            f"{path} is truncated or no checkpoint of a run; put a copy of best.ckpt in its place "
-            "to go on from there, or delete it to start again"
-        )
+        raise ValueError(f"{path} is truncated or no checkpoint of a run; {remedy}")
     return payload

@@ -166,6 +166,7 @@ class TrainConfig:
             self.batch_size % self.devices == 0,
             f"be a multiple of {self.devices} devices",
         )
+        self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
         Schedule.parse(self.schedule)
         if self.tied_weights and self.embedding_size != self.hidden_size:

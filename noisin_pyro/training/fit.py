@@ -65,7 +65,7 @@ def fit_model(
         The model with the weights of its best epoch.
 
     Raises:
-        Interrupted, FloatingPointError: as :meth:`Trainer.fit` does.
+        Interrupted, FloatingPointError, ValueError: as :meth:`Trainer.fit` does.
     """
     with seeded(config.seed):
         model = build_model(config, len(corpus.vocabulary))
@@ -73,8 +73,7 @@ def fit_model(
             fabric,
             config,
             model,
-            corpus.train,
-            corpus.valid,
+            corpus,
             folder,
             label,
             checkpoint_seconds,

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisin_pyro.batching import streams, window_count, windows
+from noisin_pyro.corpora import Corpus
 from noisin_pyro.evaluation import evaluate
 from noisin_pyro.guide import PriorGuide
 from noisin_pyro.model import LanguageModel, detach_state
@@ -61,8 +62,7 @@ class Trainer:
         config: the run.
         model: the model, on the CPU, built with Pyro's ``module_local_params`` on (or the global
             param store would hold its parameters too).
-        train: the training text, with shape (N,).
-        valid: the validation text, with shape (M,).
+        corpus: the text.
         folder: where checkpoints go.
         label: what the progress bar calls the model.
         checkpoint_seconds: seconds of training between two checkpoints within an epoch.
@@ -76,8 +76,7 @@ class Trainer:
         fabric: Fabric,
         config: TrainConfig,
         model: LanguageModel,
-        train: Tensor,
-        valid: Tensor,
+        corpus: Corpus,
         folder: Path,
         label: str,
         checkpoint_seconds: float = 60.0,
@@ -85,12 +84,13 @@ class Trainer:
         on_steps: Callable[[Progress, int], None] | None = None,
     ) -> None:
         self.fabric, self.config, self.model = fabric, config, model
-        self.valid, self.folder, self.label = valid, folder, label
+        self.corpus, self.folder, self.label = corpus, folder, label
         self.checkpoint_seconds = checkpoint_seconds
         self.on_epoch, self.on_steps = on_epoch, on_steps
         share = config.batch_size // fabric.world_size
         first = fabric.global_rank * share
-        self.stream = streams(train, config.batch_size)[:, first : first + share].to(fabric.device)
+        own = slice(first, first + share)
+        self.stream = streams(corpus.train, config.batch_size)[:, own].to(fabric.device)
         self.steps = window_count(self.stream, config.unroll)
         objective = NoisinELBO()(model, PriorGuide(model))
         optimizer = build_optimizer(config, objective, self.steps)
@@ -104,6 +104,7 @@ class Trainer:
 
         Raises:
             Interrupted: if Ctrl-C was pressed; ``last.ckpt`` holds the step it came at.
+            ValueError: if ``last.ckpt`` is damaged or of another text.
             FloatingPointError: if the loss or the gradient became NaN or infinite.
         """
         torch.manual_seed(self.config.seed + 1000 * self.fabric.global_rank)
@@ -122,6 +123,8 @@ class Trainer:
                 row = self.progress.history[-1]
                 bar.set_postfix_str(self._figures(row["train"]) + f" valid {_ppl(row['valid'])}")
                 bar.close()
+                if self._agreed(stop.requested)[0]:
+                    raise Interrupted
         return self.progress
 
     def _epoch(self, stop: Interruptible, bar: Any) -> None:
@@ -147,9 +150,11 @@ class Trainer:
             progress.step += 1
             progress.tokens += y.numel()
             now = time.monotonic()
-            due = now - saved >= self.checkpoint_seconds
-            if len(losses) < CHECK_EVERY and not due and not stop.requested:
+            due, stopped = now - saved >= self.checkpoint_seconds, stop.requested
+            at_once = (due or stopped) and self.fabric.world_size == 1
+            if len(losses) < CHECK_EVERY and not at_once:
                 continue
+            due, stopped = self._agreed(due, stopped)
             self._count(losses)
             progress.seconds, clock = progress.seconds + now - clock, now
             bar.update(len(losses))
@@ -157,10 +162,10 @@ class Trainer:
             losses.clear()
             if self.on_steps:
                 self.on_steps(progress, self.steps)
-            if due or stop.requested:
+            if due or stopped:
                 self._save("last.ckpt")
                 saved = time.monotonic()
-            if stop.requested:
+            if stopped:
                 bar.close()
                 raise Interrupted
         self._count(losses)
@@ -182,16 +187,25 @@ class Trainer:
                 )
             self.progress.nats += nats
 
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """What any process wishes, so that all of them save or stop at the same step."""
+        if self.fabric.world_size == 1:
+            return list(wishes)
+        held = torch.tensor(wishes, dtype=torch.int32, device=self.fabric.device)
+        torch.distributed.all_reduce(held, torch.distributed.ReduceOp.MAX)
+        return held.bool().tolist()
+
     def _end_epoch(self, schedule: Schedule) -> None:
         progress, config = self.progress, self.config
+        nats, tokens = map(sum, zip(*_gathered(self.fabric, (progress.nats, progress.tokens))))
         with averaged_weights(self.optimizer.optimizer):
-            valid = evaluate(self.model, self.valid, unroll=config.unroll).nats
+            valid = evaluate(self.model, self.corpus.valid, unroll=config.unroll).nats
         spread = [None if s is None else s.detach().mean().item() for s in self.model.rnn.spread]
         rate = self.optimizer.param_groups[0]["lr"]
         progress.history.append(
             {
                 "epoch": progress.epoch,
-                "train": progress.nats / progress.tokens,
+                "train": nats / tokens,
                 "valid": valid,
                 "spread": spread,
                 "learning_rate": rate,
@@ -227,6 +241,7 @@ class Trainer:
             **asdict(self.progress),
             "config": asdict(self.config),
             "label": self.label,
+            "text": self.corpus.sha256,
             "model": self.model.state_dict(),
             "averaged": averaged,
             "optimizer": self.optimizer.state_dict(),
@@ -235,6 +250,11 @@ class Trainer:
         save_checkpoint(self.fabric, self.folder / name, payload)
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        if saved.get("text", self.corpus.sha256) != self.corpus.sha256:
+            raise ValueError(
+                f"{self.folder / 'last.ckpt'} is of another text than {self.corpus.name} now is; "
+                "bring that text back, or train anew in another folder"
+            )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})

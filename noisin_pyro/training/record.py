@@ -151,6 +151,8 @@ def render_table(record: dict[str, Any]) -> str:
     names = {"noisin": "NOISIN", "dropout": "dropout", "deterministic": "deterministic"}
     lines = [f"{'perplexity':<31}" + "".join(f"{names[label]:>15}" for label in models)]
     for key, title in (("mean_path", "mean path"), ("averaged", "averaged")):
+        if not any(model["final"][key] for model in models.values()):
+            continue
         for split in ("train", "valid", "test"):
             cells = []
             samples = 0

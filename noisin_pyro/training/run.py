@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import replace_file
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import fit_model, make_fabric, measure, summarise
-from noisin_pyro.training.loop import Progress
+from noisin_pyro.training.interrupt import Interruptible
+from noisin_pyro.training.loop import Interrupted, Progress
 from noisin_pyro.training.record import (
     describe_corpus,
     environment,
@@ -57,21 +59,38 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
     # What does not fit is refused before any file is written.
     streams(corpus.train, config.batch_size)
     with torch.random.fork_rng():
-        build_model(config, len(corpus.vocabulary))
+        _build(config, len(corpus.vocabulary))
     fabric = make_fabric(config, _loggers(config, folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "config.yaml", replace(config, resume=False).save)
-        corpus.vocabulary.save(folder / "vocabulary.txt")
+        if not config.resume:
+            corpus.vocabulary.save(folder / "vocabulary.txt")
     except OSError as error:
         raise ValueError(
             f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
         ) from None
     run = partial(
-        _run, config=config, corpus=corpus, checkpoint_seconds=checkpoint_seconds
+        _outcome, config=config, corpus=corpus, checkpoint_seconds=checkpoint_seconds
     )  # Fabric looks through the arguments of what it launches, but not into frozen ones
-    record: dict[str, Any] = fabric.launch(run)
-    return record
+    with Interruptible() if config.devices > 1 else nullcontext():  # Ctrl-C reaches every process
+        outcome: dict[str, Any] | Exception = fabric.launch(run)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _build(config: TrainConfig, vocab_size: int) -> None:
+    """Builds the model, to see whether that can be done."""
+    try:
+        build_model(config, vocab_size)
+    except RuntimeError as error:  # torch's allocator has no kind of its own
+        if "allocate" not in str(error):
+            raise
+        raise ValueError(
+            f"a model of {config.layers} layers with hidden_size {config.hidden_size} and "
+            f"embedding_size {config.embedding_size} does not fit in memory; lower them"
+        ) from None
 
 
 def _check_folder(config: TrainConfig, folder: Path) -> None:
@@ -98,6 +117,14 @@ def _loggers(config: TrainConfig, folder: Path) -> list[Any]:
     from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     return [TensorBoardLogger(root_dir=folder, name="tensorboard", version="")]
+
+
+def _outcome(fabric: Fabric, **options: Any) -> dict[str, Any] | Exception:
+    """What a run returns or raises, which from a process of its own would come as a traceback."""
+    try:
+        return _run(fabric, **options)
+    except (Interrupted, ValueError, FloatingPointError) as error:
+        return error
 
 
 def _run(
