@@ -15,7 +15,7 @@ from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.reproduce import render, reproduce
 from noisin_pyro.experiments.store import best_point, due, planned, run_of
 from noisin_pyro.experiments.summary import summarise_row
-from noisin_pyro.experiments.tables import comparison, details
+from noisin_pyro.experiments.tables import comparison, details, provenance
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
@@ -243,6 +243,15 @@ def test_the_tables(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no record of table2 with these options"):
         render("table2", replace(options, corpus="pydoc"), tmp_path)
     assert not list(tmp_path.rglob("*.md"))
+
+
+def test_every_record_is_counted_once(tmp_path: Path) -> None:
+    options, rows = Options(grid=2, seeds=3), [row_of("1-tanh-noisin"), row_of("1-tanh-none")]
+    for _ in range(2):  # the grids, then the chosen entries' other seeds
+        for run in due(rows, options, tmp_path):
+            fake(run, 140, 130)
+    text = provenance([summarise_row(recipe, options, tmp_path) for recipe in rows])
+    assert text.endswith(f": {len(list(tmp_path.rglob('*.json')))} records")
 
 
 def test_averages_by_the_number_of_samples(tmp_path: Path) -> None:

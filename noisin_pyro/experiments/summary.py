@@ -77,11 +77,6 @@ class Row:
         """Wall time of a run, as far as it was not cut off."""
         return Figure.of([record["wall_seconds"] / 60 for record in self.records])
 
-    @property
-    def complete(self) -> bool:
-        """Whether a choice has been made."""
-        return self.point is not None
-
 
 def _final(samples: int) -> Any:
     def held(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -104,9 +99,10 @@ def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:
         for point in recipe.points(options)
     }
     point = best_point(recipe, options, results)
-    found = [
+    found = [] if point is None else [grid[point]]
+    found += [
         run_of(recipe, point, seed, options, results).record()
-        for seed in range(1, options.seeds + 1)
+        for seed in range(2, options.seeds + 1)
         if point is not None
     ]
     records = [record for record in found if record and record["finished"] and record["final"]]
