@@ -214,7 +214,33 @@ def test_a_diverged_entry_is_not_chosen(tmp_path: Path) -> None:
     fake(good, 150, 140, diverged="the loss became nan", final=None)
     assert best_point(recipe, options, tmp_path) is None
     assert due([recipe], options, tmp_path) == []
-    assert "–" in comparison([summarise_row(recipe, options, tmp_path)])
+
+
+def test_seeds_that_are_missing_or_diverged_are_told(tmp_path: Path) -> None:
+    """Such a cell is no mean over the wanted seeds, and a block is over only without the former."""
+    options = Options(grid=1, seeds=3)
+    nan: dict[str, Any] = {"diverged": "the loss became nan", "final": None}
+    rows = [row_of(f"1-tanh-{suffix}") for suffix in ("noisin", "noisin-star", "dropout", "none")]
+    outcomes = ([{}, {}, {}], [{}, {}, nan], [nan], [{}, {}])
+    for recipe, value, seeds in zip(rows, (130, 130, 130, 150), outcomes):
+        for seed, changes in enumerate(seeds, 1):
+            point = recipe.points(options)[0]
+            fake(run_of(recipe, point, seed, options, tmp_path), 140, value + seed, **changes)
+
+    def cells() -> list[str]:
+        table = comparison([summarise_row(recipe, options, tmp_path) for recipe in rows])
+        return [cell.strip() for cell in table.splitlines()[2].split("|")[2:-1]]
+
+    told = ["**132.0 ± 1.0** (131.9)", "**131.5 ± 0.7** (1 of 3 diverged) (140.9)"]
+    told += ["diverged (138.3)"]
+    assert cells() == [*told, "151.5 ± 0.7 (2 of 3 seeds) (141.4)", "not all run"]
+    fake(run_of(rows[3], "plain", 3, options, tmp_path), 140, 153)
+    assert cells() == [*told, "152.0 ± 1.0 (141.4)", "NOISIN*, NOISIN"]
+    fake(run_of(rows[3], "plain", 2, options, tmp_path), 140, 190, finished=False, final=None)
+    fake(run_of(rows[3], "plain", 3, options, tmp_path), 140, 190, **nan)
+    assert cells() == [*told, "151.0 (1 of 3 seeds, 1 of 3 diverged) (141.4)", "not all run"]
+    line = details([summarise_row(rows[3], options, tmp_path)]).splitlines()[2]
+    assert "| plain | 1 of 3 seeds, 1 of 3 diverged |" in line
 
 
 def test_the_tables(tmp_path: Path) -> None:
@@ -236,8 +262,8 @@ def test_the_tables(tmp_path: Path) -> None:
         "| 151.5 ± 0.7 (141.4) | NOISIN*, NOISIN |"
     )
     assert lines["2 layers, tanh"] == (
-        "| 2 layers, tanh | **130.0** (140.5) | – (142.4) | – (165.2) | 150.0 (157.9) "
-        "| not all run |"
+        "| 2 layers, tanh | **130.0** (1 of 2 seeds) (140.5) | – (142.4) | – (165.2) "
+        "| 150.0 (1 of 2 seeds) (157.9) | not all run |"
     )
     # The paper's values are of another text.
     with pytest.raises(ValueError, match="holds no record of table2 with these options"):
