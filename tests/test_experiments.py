@@ -271,6 +271,16 @@ def test_the_tables(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.md"))
 
 
+def test_minutes_are_those_of_training(tmp_path: Path) -> None:
+    """A run's wall time begins anew when it resumes; the time of its epochs is kept."""
+    recipe, options = row_of("1-tanh-none"), Options(seeds=1)
+    (run,) = planned(recipe, options, tmp_path)
+    fake(run, 140, 130, timing={"seconds": 600.0}, wall_seconds=60.0)
+    head, _, line = details([summarise_row(recipe, options, tmp_path)]).splitlines()
+    held = dict(zip(head.split(" | "), line.split(" | ")))
+    assert held["minutes of training"] == "10.0"
+
+
 def test_every_record_is_counted_once(tmp_path: Path) -> None:
     options, rows = Options(grid=2, seeds=3), [row_of("1-tanh-noisin"), row_of("1-tanh-none")]
     for _ in range(2):  # the grids, then the chosen entries' other seeds

@@ -106,8 +106,8 @@ class Row:
 
     @property
     def minutes(self) -> Figure | None:
-        """Wall time of a run, as far as it was not cut off."""
-        return Figure.of([record["wall_seconds"] / 60 for record in self.records])
+        """Of training a run, over all its epochs, however often it was cut off."""
+        return Figure.of([record["timing"]["seconds"] / 60 for record in self.records])
 
 
 def _final(samples: int) -> Any:

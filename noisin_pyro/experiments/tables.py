@@ -71,7 +71,7 @@ def details(rows: Sequence[Row]) -> str:
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
-    head += ["best epoch", "minutes a run", "grid: validation perplexity of its first seed"]
+    head += ["best epoch", "minutes of training", "grid: validation perplexity of its first seed"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in sorted(rows, key=lambda row: (row.recipe.block, _method_order(row.recipe.method))):
         epochs = ", ".join(f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)

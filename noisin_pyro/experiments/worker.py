@@ -109,7 +109,7 @@ def run(order: dict[str, Any], folder: Path) -> None:
             "mean_path": measure(model, held_out, 0, config.seed),
             "averaged": averaged,
         }
-    record["wall_seconds"] = time.monotonic() - start
+    record["wall_seconds"] = time.monotonic() - start  # since the last resume
     write(latest, done=True)
     for left in (*folder.glob("*.ckpt*"),):
         left.unlink()
