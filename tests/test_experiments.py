@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from noisin_pyro.cli import main
+from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.reproduce import render, reproduce
 from noisin_pyro.experiments.store import best_point, due, planned, run_of
@@ -194,6 +196,30 @@ def test_first_seeds_come_first(tmp_path: Path) -> None:
         ("1-tanh-noisin", 1),
         ("1-tanh-none", 2),
     ]
+
+
+def test_what_is_left_is_counted_from_the_records(tmp_path: Path) -> None:
+    options, rows = Options(grid=2, seeds=3), [row_of("1-tanh-noisin"), row_of("1-tanh-none")]
+    assert count(rows, options, tmp_path) == Tally(done=0, total=4 + 3)
+    first, second = planned(rows[0], options, tmp_path)
+    fake(first, 150, 140)
+    assert count(rows, options, tmp_path) == Tally(1, 7, seconds=60.0, epochs=2.0)
+    # A row whose grid diverged has no later seeds, and a run of no epoch says nothing of the time.
+    for run in (first, second):
+        fake(run, 150, 140, diverged="the loss became nan", final=None, history=[])
+    assert count(rows, options, tmp_path) == Tally(done=2, total=2 + 3)
+
+
+def test_the_time_left_falls_while_runs_go_on() -> None:
+    tally = Tally(done=1, total=4, seconds=600.0, epochs=10.0)
+    assert Tally(done=0, total=4).seconds_left([5.0], jobs=2) is None
+    assert tally.seconds_left([], jobs=2) == 900.0
+    assert tally.seconds_left([5.0, 2.5], jobs=2) == 600.0 * 2.25 / 2
+    assert (
+        tally.seconds_left([math.inf, 12.0], jobs=2) == 300.0
+    )  # longer than the average, not over
+    # The last run has one worker, however many there might be.
+    assert Tally(3, 4, 600.0, 10.0).seconds_left([5.0], jobs=4) == 300.0
 
 
 def test_a_run_that_was_cut_off_is_due_again(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "2/2 runs" in err and "1 layer, tanh" in out
+    assert "table2 0/2 runs" in err and "0/0" not in err  # counted before it is shown
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,8 +18,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import Options, Recipe
-from noisin_pyro.experiments.store import Run, due, planned
+from noisin_pyro.experiments.store import Run, due
 
 __all__ = ["Failure", "run_all"]
 
@@ -67,8 +69,10 @@ def run_all(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     failures: list[Failure] = []
     active: dict[Path, _Worker] = {}
+    tally = count(rows, options, results)
     bar = tqdm(
-        desc=title, total=0, bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
+        desc=title, total=tally.total, initial=tally.done,
+        bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
         dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 60.0,
     )  # fmt: skip
     try:
@@ -78,13 +82,14 @@ def run_all(
             waiting = [run for run in ready if run.path not in active]
             for run in waiting[: jobs - len(active)]:
                 active[run.path] = _Worker(run, work / run.place, jobs)
-            _show(bar, rows, options, results, list(active.values()), jobs)
+            tally = count(rows, options, results)
+            _show(bar, tally, list(active.values()), jobs)
             if not active:
                 return failures
             time.sleep(POLL)
             while all(worker.running for worker in active.values()):
                 time.sleep(POLL)
-                _show_detail(bar, list(active.values()))
+                _show(bar, tally, list(active.values()), jobs)
             for path, worker in list(active.items()):
                 if not worker.running:
                     del active[path]
@@ -166,6 +171,14 @@ class _Worker:
         share = 100 * said["step"] // max(said["steps"], 1)
         return f"epoch {said['epoch']}, {share} %"
 
+    @property
+    def epochs(self) -> float:
+        """How many it has behind it; infinite once it only measures."""
+        said = self.report
+        if "averaging" in said:
+            return math.inf
+        return said["epoch"] - 1 + said["step"] / max(said["steps"], 1) if said else 0.0
+
     def interrupt(self) -> None:
         if self.running:
             self.process.send_signal(signal.SIGINT)
@@ -187,43 +200,14 @@ class _Worker:
         return f"{said[-1]} ({ending}, {self.log})" if said else f"{ending}, {self.log}"
 
 
-def _show(
-    bar: Any,
-    rows: Sequence[Recipe],
-    options: Options,
-    results: Path,
-    workers: list[_Worker],
-    jobs: int,
-) -> None:
-    """Brings the bar up to date: runs done, runs to come, and when all will be."""
-    done, total, seconds = 0, 0, []
-    seen: set[Path] = set()
-    for recipe in rows:
-        runs = planned(recipe, options, results)
-        later = len(recipe.points(options)) + options.seeds - 1 - len(runs)
-        total += later
-        for run in runs:
-            if run.path in seen:
-                continue
-            seen.add(run.path)
-            total += 1
-            record = run.record()
-            if record and record["finished"]:
-                done += 1
-                seconds.append(record["timing"]["seconds"])
-    bar.total, bar.n = total, done
-    left = ""
-    if seconds:
-        each = sum(seconds) / len(seconds)
-        left = f"about {_duration(each * (total - done) / jobs)} left; "
-    bar.left = left
-    _show_detail(bar, workers)
-
-
-def _show_detail(bar: Any, workers: list[_Worker]) -> None:
-    text = bar.left + "; ".join(f"{worker.run.name}: {worker.stage}" for worker in workers)
-    if text != getattr(bar, "text", None):
-        bar.text = text
+def _show(bar: Any, tally: Tally, workers: list[_Worker], jobs: int) -> None:
+    """Brings the bar up to date: runs done, when all will be, and where each worker is."""
+    bar.total, bar.n = tally.total, tally.done
+    text = "; ".join(f"{worker.run.name}: {worker.stage}" for worker in workers)
+    seconds = tally.seconds_left([worker.epochs for worker in workers], jobs)
+    if seconds is not None:
+        text = f"about {_duration(seconds)} left; {text}"
+    if text != bar.postfix:
         bar.set_postfix_str(text, refresh=False)
         bar.update(0)
 
