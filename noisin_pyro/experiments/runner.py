@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from noisin_pyro.experiments.store import Run, due
 __all__ = ["Failure", "run_all"]
 
 POLL = 0.2  # seconds between two looks at the workers
+RETRY = 2.0  # seconds until a run that another process has is tried again
 GRACE = 60.0  # seconds that workers have to save after Ctrl-C
 
 
@@ -48,7 +50,8 @@ def run_all(
     """Trains until every run of the rows has a finished record.
 
     The entries of a row's grid come first, then the other seeds of the entry with the lowest
-    validation perplexity. What was cut off resumes from its checkpoint.
+    validation perplexity. What was cut off resumes from its checkpoint. What another process has in
+    hand is put aside, and tried again until it has its record.
 
     Args:
         rows: what to run.
@@ -80,30 +83,62 @@ def run_all(
             failed = {failure.run.path for failure in failures}
             ready = [run for run in due(rows, options, results) if run.path not in failed]
             waiting = [run for run in ready if run.path not in active]
-            for run in waiting[: jobs - len(active)]:
-                active[run.path] = _Worker(run, work / run.place, jobs)
+            aside = 0
+            for run in waiting:
+                if len(active) == jobs:
+                    break
+                lock = _lock(run, work / run.place)
+                if lock:
+                    active[run.path] = _Worker(run, work / run.place, lock, jobs)
+                else:
+                    aside += 1
             tally = count(rows, options, results)
-            _show(bar, tally, list(active.values()), jobs)
-            if not active:
+            _show(bar, tally, list(active.values()), aside, jobs)
+            if not (active or waiting):
                 return failures
+            until = time.monotonic() + RETRY if aside else math.inf
             time.sleep(POLL)
-            while all(worker.running for worker in active.values()):
+            while time.monotonic() < until and all(w.running for w in active.values()):
                 time.sleep(POLL)
-                _show(bar, tally, list(active.values()), jobs)
+                _show(bar, tally, list(active.values()), aside, jobs)
             for path, worker in list(active.items()):
                 if not worker.running:
                     del active[path]
                     worker.join()
                     if worker.run.finished:
-                        shutil.rmtree(worker.folder)
+                        shutil.rmtree(worker.folder, ignore_errors=True)
                     else:
                         failures.append(Failure(worker.run, worker.last_words()))
+                    worker.lock.close()
     finally:
         for worker in active.values():
             worker.interrupt()
         for worker in active.values():
             worker.join()
+            worker.lock.close()
         bar.close()
+
+
+def _lock(run: Run, folder: Path) -> IO[str] | None:
+    """The lock on a run's folder; None where another process has it, or has just done the run.
+
+    A worker inherits it, so that what a killed reproduction left running keeps it to its end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = (folder / "lock").open("w")
+    except FileNotFoundError:  # whoever has done the run removed the folder
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    if run.finished:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+        return None
+    return lock
 
 
 @dataclass
@@ -112,11 +147,11 @@ class _Worker:
 
     run: Run
     folder: Path
+    lock: IO[str]
     jobs: int
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         recipe, order = self.run.recipe, self.folder / "order.json"
         about = {
             "recipe": recipe.records,
@@ -139,6 +174,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
+                pass_fds=[self.lock.fileno()],
                 env={"OMP_NUM_THREADS": str(cores), **os.environ},
                 start_new_session=True,  # Ctrl-C reaches it through us, once
             )
@@ -200,10 +236,11 @@ class _Worker:
         return f"{said[-1]} ({ending}, {self.log})" if said else f"{ending}, {self.log}"
 
 
-def _show(bar: Any, tally: Tally, workers: list[_Worker], jobs: int) -> None:
+def _show(bar: Any, tally: Tally, workers: list[_Worker], aside: int, jobs: int) -> None:
     """Brings the bar up to date: runs done, when all will be, and where each worker is."""
     bar.total, bar.n = tally.total, tally.done
-    text = "; ".join(f"{worker.run.name}: {worker.stage}" for worker in workers)
+    stages = [f"{worker.run.name}: {worker.stage}" for worker in workers]
+    text = "; ".join([*stages, f"{aside} in another process"] if aside else stages)
     seconds = tally.seconds_left([worker.epochs for worker in workers], jobs)
     if seconds is not None:
         text = f"about {_duration(seconds)} left; {text}"
