@@ -8,6 +8,7 @@ from typing import Any
 
 from noisin_pyro.corpora import load_corpus
 from noisin_pyro.experiments.figures import FIGURES, draw
+from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
 from noisin_pyro.experiments.summary import Row, summarise_row
@@ -46,7 +47,7 @@ def reproduce(
         train: False only renders.
 
     Returns:
-        The Markdown, and the runs that failed.
+        The Markdown, or that there is no record yet, and the runs that failed.
 
     Raises:
         ValueError: if an argument or a record does not fit.
@@ -58,6 +59,8 @@ def reproduce(
     failures: list[Failure] = []
     if train:
         failures = run_all(chosen, options, results=results, work=work, jobs=jobs, title=experiment)
+    if failures and not _begun(experiment, options, results):
+        return f"no run of {experiment} has a record yet", failures
     return render(experiment, options, results, write=True), failures
 
 
@@ -73,9 +76,7 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     Raises:
         ValueError: if a record does not fit, or there is none.
     """
-    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
-    begun = {row.recipe.block for row in rows if any(row.grid.values())}
-    rows = [row for row in rows if row.recipe.block in begun]
+    rows = _begun(experiment, options, results)
     if not rows:
         raise ValueError(
             f"{results} holds no record of {experiment} with these options; run it without --render"
@@ -84,7 +85,7 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     text = "\n\n".join([first(rows), details(rows), provenance(rows)])
     if write:
         place = results / rows[0].recipe.folder
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         replace_file(
             place / f"{experiment}.md",
             lambda part: part.write_text(text + "\n", encoding="utf-8"),
@@ -92,6 +93,13 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
         if experiment in FIGURES:
             draw(experiment, rows, _title(rows), place / f"{experiment}.png")
     return text
+
+
+def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
+    """The rows of all blocks of which there is a record."""
+    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
+    begun = {row.recipe.block for row in rows if any(row.grid.values())}
+    return [row for row in rows if row.recipe.block in begun]
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -116,7 +124,7 @@ def _table1(options: Options, results: Path) -> str:
         name: load_corpus(name, data_folder(options.data_dir, name)).statistics() for name in names
     }
     text = corpora(found)
-    results.mkdir(parents=True, exist_ok=True)
+    make_folder(results)
     target = results / "table1.md"
     replace_file(target, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     return text

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from noisin_pyro.experiments.preflight import refuse_early
 from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import Run, due
@@ -65,11 +66,12 @@ def run_all(
         The runs that failed; the others went on.
 
     Raises:
-        ValueError: if ``jobs`` is below 1 or a recipe does not fit.
+        ValueError: if ``jobs`` is below 1, a recipe does not fit, or no run could succeed.
         KeyboardInterrupt: after Ctrl-C, when all workers have saved a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    refuse_early(rows, options, results, work)
     failures: list[Failure] = []
     active: dict[Path, _Worker] = {}
     tally = count(rows, options, results)
