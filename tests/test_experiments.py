@@ -372,6 +372,28 @@ def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "table1.md").read_text() == text
 
 
+def test_table_1_of_another_text_has_a_place_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "table1.md").write_text("the paper's")
+    text, _ = reproduce("table1", Options(corpus="hmm"), results=tmp_path)
+    assert (tmp_path / "hmm" / "table1.md").read_text() == text + "\n"
+    assert (tmp_path / "table1.md").read_text() == "the paper's"
+
+
+def test_the_last_line_says_what_is_shown(tmp_path: Path) -> None:
+    given = Options(
+        "pydoc", "data", epochs=2, grid=1, seeds=1, device="cpu", precision="bf16-mixed"
+    )
+    for options, last in (
+        (Options(), ""),
+        (given, " --corpus pydoc --epochs 2 --grid 1 --seeds 1 --precision bf16-mixed"),
+    ):
+        recipe = recipes("table2", options)[0]
+        for run in planned(recipe, options, tmp_path):
+            fake(run, 140, 130)
+        parts = render("table2", options, tmp_path).split("\n\n")
+        assert parts[3:] == [f"Rendered by `noisin reproduce table2{last}`."]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -396,7 +418,7 @@ def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "table2 --corpus hmm --results . --work /dev/null/work",
             "/dev/null/work must be a folder that can be written to (Not a directory); give --work",
         ),
-        ("table1 --corpus hmm --results /dev/null", "/dev/null must be a folder that can be"),
+        ("table1 --corpus hmm --results /dev/null", "/dev/null/hmm must be a folder that can"),
         ("table2 --seeds 0", "seeds must be at least 1, got 0"),
         ("table2 --render true --results nowhere", "nowhere holds no record of table2"),
         ("table9", "unknown experiment 'table9'; the known ones are table1, table2"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ def reproduce(
         experiment: ``table1`` or one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: how to run it.
         rows: the rows to run; all if there are none.
-        results: where records go, and the Markdown and the picture rendered from them.
+        results: where records go, and the Markdown and the picture rendered from them, in a folder
+            for each text; Table 1 of the paper's texts stands beside these folders.
         work: where checkpoints go until a run has its record.
         jobs: trainings at a time.
         train: False only renders.
@@ -67,6 +70,9 @@ def reproduce(
 def render(experiment: str, options: Options, results: Path, *, write: bool = False) -> str:
     """The Markdown of an experiment from its records alone; blocks without any are left out.
 
+    Its parts, an empty line between them: the comparison, a line for each row, hardware and
+    versions, and the command that it is of.
+
     Args:
         experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: those that it was run with.
@@ -82,7 +88,8 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
             f"{results} holds no record of {experiment} with these options; run it without --render"
         )
     first = averages if experiment == "samples" else comparison
-    text = "\n\n".join([first(rows), details(rows), provenance(rows)])
+    shown = f"Rendered by `{_command(experiment, options)}`."
+    text = "\n\n".join([first(rows), details(rows), provenance(rows), shown])
     if write:
         place = results / rows[0].recipe.folder
         make_folder(place)
@@ -100,6 +107,16 @@ def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
     rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
     begun = {row.recipe.block for row in rows if any(row.grid.values())}
     return [row for row in rows if row.recipe.block in begun]
+
+
+def _command(experiment: str, options: Options) -> str:
+    """The command, with the options that the tables depend on where they are not the defaults."""
+    words = ["noisin", "reproduce", experiment]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("data_dir", "device") and value != field.default:
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -124,7 +141,8 @@ def _table1(options: Options, results: Path) -> str:
         name: load_corpus(name, data_folder(options.data_dir, name)).statistics() for name in names
     }
     text = corpora(found)
-    make_folder(results)
-    target = results / "table1.md"
+    place = results / Path(options.corpus).name if options.corpus else results
+    make_folder(place)
+    target = place / "table1.md"
     replace_file(target, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     return text
