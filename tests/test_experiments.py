@@ -151,7 +151,10 @@ def fake(run: Any, valid: float, test: float, **changes: Any) -> None:
         "diverged": None,
         "final": {
             "mean_path": {"valid": valid, "test": test, "samples": 0},
-            "averaged": [{"valid": valid + 1, "test": test + 1, "samples": 16}],
+            "averaged": [
+                {"valid": valid + 1, "test": test + 1, "samples": count}
+                for count in run.recipe.samples
+            ],
         },
         "timing": {"seconds": 60.0},
         "wall_seconds": 120.0,
@@ -350,10 +353,8 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
     assert first.startswith(b"\x89PNG")
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() == first
-    fake(run, 150, 100, history=[{**row, "train_perplexity": 250.0, "valid_perplexity": 150.0,
-                                  "spread": [0.3, 0.1]} for row in history],
-         final={"mean_path": {"valid": 1.0, "test": 2.0, "samples": 0},
-                "averaged": [{"valid": 1.0, "test": 3.0, "samples": 4}]})  # fmt: skip
+    others = {"train_perplexity": 250.0, "valid_perplexity": 150.0, "spread": [0.3, 0.1]}
+    fake(run, 150, 100, history=[{**row, **others} for row in history])
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() != first
 
@@ -480,6 +481,26 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
         due([recipe], options, tmp_path)
 
 
+def test_a_record_without_the_averages_that_are_asked_for_is_named(tmp_path: Path) -> None:
+    """Their number is not in a record's name, so that a recipe may come to ask for more."""
+    options = Options(grid=1, seeds=1)
+    noisy, none = (
+        replace(row_of(f"1-tanh-{suffix}"), samples=(8, 16, 32)) for suffix in ("noisin", "none")
+    )
+    (run,) = planned(noisy, options, tmp_path)
+    final = {
+        "mean_path": {"valid": 140.0, "test": 130.0, "samples": 0},
+        "averaged": [{"valid": 140.0, "test": 130.0, "samples": 16}],
+    }
+    fake(run, 140, 130, final=final)
+    with pytest.raises(ValueError, match=r"seed1.*json lacks the averages over 8, 32 samples that"):
+        due([noisy], options, tmp_path)
+    # What diverged has none, nor has a deterministic RNN.
+    fake(run, 140, 130, diverged="the loss became nan", final=None)
+    fake(planned(none, options, tmp_path)[0], 140, 130, final={**final, "averaged": []})
+    assert due([noisy, none], options, tmp_path) == []
+
+
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
 def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     """A recipe that changes orphans its records; then they are to be run again, or removed."""
@@ -489,7 +510,7 @@ def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     options = Options(corpus=config["corpus"], precision=config["precision"])
     (recipe,) = (r for r in recipes(found.name.split("/")[0], options) if r.name == found.name)
     run = run_of(recipe, record["point"], record["seed"], options, RESULTS)
-    assert run.path == file
+    assert run.path == file and run.record() == record
     known = {field.name for field in fields(TrainConfig)}
     held = TrainConfig(**{name: value for name, value in config.items() if name in known})
     assert not held.differences(run.config)
