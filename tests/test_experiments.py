@@ -359,6 +359,17 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
     assert picture.read_bytes() != first
 
 
+@pytest.mark.parametrize("experiment", ["figure2", "spread", "samples"])
+@pytest.mark.filterwarnings("ignore:a learned spread without a floor")
+def test_a_picture_of_what_diverged_at_once(experiment: str, tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes(experiment, options):
+        (run,) = planned(recipe, options, tmp_path)
+        fake(run, 140, 130, history=[], best_epoch=0, diverged="the loss became nan", final=None)
+    assert "diverged" in render(experiment, options, tmp_path, write=True)
+    assert list(tmp_path.rglob("*.png"))
+
+
 def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not data.is_dir():
