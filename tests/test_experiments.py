@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from noisin_pyro.cli import main
+from noisin_pyro.corpora import load_corpus
+from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.reproduce import render, reproduce
+from noisin_pyro.experiments.runner import Failure
 from noisin_pyro.experiments.store import best_point, due, planned, run_of
 from noisin_pyro.experiments.summary import summarise_row
-from noisin_pyro.experiments.tables import comparison, details
+from noisin_pyro.experiments.tables import comparison, details, provenance
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
@@ -147,7 +151,10 @@ def fake(run: Any, valid: float, test: float, **changes: Any) -> None:
         "diverged": None,
         "final": {
             "mean_path": {"valid": valid, "test": test, "samples": 0},
-            "averaged": [{"valid": valid + 1, "test": test + 1, "samples": 16}],
+            "averaged": [
+                {"valid": valid + 1, "test": test + 1, "samples": count}
+                for count in run.recipe.samples
+            ],
         },
         "timing": {"seconds": 60.0},
         "wall_seconds": 120.0,
@@ -196,6 +203,30 @@ def test_first_seeds_come_first(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_left_is_counted_from_the_records(tmp_path: Path) -> None:
+    options, rows = Options(grid=2, seeds=3), [row_of("1-tanh-noisin"), row_of("1-tanh-none")]
+    assert count(rows, options, tmp_path) == Tally(done=0, total=4 + 3)
+    first, second = planned(rows[0], options, tmp_path)
+    fake(first, 150, 140)
+    assert count(rows, options, tmp_path) == Tally(1, 7, seconds=60.0, epochs=2.0)
+    # A row whose grid diverged has no later seeds, and a run of no epoch says nothing of the time.
+    for run in (first, second):
+        fake(run, 150, 140, diverged="the loss became nan", final=None, history=[])
+    assert count(rows, options, tmp_path) == Tally(done=2, total=2 + 3)
+
+
+def test_the_time_left_falls_while_runs_go_on() -> None:
+    tally = Tally(done=1, total=4, seconds=600.0, epochs=10.0)
+    assert Tally(done=0, total=4).seconds_left([5.0], jobs=2) is None
+    assert tally.seconds_left([], jobs=2) == 900.0
+    assert tally.seconds_left([5.0, 2.5], jobs=2) == 600.0 * 2.25 / 2
+    assert (
+        tally.seconds_left([math.inf, 12.0], jobs=2) == 300.0
+    )  # longer than the average, not over
+    # The last run has one worker, however many there might be.
+    assert Tally(3, 4, 600.0, 10.0).seconds_left([5.0], jobs=4) == 300.0
+
+
 def test_a_run_that_was_cut_off_is_due_again(tmp_path: Path) -> None:
     recipe, options = row_of("1-tanh-none"), Options(seeds=1)
     (run,) = planned(recipe, options, tmp_path)
@@ -214,7 +245,33 @@ def test_a_diverged_entry_is_not_chosen(tmp_path: Path) -> None:
     fake(good, 150, 140, diverged="the loss became nan", final=None)
     assert best_point(recipe, options, tmp_path) is None
     assert due([recipe], options, tmp_path) == []
-    assert "–" in comparison([summarise_row(recipe, options, tmp_path)])
+
+
+def test_seeds_that_are_missing_or_diverged_are_told(tmp_path: Path) -> None:
+    """Such a cell is no mean over the wanted seeds, and a block is over only without the former."""
+    options = Options(grid=1, seeds=3)
+    nan: dict[str, Any] = {"diverged": "the loss became nan", "final": None}
+    rows = [row_of(f"1-tanh-{suffix}") for suffix in ("noisin", "noisin-star", "dropout", "none")]
+    outcomes = ([{}, {}, {}], [{}, {}, nan], [nan], [{}, {}])
+    for recipe, value, seeds in zip(rows, (130, 130, 130, 150), outcomes):
+        for seed, changes in enumerate(seeds, 1):
+            point = recipe.points(options)[0]
+            fake(run_of(recipe, point, seed, options, tmp_path), 140, value + seed, **changes)
+
+    def cells() -> list[str]:
+        table = comparison([summarise_row(recipe, options, tmp_path) for recipe in rows])
+        return [cell.strip() for cell in table.splitlines()[2].split("|")[2:-1]]
+
+    told = ["**132.0 ± 1.0** (131.9)", "**131.5 ± 0.7** (1 of 3 diverged) (140.9)"]
+    told += ["diverged (138.3)"]
+    assert cells() == [*told, "151.5 ± 0.7 (2 of 3 seeds) (141.4)", "not all run"]
+    fake(run_of(rows[3], "plain", 3, options, tmp_path), 140, 153)
+    assert cells() == [*told, "152.0 ± 1.0 (141.4)", "NOISIN*, NOISIN"]
+    fake(run_of(rows[3], "plain", 2, options, tmp_path), 140, 190, finished=False, final=None)
+    fake(run_of(rows[3], "plain", 3, options, tmp_path), 140, 190, **nan)
+    assert cells() == [*told, "151.0 (1 of 3 seeds, 1 of 3 diverged) (141.4)", "not all run"]
+    line = details([summarise_row(rows[3], options, tmp_path)]).splitlines()[2]
+    assert "| plain | 1 of 3 seeds, 1 of 3 diverged |" in line
 
 
 def test_the_tables(tmp_path: Path) -> None:
@@ -236,13 +293,32 @@ def test_the_tables(tmp_path: Path) -> None:
         "| 151.5 ± 0.7 (141.4) | NOISIN*, NOISIN |"
     )
     assert lines["2 layers, tanh"] == (
-        "| 2 layers, tanh | **130.0** (140.5) | – (142.4) | – (165.2) | 150.0 (157.9) "
-        "| not all run |"
+        "| 2 layers, tanh | **130.0** (1 of 2 seeds) (140.5) | – (142.4) | – (165.2) "
+        "| 150.0 (1 of 2 seeds) (157.9) | not all run |"
     )
     # The paper's values are of another text.
     with pytest.raises(ValueError, match="holds no record of table2 with these options"):
         render("table2", replace(options, corpus="pydoc"), tmp_path)
     assert not list(tmp_path.rglob("*.md"))
+
+
+def test_minutes_are_those_of_training(tmp_path: Path) -> None:
+    """A run's wall time begins anew when it resumes; the time of its epochs is kept."""
+    recipe, options = row_of("1-tanh-none"), Options(seeds=1)
+    (run,) = planned(recipe, options, tmp_path)
+    fake(run, 140, 130, timing={"seconds": 600.0}, wall_seconds=60.0)
+    head, _, line = details([summarise_row(recipe, options, tmp_path)]).splitlines()
+    held = dict(zip(head.split(" | "), line.split(" | ")))
+    assert held["minutes of training"] == "10.0"
+
+
+def test_every_record_is_counted_once(tmp_path: Path) -> None:
+    options, rows = Options(grid=2, seeds=3), [row_of("1-tanh-noisin"), row_of("1-tanh-none")]
+    for _ in range(2):  # the grids, then the chosen entries' other seeds
+        for run in due(rows, options, tmp_path):
+            fake(run, 140, 130)
+    text = provenance([summarise_row(recipe, options, tmp_path) for recipe in rows])
+    assert text.endswith(f": {len(list(tmp_path.rglob('*.json')))} records")
 
 
 def test_averages_by_the_number_of_samples(tmp_path: Path) -> None:
@@ -277,12 +353,21 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
     assert first.startswith(b"\x89PNG")
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() == first
-    fake(run, 150, 100, history=[{**row, "train_perplexity": 250.0, "valid_perplexity": 150.0,
-                                  "spread": [0.3, 0.1]} for row in history],
-         final={"mean_path": {"valid": 1.0, "test": 2.0, "samples": 0},
-                "averaged": [{"valid": 1.0, "test": 3.0, "samples": 4}]})  # fmt: skip
+    others = {"train_perplexity": 250.0, "valid_perplexity": 150.0, "spread": [0.3, 0.1]}
+    fake(run, 150, 100, history=[{**row, **others} for row in history])
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() != first
+
+
+@pytest.mark.parametrize("experiment", ["figure2", "spread", "samples"])
+@pytest.mark.filterwarnings("ignore:a learned spread without a floor")
+def test_a_picture_of_what_diverged_at_once(experiment: str, tmp_path: Path) -> None:
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes(experiment, options):
+        (run,) = planned(recipe, options, tmp_path)
+        fake(run, 140, 130, history=[], best_epoch=0, diverged="the loss became nan", final=None)
+    assert "diverged" in render(experiment, options, tmp_path, write=True)
+    assert list(tmp_path.rglob("*.png"))
 
 
 def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,11 +384,53 @@ def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "table1.md").read_text() == text
 
 
+def test_table_1_of_another_text_has_a_place_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "table1.md").write_text("the paper's")
+    text, _ = reproduce("table1", Options(corpus="hmm"), results=tmp_path)
+    assert (tmp_path / "hmm" / "table1.md").read_text() == text + "\n"
+    assert (tmp_path / "table1.md").read_text() == "the paper's"
+
+
+def test_the_last_line_says_what_is_shown(tmp_path: Path) -> None:
+    given = Options(
+        "pydoc", "data", epochs=2, grid=1, seeds=1, device="cpu", precision="bf16-mixed"
+    )
+    for options, last in (
+        (Options(), ""),
+        (given, " --corpus pydoc --epochs 2 --grid 1 --seeds 1 --precision bf16-mixed"),
+    ):
+        recipe = recipes("table2", options)[0]
+        for run in planned(recipe, options, tmp_path):
+            fake(run, 140, 130)
+        parts = render("table2", options, tmp_path).split("\n\n")
+        assert parts[3:] == [f"Rendered by `noisin reproduce table2{last}`."]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ("table2 --rows 1-tahn-none", "unknown row '1-tahn-none' of table2; the known ones are"),
         ("table2 --jobs 0", "jobs must be at least 1, got 0"),
+        (
+            "table2 --corpus nowhere",
+            "corpus must be one of hmm, ptb, pydoc, wikitext-2 or the path of a text file or "
+            "folder, got 'nowhere', which does not exist",
+        ),
+        pytest.param(
+            "table2 --corpus hmm --device cuda",
+            "device cuda needs a GPU that torch can see, got none; use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (
+            "table2 --corpus hmm --results /dev/null",
+            "/dev/null must be a folder that can be written to (File exists); give --results "
+            "another",
+        ),
+        (
+            "table2 --corpus hmm --results . --work /dev/null/work",
+            "/dev/null/work must be a folder that can be written to (Not a directory); give --work",
+        ),
+        ("table1 --corpus hmm --results /dev/null", "/dev/null/hmm must be a folder that can"),
         ("table2 --seeds 0", "seeds must be at least 1, got 0"),
         ("table2 --render true --results nowhere", "nowhere holds no record of table2"),
         ("table9", "unknown experiment 'table9'; the known ones are table1, table2"),
@@ -323,6 +450,39 @@ def test_refusals(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_text_that_changed_under_its_name_is_refused(tmp_path: Path) -> None:
+    """Its records would stand for a text that is no longer there; rendering does not look."""
+    text, results = tmp_path / "words.txt", tmp_path / "results"
+    text.write_text("a b c\n" * 20)
+    options = Options(corpus=str(text), grid=1, seeds=1)
+    recipe = next(r for r in recipes("table2", options) if r.row == "1-tanh-none")
+    (run,) = planned(recipe, options, results)
+    was = load_corpus(str(text)).sha256
+    fake(run, 140, 130, corpus={"sha256": was})
+    folders: dict[str, Any] = {"results": results, "work": tmp_path / "work"}
+    assert reproduce("table2", options, ["1-tanh-none"], **folders)[1] == []
+    text.write_text("a b d\n" * 20)
+    now = load_corpus(str(text)).sha256
+    with pytest.raises(ValueError, match=f"{was}, but .*words.txt is now one with {now}; give --r"):
+        reproduce("table2", options, ["1-tanh-none"], **folders)
+    text.unlink()
+    assert "130.0" in reproduce("table2", options, train=False, **folders)[0]
+
+
+def test_failures_are_told_where_there_is_nothing_to_render(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planned(row_of("1-tanh-none"), Options(), tmp_path)[0]
+    monkeypatch.setattr(
+        "noisin_pyro.experiments.reproduce.run_all", lambda *_, **__: [Failure(run, "it broke")]
+    )
+    with pytest.raises(SystemExit, match="1"):
+        main(["reproduce", "table2", "--results", str(tmp_path)])
+    said = capsys.readouterr()
+    assert said.out == "no run of table2 has a record yet\n"
+    assert said.err == "noisin: table2/1-tanh-none plain seed 1 failed: it broke\n"
+
+
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     recipe, options = row_of("1-tanh-none"), Options(seeds=1)
     (run,) = planned(recipe, options, tmp_path)
@@ -330,6 +490,26 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     run.path.write_text("{")
     with pytest.raises(ValueError, match=r"seed1.*json is no record of a run \(.*\); delete it"):
         due([recipe], options, tmp_path)
+
+
+def test_a_record_without_the_averages_that_are_asked_for_is_named(tmp_path: Path) -> None:
+    """Their number is not in a record's name, so that a recipe may come to ask for more."""
+    options = Options(grid=1, seeds=1)
+    noisy, none = (
+        replace(row_of(f"1-tanh-{suffix}"), samples=(8, 16, 32)) for suffix in ("noisin", "none")
+    )
+    (run,) = planned(noisy, options, tmp_path)
+    final = {
+        "mean_path": {"valid": 140.0, "test": 130.0, "samples": 0},
+        "averaged": [{"valid": 140.0, "test": 130.0, "samples": 16}],
+    }
+    fake(run, 140, 130, final=final)
+    with pytest.raises(ValueError, match=r"seed1.*json lacks the averages over 8, 32 samples that"):
+        due([noisy], options, tmp_path)
+    # What diverged has none, nor has a deterministic RNN.
+    fake(run, 140, 130, diverged="the loss became nan", final=None)
+    fake(planned(none, options, tmp_path)[0], 140, 130, final={**final, "averaged": []})
+    assert due([noisy, none], options, tmp_path) == []
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
@@ -341,7 +521,7 @@ def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     options = Options(corpus=config["corpus"], precision=config["precision"])
     (recipe,) = (r for r in recipes(found.name.split("/")[0], options) if r.name == found.name)
     run = run_of(recipe, record["point"], record["seed"], options, RESULTS)
-    assert run.path == file
+    assert run.path == file and run.record() == record
     known = {field.name for field in fields(TrainConfig)}
     held = TrainConfig(**{name: value for name, value in config.items() if name in known})
     assert not held.differences(run.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "2/2 runs" in err and "1 layer, tanh" in out
+    assert "table2 0/2 runs" in err and "0/0" not in err  # counted before it is shown
     return folder
 
 
@@ -129,6 +132,36 @@ def test_a_finished_run_is_not_run_again(text: Path, undisturbed: Path) -> None:
     assert process.returncode == 0, err
     after = {path: path.stat().st_mtime_ns for path in (undisturbed / "results").rglob("*.json")}
     assert after == before, f"{time.monotonic() - began:.0f} s"
+
+
+def test_two_at_once_share_the_runs(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    for process in [start(text, tmp_path), start(text, tmp_path)]:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "Traceback" not in err and "1 layer, tanh" in out
+    assert records(tmp_path) == records(undisturbed)
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+
+
+def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path) -> None:
+    """It takes no job's place, its log is left alone, and its record is waited for."""
+    wanted, results, work = options(text), tmp_path / "results", tmp_path / "work"
+    together = rows(text, "1-tanh-none", "1-sigmoid-none")
+    held, free = due(together, wanted, results)
+    (work / held.place).mkdir(parents=True)
+    log = work / held.place / "log.txt"
+    log.write_text("another's")
+    with ThreadPoolExecutor(1) as pool, (work / held.place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = pool.submit(run_all, together, wanted, results=results, work=work, jobs=1)
+        deadline = time.monotonic() + 120
+        while not free.finished and time.monotonic() < deadline:
+            time.sleep(0.1)
+        told = free.finished, held.record(), log.read_text(), running.done()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert running.result(timeout=120) == []
+    assert told == (True, None, "another's", False)
+    assert due(together, wanted, results) == []
 
 
 def test_a_crash_and_a_divergence_leave_the_others_alone(text: Path, tmp_path: Path) -> None:

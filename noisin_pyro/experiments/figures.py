@@ -20,7 +20,7 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
         (row.recipe.method if len(row.grid) == 1 else f"{row.recipe.method}, {point}", record)
         for row in rows
         for point, record in row.grid.items()
-        if record is not None
+        if record is not None and record["history"]  # one may diverge in its first epoch
     ]
     for panel, split in zip(panels, ("train", "valid")):
         for index, (label, record) in enumerate(curves):
@@ -32,8 +32,9 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
         panel.set_ylabel("perplexity")
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
-    lowest = min(min(held["valid_perplexity"] for held in r["history"]) for _, r in curves)
-    panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
+    if curves:
+        lowest = min(min(held["valid_perplexity"] for held in r["history"]) for _, r in curves)
+        panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
     panels[0].set_title("Training, as trained")
     panels[1].set_title("Validation, mean path; dots: best")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from noisin_pyro.corpora import load_corpus
 from noisin_pyro.experiments.figures import FIGURES, draw
+from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
 from noisin_pyro.experiments.summary import Row, summarise_row
@@ -40,13 +43,14 @@ def reproduce(
         experiment: ``table1`` or one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: how to run it.
         rows: the rows to run; all if there are none.
-        results: where records go, and the Markdown and the picture rendered from them.
+        results: where records go, and the Markdown and the picture rendered from them, in a folder
+            for each text; Table 1 of the paper's texts stands beside these folders.
         work: where checkpoints go until a run has its record.
         jobs: trainings at a time.
         train: False only renders.
 
     Returns:
-        The Markdown, and the runs that failed.
+        The Markdown, or that there is no record yet, and the runs that failed.
 
     Raises:
         ValueError: if an argument or a record does not fit.
@@ -58,11 +62,16 @@ def reproduce(
     failures: list[Failure] = []
     if train:
         failures = run_all(chosen, options, results=results, work=work, jobs=jobs, title=experiment)
+    if failures and not _begun(experiment, options, results):
+        return f"no run of {experiment} has a record yet", failures
     return render(experiment, options, results, write=True), failures
 
 
 def render(experiment: str, options: Options, results: Path, *, write: bool = False) -> str:
     """The Markdown of an experiment from its records alone; blocks without any are left out.
+
+    Its parts, an empty line between them: the comparison, a line for each row, hardware and
+    versions, and the command that it is of.
 
     Args:
         experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
@@ -73,18 +82,17 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     Raises:
         ValueError: if a record does not fit, or there is none.
     """
-    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
-    begun = {row.recipe.block for row in rows if any(row.grid.values())}
-    rows = [row for row in rows if row.recipe.block in begun]
+    rows = _begun(experiment, options, results)
     if not rows:
         raise ValueError(
             f"{results} holds no record of {experiment} with these options; run it without --render"
         )
     first = averages if experiment == "samples" else comparison
-    text = "\n\n".join([first(rows), details(rows), provenance(rows)])
+    shown = f"Rendered by `{_command(experiment, options)}`."
+    text = "\n\n".join([first(rows), details(rows), provenance(rows), shown])
     if write:
         place = results / rows[0].recipe.folder
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         replace_file(
             place / f"{experiment}.md",
             lambda part: part.write_text(text + "\n", encoding="utf-8"),
@@ -92,6 +100,23 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
         if experiment in FIGURES:
             draw(experiment, rows, _title(rows), place / f"{experiment}.png")
     return text
+
+
+def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
+    """The rows of all blocks of which there is a record."""
+    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
+    begun = {row.recipe.block for row in rows if any(row.grid.values())}
+    return [row for row in rows if row.recipe.block in begun]
+
+
+def _command(experiment: str, options: Options) -> str:
+    """The command, with the options that the tables depend on where they are not the defaults."""
+    words = ["noisin", "reproduce", experiment]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("data_dir", "device") and value != field.default:
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -116,7 +141,8 @@ def _table1(options: Options, results: Path) -> str:
         name: load_corpus(name, data_folder(options.data_dir, name)).statistics() for name in names
     }
     text = corpora(found)
-    results.mkdir(parents=True, exist_ok=True)
-    target = results / "table1.md"
+    place = results / Path(options.corpus).name if options.corpus else results
+    make_folder(place)
+    target = place / "table1.md"
     replace_file(target, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,12 +19,15 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from noisin_pyro.experiments.preflight import refuse_early
+from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import Options, Recipe
-from noisin_pyro.experiments.store import Run, due, planned
+from noisin_pyro.experiments.store import Run, due
 
 __all__ = ["Failure", "run_all"]
 
 POLL = 0.2  # seconds between two looks at the workers
+RETRY = 2.0  # seconds until a run that another process has is tried again
 GRACE = 60.0  # seconds that workers have to save after Ctrl-C
 
 
@@ -46,7 +51,8 @@ def run_all(
     """Trains until every run of the rows has a finished record.
 
     The entries of a row's grid come first, then the other seeds of the entry with the lowest
-    validation perplexity. What was cut off resumes from its checkpoint.
+    validation perplexity. What was cut off resumes from its checkpoint. What another process has in
+    hand is put aside, and tried again until it has its record.
 
     Args:
         rows: what to run.
@@ -60,15 +66,18 @@ def run_all(
         The runs that failed; the others went on.
 
     Raises:
-        ValueError: if ``jobs`` is below 1 or a recipe does not fit.
+        ValueError: if ``jobs`` is below 1, a recipe does not fit, or no run could succeed.
         KeyboardInterrupt: after Ctrl-C, when all workers have saved a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    refuse_early(rows, options, results, work)
     failures: list[Failure] = []
     active: dict[Path, _Worker] = {}
+    tally = count(rows, options, results)
     bar = tqdm(
-        desc=title, total=0, bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
+        desc=title, total=tally.total, initial=tally.done,
+        bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
         dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 60.0,
     )  # fmt: skip
     try:
@@ -76,29 +85,62 @@ def run_all(
             failed = {failure.run.path for failure in failures}
             ready = [run for run in due(rows, options, results) if run.path not in failed]
             waiting = [run for run in ready if run.path not in active]
-            for run in waiting[: jobs - len(active)]:
-                active[run.path] = _Worker(run, work / run.place, jobs)
-            _show(bar, rows, options, results, list(active.values()), jobs)
-            if not active:
+            aside = 0
+            for run in waiting:
+                if len(active) == jobs:
+                    break
+                lock = _lock(run, work / run.place)
+                if lock:
+                    active[run.path] = _Worker(run, work / run.place, lock, jobs)
+                else:
+                    aside += 1
+            tally = count(rows, options, results)
+            _show(bar, tally, list(active.values()), aside, jobs)
+            if not (active or waiting):
                 return failures
+            until = time.monotonic() + RETRY if aside else math.inf
             time.sleep(POLL)
-            while all(worker.running for worker in active.values()):
+            while time.monotonic() < until and all(w.running for w in active.values()):
                 time.sleep(POLL)
-                _show_detail(bar, list(active.values()))
+                _show(bar, tally, list(active.values()), aside, jobs)
             for path, worker in list(active.items()):
                 if not worker.running:
                     del active[path]
                     worker.join()
                     if worker.run.finished:
-                        shutil.rmtree(worker.folder)
+                        shutil.rmtree(worker.folder, ignore_errors=True)
                     else:
                         failures.append(Failure(worker.run, worker.last_words()))
+                    worker.lock.close()
     finally:
         for worker in active.values():
             worker.interrupt()
         for worker in active.values():
             worker.join()
+            worker.lock.close()
         bar.close()
+
+
+def _lock(run: Run, folder: Path) -> IO[str] | None:
+    """The lock on a run's folder; None where another process has it, or has just done the run.
+
+    A worker inherits it, so that what a killed reproduction left running keeps it to its end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = (folder / "lock").open("w")
+    except FileNotFoundError:  # whoever has done the run removed the folder
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    if run.finished:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+        return None
+    return lock
 
 
 @dataclass
@@ -107,11 +149,11 @@ class _Worker:
 
     run: Run
     folder: Path
+    lock: IO[str]
     jobs: int
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         recipe, order = self.run.recipe, self.folder / "order.json"
         about = {
             "recipe": recipe.records,
@@ -134,6 +176,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
+                pass_fds=[self.lock.fileno()],
                 env={"OMP_NUM_THREADS": str(cores), **os.environ},
                 start_new_session=True,  # Ctrl-C reaches it through us, once
             )
@@ -166,6 +209,14 @@ class _Worker:
         share = 100 * said["step"] // max(said["steps"], 1)
         return f"epoch {said['epoch']}, {share} %"
 
+    @property
+    def epochs(self) -> float:
+        """How many it has behind it; infinite once it only measures."""
+        said = self.report
+        if "averaging" in said:
+            return math.inf
+        return said["epoch"] - 1 + said["step"] / max(said["steps"], 1) if said else 0.0
+
     def interrupt(self) -> None:
         if self.running:
             self.process.send_signal(signal.SIGINT)
@@ -187,43 +238,15 @@ class _Worker:
         return f"{said[-1]} ({ending}, {self.log})" if said else f"{ending}, {self.log}"
 
 
-def _show(
-    bar: Any,
-    rows: Sequence[Recipe],
-    options: Options,
-    results: Path,
-    workers: list[_Worker],
-    jobs: int,
-) -> None:
-    """Brings the bar up to date: runs done, runs to come, and when all will be."""
-    done, total, seconds = 0, 0, []
-    seen: set[Path] = set()
-    for recipe in rows:
-        runs = planned(recipe, options, results)
-        later = len(recipe.points(options)) + options.seeds - 1 - len(runs)
-        total += later
-        for run in runs:
-            if run.path in seen:
-                continue
-            seen.add(run.path)
-            total += 1
-            record = run.record()
-            if record and record["finished"]:
-                done += 1
-                seconds.append(record["timing"]["seconds"])
-    bar.total, bar.n = total, done
-    left = ""
-    if seconds:
-        each = sum(seconds) / len(seconds)
-        left = f"about {_duration(each * (total - done) / jobs)} left; "
-    bar.left = left
-    _show_detail(bar, workers)
-
-
-def _show_detail(bar: Any, workers: list[_Worker]) -> None:
-    text = bar.left + "; ".join(f"{worker.run.name}: {worker.stage}" for worker in workers)
-    if text != getattr(bar, "text", None):
-        bar.text = text
+def _show(bar: Any, tally: Tally, workers: list[_Worker], aside: int, jobs: int) -> None:
+    """Brings the bar up to date: runs done, when all will be, and where each worker is."""
+    bar.total, bar.n = tally.total, tally.done
+    stages = [f"{worker.run.name}: {worker.stage}" for worker in workers]
+    text = "; ".join([*stages, f"{aside} in another process"] if aside else stages)
+    seconds = tally.seconds_left([worker.epochs for worker in workers], jobs)
+    if seconds is not None:
+        text = f"about {_duration(seconds)} left; {text}"
+    if text != bar.postfix:
         bar.set_postfix_str(text, refresh=False)
         bar.update(0)
 

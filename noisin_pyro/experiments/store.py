@@ -61,15 +61,22 @@ class Run:
         """What its record holds, None where there is none.
 
         Raises:
-            ValueError: if the file is no record.
+            ValueError: if the file is no record, or lacks averages that the recipe asks for.
         """
         try:
             held: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            held["finished"]
-        except FileNotFoundError:
+            final = held["finished"] and held["final"]
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no record of a run ({error}); delete it") from None
+        if final and not self.config.deterministic:
+            lacking = set(self.recipe.samples) - {part["samples"] for part in final["averaged"]}
+            if lacking:
+                raise ValueError(
+                    f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
+                    f"samples that {self.recipe.name} asks for; delete it to run it again"
+                )
         return held
 
     @property

@@ -59,13 +59,45 @@ class Row:
         recipe: what was run.
         grid: by entry, the record of its first seed; None where there is none.
         point: the entry chosen on validation, None while the grid is not finished.
-        records: the finished records of that entry, by seed.
+        seeds: the record of each wanted seed of that entry; None where there is none.
     """
 
     recipe: Recipe
     grid: dict[str, dict[str, Any] | None]
     point: str | None
-    records: list[dict[str, Any]]
+    seeds: list[dict[str, Any] | None]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Those of the seeds that came to figures."""
+        return [held for held in self.seeds if held and held["finished"] and held["final"]]
+
+    @property
+    def diverged(self) -> int:
+        """How many of the seeds diverged."""
+        return sum(bool(held and held["diverged"]) for held in self.seeds)
+
+    @property
+    def missing(self) -> int:
+        """How many of the seeds have not been run to their end."""
+        return len(self.seeds) - len(self.records) - self.diverged
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether every entry of the grid diverged."""
+        return all(held and held["diverged"] for held in self.grid.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to run."""
+        return self.hopeless or (self.point is not None and not self.missing)
+
+    @property
+    def shortfall(self) -> str:
+        """Which of the seeds are not in :meth:`figure`; empty if all are."""
+        parts = [f"{len(self.records)} of {len(self.seeds)} seeds"] if self.missing else []
+        parts += [f"{self.diverged} of {len(self.seeds)} diverged"] if self.diverged else []
+        return ", ".join(parts)
 
     def figure(self, split: str, samples: int = 0) -> Figure | None:
         """Perplexity on the mean path, or averaged over a number of samples."""
@@ -74,13 +106,8 @@ class Row:
 
     @property
     def minutes(self) -> Figure | None:
-        """Wall time of a run, as far as it was not cut off."""
-        return Figure.of([record["wall_seconds"] / 60 for record in self.records])
-
-    @property
-    def complete(self) -> bool:
-        """Whether a choice has been made."""
-        return self.point is not None
+        """Of training a run, over all its epochs, however often it was cut off."""
+        return Figure.of([record["timing"]["seconds"] / 60 for record in self.records])
 
 
 def _final(samples: int) -> Any:
@@ -104,10 +131,7 @@ def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:
         for point in recipe.points(options)
     }
     point = best_point(recipe, options, results)
-    found = [
-        run_of(recipe, point, seed, options, results).record()
-        for seed in range(1, options.seeds + 1)
-        if point is not None
-    ]
-    records = [record for record in found if record and record["finished"] and record["final"]]
-    return Row(recipe, grid, point, records)
+    if point is None:
+        return Row(recipe, grid, None, [])
+    others = [run_of(recipe, point, seed, options, results) for seed in range(2, options.seeds + 1)]
+    return Row(recipe, grid, point, [grid[point], *(run.record() for run in others)])

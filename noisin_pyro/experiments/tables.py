@@ -26,9 +26,9 @@ PAPER_CORPORA = {
 def comparison(rows: Sequence[Row]) -> str:
     """A line for each block and a column for each method, as the paper's Table 2.
 
-    A cell is the test perplexity on the mean path, mean ± standard deviation over seeds, with the
-    paper's value in brackets. Bold is the lowest of a line and what is level with it: within twice
-    the standard error of the difference.
+    A cell is the test perplexity on the mean path, mean ± standard deviation over seeds, then which
+    seeds it lacks, then the paper's value in brackets. Bold is the lowest of a line and what is
+    level with it: within twice the standard error of the difference.
     """
     methods = sorted({row.recipe.method for row in rows}, key=_method_order)
     blocks = list(dict.fromkeys(row.recipe.block for row in rows))
@@ -37,15 +37,24 @@ def comparison(rows: Sequence[Row]) -> str:
         held = {row.recipe.method: row for row in rows if row.recipe.block == block}
         figures = {m: row.figure("test") for m, row in held.items()}
         best = _best({method: figure for method, figure in figures.items() if figure})
-        complete = all(figures.get(method) for method in methods)
+        complete = all(method in held and held[method].complete for method in methods)
         cells = []
         for method in methods:
-            text = str(figures.get(method) or "–")
+            text = _cell(held[method], bold=method in best) if method in held else "–"
             paper = held[method].recipe.paper if method in held else None
-            bold = f"**{text}**" if method in best else text
-            cells.append(bold + (f" ({paper})" if paper else ""))
-        lines.append(_line([block, *cells, ", ".join(best) if complete else "not all run"]))
+            cells.append(text + (f" ({paper})" if paper else ""))
+        lowest = ", ".join(best) or "–"
+        lines.append(_line([block, *cells, lowest if complete else "not all run"]))
     return "\n".join(lines)
+
+
+def _cell(row: Row, samples: int = 0, bold: bool = False) -> str:
+    """Test perplexity, and which seeds it lacks."""
+    figure = row.figure("test", samples)
+    if figure is None:
+        return "diverged" if row.hopeless else "–"
+    text = f"**{figure}**" if bold else str(figure)
+    return f"{text} ({row.shortfall})" if row.shortfall else text
 
 
 def _best(figures: dict[str, Figure]) -> list[str]:
@@ -62,7 +71,7 @@ def details(rows: Sequence[Row]) -> str:
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
-    head += ["best epoch", "minutes a run", "grid: validation perplexity of its first seed"]
+    head += ["best epoch", "minutes of training", "grid: validation perplexity of its first seed"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in sorted(rows, key=lambda row: (row.recipe.block, _method_order(row.recipe.method))):
         epochs = ", ".join(f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)
@@ -72,7 +81,7 @@ def details(rows: Sequence[Row]) -> str:
                     row.recipe.block,
                     row.recipe.method,
                     row.point or "–",
-                    str(len(row.records)),
+                    row.shortfall or str(len(row.records)),
                     str(row.figure("valid") or "–"),
                     str(row.figure("test") or "–"),
                     *(str(row.figure("test", count) or "–") for count in samples),
@@ -91,8 +100,7 @@ def averages(rows: Sequence[Row]) -> str:
     head = ["test perplexity", *(f"S = {count}" for count in counts), "mean path"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
-        figures = [*(row.figure("test", count) for count in counts), row.figure("test")]
-        lines.append(_line([row.recipe.method, *(str(figure or "–") for figure in figures)]))
+        lines.append(_line([row.recipe.method, *(_cell(row, count) for count in [*counts, 0])]))
     return "\n".join(lines)
 
 
@@ -111,7 +119,7 @@ def provenance(rows: Sequence[Row]) -> str:
     """Hardware, versions and commits of the records, a line for each distinct set."""
     found: dict[str, int] = {}
     for row in rows:
-        every = {id(r): r for r in [*row.records, *row.grid.values()] if r}
+        every = {id(r): r for r in [*row.seeds, *row.grid.values()] if r}
         for record in every.values():
             versions, hardware = record["versions"], record["hardware"]
             device = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} thread"

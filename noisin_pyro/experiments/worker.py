@@ -1,18 +1,15 @@
 """One run in a process of its own: ``python -m noisin_pyro.experiments.worker ORDER.json``.
 
 It reports on its standard output, a line of JSON every few steps; when nobody reads them any more
-it ends. A lock on its folder is held until then, so that a reproduction that was killed and
-started again waits for what the first one left running.
+it ends. The lock on its folder, which it inherits, is held until then, so that a reproduction that
+was killed and started again waits for what the first one left running.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,16 +22,13 @@ from noisin_pyro.training.record import describe_corpus, environment, write_reco
 
 __all__ = ["main"]
 
-PATIENCE = 120.0  # seconds to wait for the lock
-
 
 def main(order_file: str) -> int:
     """Carries out an order; returns the exit code, 130 if interrupted."""
     order: dict[str, Any] = json.loads(Path(order_file).read_text(encoding="utf-8"))
     folder = Path(order_file).parent
     try:
-        with _locked(folder / "lock"):
-            run(order, folder)
+        run(order, folder)
     except Interrupted:
         return 130
     except BrokenPipeError:  # whoever gave the order is gone
@@ -52,8 +46,6 @@ def run(order: dict[str, Any], folder: Path) -> None:
         folder: where checkpoints are kept.
     """
     target = Path(order["record"])
-    if target.exists() and json.loads(target.read_text(encoding="utf-8"))["finished"]:
-        return  # by the process that held the lock
     start = time.monotonic()
     config = TrainConfig(**order["config"])
     corpus = load_corpus(config.corpus, config.data_dir)
@@ -109,7 +101,7 @@ def run(order: dict[str, Any], folder: Path) -> None:
             "mean_path": measure(model, held_out, 0, config.seed),
             "averaged": averaged,
         }
-    record["wall_seconds"] = time.monotonic() - start
+    record["wall_seconds"] = time.monotonic() - start  # since the last resume
     write(latest, done=True)
     for left in (*folder.glob("*.ckpt*"),):
         left.unlink()
@@ -117,24 +109,6 @@ def run(order: dict[str, Any], folder: Path) -> None:
 
 def _say(report: dict[str, Any]) -> None:
     print(json.dumps(report), flush=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"{path} is held by another process that still trains this run; wait for "
-                        "it or end it"
-                    ) from None
-                time.sleep(0.2)
-        yield
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""What would fail in every worker is refused before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from noisin_pyro.corpora import load_corpus
+from noisin_pyro.experiments.recipe import Options, Recipe
+from noisin_pyro.experiments.store import planned
+
+__all__ = ["make_folder", "refuse_early"]
+
+
+def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
+    """Looks at the device, the texts, the folders and the texts of the records in them.
+
+    Raises:
+        ValueError: if there is no such device or text, a record is of another text than the one
+            at hand, or a folder cannot be written to.
+    """
+    from noisin_pyro.training.fit import make_fabric
+
+    texts: dict[str, str] = {}
+    for recipe in rows:
+        config = recipe.train_config(recipe.points(options)[0], 1, options)
+        if config.corpus not in texts:
+            make_fabric(config)
+            texts[config.corpus] = load_corpus(config.corpus, config.data_dir).sha256
+    make_folder(results, "results")
+    make_folder(work, "work")
+    for run in [run for recipe in rows for run in planned(recipe, options, results)]:
+        record, now = run.record(), texts[run.config.corpus]
+        if record and record["corpus"]["sha256"] != now:
+            raise ValueError(
+                f"{run.path} is of a text with SHA-256 {record['corpus']['sha256']}, but "
+                f"{run.config.corpus} is now one with {now}; give --results another folder"
+            )
+
+
+def make_folder(folder: Path, option: str = "results") -> None:
+    """Makes a folder, if there is none, and tries whether it can be written to.
+
+    Raises:
+        ValueError: if it cannot; the option that named it is in the sentence.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"{folder} must be a folder that can be written to ({error.strerror}); give "
+            f"--{option} another"
+        ) from None
