@@ -129,6 +129,7 @@ def write_curves(path: Path, record: dict[str, Any]) -> None:
             panel.axhline(optimal, color="0.4", linestyle=":", label="optimal (test split)")
         panel.set_yscale("log")
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.set_ylabel("perplexity")
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("{x:g}")
