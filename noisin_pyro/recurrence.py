@@ -22,7 +22,7 @@ from noisin_pyro.layers import (
     noisy_layer,
 )
 from noisin_pyro.noise import Additive, MeanParameterized, Multiplicative, Noise
-from noisin_pyro.sites import Plates, Sites, in_context
+from noisin_pyro.sites import Freezable, Plates, Sites, in_context
 from noisin_pyro.spread import Spread, attribute, per_layer
 
 __all__ = ["NoisyRecurrence", "hold_spread", "read_spread"]
@@ -62,10 +62,10 @@ def _per_unit(module: PyroModule, name: str) -> bool:
 
 if TYPE_CHECKING:
 
-    class _Base(nn.RNNBase, PyroModule):
+    class _Base(Freezable, nn.RNNBase, PyroModule):
         pass
 else:
-    _Base = object
+    _Base = Freezable
 
 
 class NoisyRecurrence(_Base):
