@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from noisin_pyro.linear_softmax import linear_log_softmax
+from noisin_pyro.sites import Freezable
 
 # Logits at a time, 16 MB: memory of that size is used again, where the C library returns larger
 # blocks to the system and a part's first touch would cost a third of the whole.
@@ -125,12 +126,8 @@ class LinearCategorical(dist.TorchDistribution):
         return values.expand((-1,) + self.batch_shape) if expand else values
 
 
-class _Linear(nn.Linear, PyroModule):
-    """A linear map whose parts may be random; outside Pyro it is a plain ``nn.Linear``.
-
-    Within its context a ``PyroModule`` makes every parameter that it reads require a gradient,
-    frozen ones too.
-    """
+class _Linear(Freezable, nn.Linear, PyroModule):
+    """A linear map whose parts may be random; outside Pyro it is a plain ``nn.Linear``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not am_i_wrapped():

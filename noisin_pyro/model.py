@@ -247,7 +247,7 @@ class SequenceModel(PyroModule):
         embedded = self._embedded(x, dropping)
         if draws.input is not None:
             assert self.input_noise is not None
-            spread = read_spread(self, "input_spread", self.rnn.input_size, draws.input)
+            spread = read_spread(self, "input_spread", draws.input)
             mult, add = self.input_noise.affine(draws.input, spread)
             embedded = embedded if mult is None else embedded * mult
             embedded = embedded if add is None else embedded + add

@@ -88,6 +88,7 @@ class NoisinELBO(ELBO):
 
         Raises:
             TypeError: if ``guide`` is not the :class:`PriorGuide` of ``model``.
+            ValueError: if nothing is observed.
         """
         loss, surrogate, state = self._estimate(model, guide, args, kwargs)
         if surrogate is not None:
@@ -108,6 +109,11 @@ class NoisinELBO(ELBO):
                 for site in trace.nodes.values()
                 if site["type"] == "sample" and _is_likelihood(site)
             ]
+            if not terms:
+                raise ValueError(
+                    "NoisinELBO needs an observed site, got a model that was given no y; call it "
+                    "as (x, y)"
+                )
             loss = loss - sum(term.sum() for _, term in terms) / self.num_particles
             for site in trace.nodes.values():
                 if site["type"] != "sample" or not _needs_score(site):

@@ -69,6 +69,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * len(weight) >= _LARGE
         and packs(weight)
         and packs(x)
+        and (weight.is_contiguous() or weight.t().is_contiguous())  # or it takes a thousandfold
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
@@ -78,6 +79,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        bias = None if bias is None else bias.contiguous()  # oneDNN reads it as if it were
         library: Any = torch.ops.mkldnn
         return library._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 

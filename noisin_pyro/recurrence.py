@@ -22,7 +22,7 @@ from noisin_pyro.layers import (
     noisy_layer,
 )
 from noisin_pyro.noise import Additive, MeanParameterized, Multiplicative, Noise
-from noisin_pyro.sites import Plates, Sites, in_context
+from noisin_pyro.sites import Freezable, Plates, Sites, in_context
 from noisin_pyro.spread import Spread, attribute, per_layer
 
 __all__ = ["NoisyRecurrence", "hold_spread", "read_spread"]
@@ -41,24 +41,31 @@ def hold_spread(module: PyroModule, name: str, spread: Spread, units: int, like:
     setattr(module, name, held)
 
 
-def read_spread(module: PyroModule, name: str, units: int, like: Tensor) -> Tensor:
+def read_spread(module: PyroModule, name: str, like: Tensor) -> Tensor:
     """γ by attribute, such that it broadcasts with (\\*S, T, B, units).
 
-    A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1).
+    A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
+    (\\*S, 1, 1, units) if it is one over all units' γ.
     """
     spread = getattr(module, name)
     if not isinstance(spread, Tensor):
         return like.new_full((), spread)
-    per_unit = spread.dim() > 0 and spread.shape[-1] == units
-    return spread if per_unit or spread.dim() == 0 else spread.unsqueeze(-1)
+    return spread if spread.dim() == 0 or _per_unit(module, name) else spread.unsqueeze(-1)
+
+
+def _per_unit(module: PyroModule, name: str) -> bool:
+    """Whether γ's last dimension, if it has one, runs over units; a layer may have just one."""
+    if name in module._pyro_params:
+        return module._pyro_params[name][1] != 0
+    return getattr(module._pyro_samples.get(name), "event_shape", None) != ()
 
 
 if TYPE_CHECKING:
 
-    class _Base(nn.RNNBase, PyroModule):
+    class _Base(Freezable, nn.RNNBase, PyroModule):
         pass
 else:
-    _Base = object
+    _Base = Freezable
 
 
 class NoisyRecurrence(_Base):
@@ -122,9 +129,7 @@ class NoisyRecurrence(_Base):
     def spread(self) -> tuple[Tensor | None, ...]:
         """γ of each layer, with shape () or (H,); None where a layer has no noise."""
         return tuple(
-            None
-            if noise is None
-            else read_spread(self, f"spread_l{layer}", self.hidden_size, self.weight_hh_l0)
+            None if noise is None else read_spread(self, f"spread_l{layer}", self.weight_hh_l0)
             for layer, noise in enumerate(self.noise)
         )
 

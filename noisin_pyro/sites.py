@@ -19,7 +19,7 @@ from torch import Tensor
 
 from noisin_pyro.layers import length_mask
 
-__all__ = ["Plates", "Sites", "in_context", "own_store"]
+__all__ = ["Freezable", "Plates", "Sites", "in_context", "own_store"]
 
 Plates = tuple[Any, Any]
 """The ``time`` (dim −2) and ``batch`` (dim −1) plates of a model."""
@@ -107,6 +107,21 @@ class Sites:
             if mask is not None:
                 stack.enter_context(poutine.mask(mask=mask))
             return pyro.sample(self._name(name), law, obs=obs)
+
+
+class Freezable:
+    """A base, before ``PyroModule``, of modules whose frozen parameters stay so in Pyro programs.
+
+    ``PyroModule`` makes every ``nn.Parameter`` that it reads a statement, and the param store makes
+    whatever it holds require a gradient (pyro issue 3438). Frozen ones are no statements here,
+    as ``pyro.module`` has it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        found = self.__dict__.get("_parameters", {}).get(name)
+        if found is not None and not (found.requires_grad and self._pyro_context.active):
+            return found
+        return super().__getattr__(name)  # type: ignore[misc]
 
 
 def in_context(

@@ -96,6 +96,48 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e
         torch.testing.assert_close(mine, reference, rtol=tolerance, atol=tolerance)
 
 
+def test_without_an_observation_there_is_no_objective() -> None:
+    model = build()
+    x, _ = batch()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    objective = NoisinELBO(3)
+    svi = SVI(model, PriorGuide(model), pyro.optim.Adam({"lr": 0.1}), objective)
+    for call in (objective(model, PriorGuide(model)), svi.step, svi.evaluate_loss):
+        with pytest.raises(ValueError, match="NoisinELBO needs an observed site.*no y; call it as"):
+            call(x)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    with poutine.condition(data={"y": x}):  # observed elsewhere
+        assert objective(model, PriorGuide(model))(x) > 0
+
+
+@pytest.mark.filterwarnings("ignore:weight was not registered")  # by Pyro, of the embedding
+@site_kinds
+@pytest.mark.parametrize("estimator", [NoisinELBO, Trace_ELBO])
+@pytest.mark.parametrize("how, local", [("module", False), ("module", True), ("svi", False)])
+def test_what_is_frozen_stays_so(how: str, estimator: Any, local: bool, sites: str) -> None:
+    """Pyro's store makes whatever it holds require a gradient; the frozen must not get there."""
+    with pyro.settings.context(module_local_params=local):
+        model = build(sites=sites, spread=Learned(0.3)).requires_grad_(False)
+        model.emission.bias.requires_grad_(True)
+        model.rnn.bias_hh_l1.requires_grad_(True)
+        wanted = {"emission.bias", "rnn.bias_hh_l1"}
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        guide, (x, y) = PriorGuide(model), batch()
+        if how == "svi":
+            optimizer = pyro.optim.SGD({"lr": 0.1})
+            SVI(model, guide, optimizer, estimator()).step(x, y)
+        else:
+            objective = estimator()(model, guide)
+            objective(x, y).backward()
+            gradients = {n for n, p in model.named_parameters() if p.grad is not None}
+            assert gradients == wanted
+            torch.optim.SGD(objective.parameters(), 0.1).step()
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == wanted
+        moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+        assert moved == wanted
+
+
 # -- three ways to one number ------------------------------------------------------------------
 
 

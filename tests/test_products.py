@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN, products
+from noisin_pyro.emissions import LinearCategorical
 
 
 def test_this_machine_takes_the_fast_way() -> None:
@@ -107,6 +108,71 @@ def test_linear_is_torchs(
         for ours, theirs in zip(derivatives(products.linear, torch.float32), expected):
             assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
         assert bool(calls) == (fast and bool(lead) and products.packs(parts[0]))
+
+
+def layouts(rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """Matrices of one shape, differently laid out in memory."""
+    return {
+        "contiguous": torch.randn(rows, columns),
+        "transposed": torch.randn(columns, rows).t(),
+        "part of a row": torch.randn(rows, 2 * columns)[:, columns:],
+        "every other column": torch.randn(rows, 2 * columns)[:, ::2],
+        "every other row": torch.randn(2 * rows, columns)[::2],
+        "part of a column": torch.randn(columns, 2 * rows)[:, :rows].t(),
+        "one row": torch.randn(1, columns).expand(rows, columns),
+        "one column": torch.randn(rows, 1).expand(rows, columns),
+    }
+
+
+LAYOUTS = pytest.mark.parametrize("layout", layouts(1, 1))
+
+
+@LAYOUTS
+@pytest.mark.parametrize("part", ["x", "weight", "bias", "grad"])
+def test_any_layout_will_do(part: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    large(monkeypatch, True)
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((6, 7), (5, 7), (5,), (6, 5)))
+    if part == "x":
+        x = layouts(6, 7)[layout]
+    elif part == "weight":
+        weight = layouts(5, 7)[layout]
+    elif part == "bias":
+        bias = layouts(5, 3)[layout][:, 1]
+    else:
+        grad = layouts(6, 5)[layout]
+    found = []
+    for function in (products.linear, torch.nn.functional.linear):
+        given = [given.detach().requires_grad_() for given in (x, weight, bias)]
+        y = function(*given)
+        found.append([y, *torch.autograd.grad(y, given, grad)])
+    assert_close(found[0], found[1])
+
+
+@LAYOUTS
+def test_onednn_gets_no_weight_with_gaps(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its general product of such a matrix takes a second where torch's takes a millisecond."""
+    large(monkeypatch, True)
+    matrix, other = layouts(6, 7)[layout], torch.randn(3, 7)
+    calls: list[torch.Tensor] = []
+    fast_way = products._Linear.apply
+    monkeypatch.setattr(
+        products._Linear, "apply", lambda x, w, b: (calls.append(w), fast_way(x, w, b))[1]
+    )
+    assert_close(products.linear(other, matrix), other @ matrix.t())
+    assert_close(
+        products.outer(matrix, other[:1].expand(6, 7)), matrix.t() @ other[:1].expand(6, 7)
+    )
+    dense = layout in ("contiguous", "transposed")
+    assert len(calls) == (2 if dense and products.packs(matrix) else 0)
+
+
+def test_a_strided_bias_of_a_softmax() -> None:
+    """Found there: large enough for oneDNN, in single precision."""
+    z, weight = torch.randn(700, 64), torch.randn(100, 64)
+    y = torch.randint(100, (700,))
+    for bias in (torch.randn(100, 2)[:, 0], torch.randn(1).expand(100)):
+        law = LinearCategorical(z, weight, bias)
+        assert_close(law.log_prob(y), law.categorical().log_prob(y), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -132,8 +132,8 @@ def test_a_trained_guide_closes_the_gap_to_the_exact_likelihood() -> None:
     """NOISIN's bound lies 56 nats below log p(y); a trained correction takes 54 of them away.
 
     What is left is the price of noise independent over steps given y, which under the posterior
-    it is not. Only the guide is trained (a torch optimiser, since SVI would train the model
-    too). Both bounds are averages of 2,000 samples, with standard errors of 0.7 and 0.03.
+    it is not. Only the guide is trained. Both bounds are averages of
+    2,000 samples, with standard errors of 0.7 and 0.03.
     """
     model, steps = walk(), 5
     y = torch.tensor([2.0, 3.5, 1.0, -1.0, 0.5], dtype=torch.float64).reshape(-1, 1, 1)

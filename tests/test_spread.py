@@ -17,11 +17,14 @@ import pytest
 import torch
 import torch.distributions as td
 from pyro.nn import PyroParam, PyroSample
-from torch import Tensor
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from noisin_pyro.emissions import NormalEmission
+from noisin_pyro.model import SequenceModel
 from noisin_pyro.noise import Additive
-from noisin_pyro.rnn import NoisyLSTM
+from noisin_pyro.rnn import NoisyGRU, NoisyLSTM
 from noisin_pyro.spread import Learned, attribute, per_layer
 
 UNITS = 4
@@ -276,6 +279,36 @@ def test_a_prior_is_per_layer_or_per_unit(shape: tuple[int, ...], got: str) -> N
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         held(prior)
+
+
+@pytest.mark.parametrize("particles", [4, 5])  # neither as many as the steps, and as many
+@pytest.mark.parametrize("sites", ["sequence", "timestep"])
+@pytest.mark.parametrize("prior", ["per layer", "per unit"])
+@pytest.mark.parametrize("units", [1, 2])
+def test_each_particle_has_its_own_draw_in_all_steps(
+    units: int, prior: str, sites: Any, particles: int
+) -> None:
+    """Also where a layer has one unit, and γ as many dimensions as units would give it."""
+    law = dist.LogNormal(0.0, 1.0)
+    law = law if prior == "per layer" else law.expand([units]).to_event(1)
+    noise = Additive(dist.Normal(0.0, 1.0))
+    rnn = NoisyGRU(units, units, noise=noise, spread=law, sites=sites)
+    model = SequenceModel(
+        nn.Identity(), rnn, NormalEmission(units, 1), input_noise=noise, input_spread=law
+    ).double()
+    x, y = (torch.randn(5, 3, size, dtype=torch.float64) for size in (units, 1))
+    with pyro.plate("particles", particles, dim=-3):
+        together = prune_subsample_sites(pyro.poutine.trace(model).get_trace(x, y))
+    together.compute_log_prob()
+    for one in range(particles):
+        values = {name: together.nodes[name]["value"][one] for name in together.stochastic_nodes}
+        for name in ("input_spread", "rnn.spread_l0"):
+            values[name] = values[name].reshape(law.event_shape)
+        alone = pyro.poutine.trace(pyro.poutine.condition(model, values)).get_trace(x, y)
+        alone.compute_log_prob()
+        torch.testing.assert_close(
+            together.nodes["y"]["log_prob"][one], alone.nodes["y"]["log_prob"]
+        )
 
 
 # ---------------------------------------------------------------- per layer
