@@ -518,7 +518,9 @@ def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     record = json.loads(file.read_text(encoding="utf-8"))
     config = record["config"]
     found = next(r for r in EVERY if r.records == record["recipe"] == r.name)
-    options = Options(corpus=config["corpus"], precision=config["precision"])
+    options = Options(
+        corpus=config["corpus"], epochs=config["epochs"], precision=config["precision"]
+    )
     (recipe,) = (r for r in recipes(found.name.split("/")[0], options) if r.name == found.name)
     run = run_of(recipe, record["point"], record["seed"], options, RESULTS)
     assert run.path == file and run.record() == record
