@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from noisin_pyro.corpora import Vocabulary
-from noisin_pyro.evaluation import evaluating
 from noisin_pyro.model import LanguageModel
 
 __all__ = ["continue_text"]
@@ -21,7 +20,7 @@ def continue_text(
     temperature: float = 1.0,
     seed: int = 1,
 ) -> list[str]:
-    """Draws words one at a time along the mean path without dropout, each given all before it.
+    """Draws words one at a time along the mean path, each given all before it.
 
     Args:
         model: the model, with ``len(vocabulary)`` classes.
@@ -51,11 +50,10 @@ def continue_text(
     x = vocabulary.encode(list(prompt) or ["<eos>"]).unsqueeze(1)
     drawn: list[str] = []
     state = None
-    device = next(model.parameters()).device
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad():
         for _ in range(words):
-            law, state = model.predict(x.to(device), state, sample=False)
-            logits = law.logits[-1, 0].cpu() / temperature  # where the generator is
+            law, state = model.predict(x, state, sample=False)
+            logits = law.logits[-1, 0] / temperature
             logits[unknown] = -torch.inf
             x = torch.multinomial(logits.softmax(-1), 1, generator=generator).view(1, 1)
             drawn += vocabulary.decode(x.flatten())

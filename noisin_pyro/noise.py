@@ -139,8 +139,7 @@ class _Standardizing(Noise):
         Args:
             like: any floating-point tensor.
         """
-        # tensors made in inference mode, or later from such, cannot be trained with
-        key = (like.dtype, like.device, torch.is_inference_mode_enabled())
+        key = (like.dtype, like.device)
         if key not in self._cache:
             assert self.mean is not None and self.stddev is not None
             self._cache[key] = Standardized(self.base, self.mean, self.stddev, like=like)

@@ -9,7 +9,6 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisin_pyro.cells import GRU, Cell, State, Weights
@@ -51,7 +50,6 @@ def read_spread(module: PyroModule, name: str, like: Tensor) -> Tensor:
     spread = getattr(module, name)
     if not isinstance(spread, Tensor):
         return like.new_full((), spread)
-    spread = spread.to(like.dtype)
     return spread if spread.dim() == 0 or _per_unit(module, name) else spread.unsqueeze(-1)
 
 
@@ -112,14 +110,9 @@ class NoisyRecurrence(_Base):
             if one is None:
                 continue
             if not isinstance(one, Noise):
-                way = (
-                    f"wrap a distribution as Additive({one!r})"
-                    if isinstance(one, Distribution)
-                    else "give Additive(dist.X(...)), or family(name, ...)"
-                )
                 raise TypeError(
                     f"noise must be Additive, Multiplicative, MeanParameterized or None, "
-                    f"got {one!r}; {way}"
+                    f"got {one!r}; wrap a distribution as Additive({one!r})"
                 )
             one.check_range(cell.low, cell.high, cell.closed, cell.name)
             if tied and self._per_timestep(one):
@@ -194,11 +187,6 @@ class NoisyRecurrence(_Base):
                 raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
             x, lengths = pad_packed_sequence(input)
             z, state = self._time_major(x, hx, sample, lengths, plates, epsilon)
-            if z.dim() > 3:
-                raise ValueError(
-                    "a PackedSequence cannot hold vectorised particles, got output with shape "
-                    f"{tuple(z.shape)}; give the padded input and lengths="
-                )
             order = input.sorted_indices
             if order is not None:
                 z, lengths = z[..., order, :], lengths[order.cpu()]
@@ -207,12 +195,6 @@ class NoisyRecurrence(_Base):
             shape = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input must have shape (T, B, I) or (T, I), got {shape}")
         if input.dim() == 2:
-            for part in hx if isinstance(hx, (tuple, list)) else (hx,):
-                if isinstance(part, Tensor) and part.dim() > 2 and not am_i_wrapped():
-                    raise ValueError(
-                        "each part of the state of an unbatched input must have shape "
-                        f"{(self.num_layers, self.hidden_size)}, got {tuple(part.shape)}"
-                    )
             hx = _map_state(hx, lambda part: part.unsqueeze(-2))
             z, state = self._time_major(input.unsqueeze(1), hx, sample, lengths, plates, epsilon)
             return z.squeeze(-2), _map_state(state, lambda part: part.squeeze(-2))
@@ -393,13 +375,12 @@ class NoisyRecurrence(_Base):
                 getattr(self, f"bias_{part}_l{layer}") if self.bias else None
                 for part in ("ih", "hh")
             )
-            for value, dims in ((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1)):
-                if value is not None and value.dim() > dims:
-                    raise ValueError(
-                        "a prior on the weights cannot be drawn once per particle of a vectorised "
-                        f"plate, got a weight with shape {tuple(value.shape)}; use "
-                        "vectorize_particles=False"
-                    )
+            if w_ih.dim() > 2 or w_hh.dim() > 2:
+                raise ValueError(
+                    "a prior on the weights cannot be drawn once per particle of a vectorised "
+                    f"plate, got a weight with shape {tuple(w_hh.shape)}; use "
+                    "vectorize_particles=False"
+                )
             layers.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return layers
 
@@ -431,15 +412,6 @@ class NoisyRecurrence(_Base):
             )
         parts = tuple(hx) if has_cell else (hx,)
         for part in parts:
-            if not isinstance(part, Tensor):
-                raise TypeError(
-                    f"each part of the state must be a tensor, got {type(part).__name__}"
-                )
-            if part.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-                raise ValueError(
-                    f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "
-                    "convert one with .to()"
-                )
             if tuple(part.shape[-3:]) != shape or (part.dim() > 3 and not am_i_wrapped()):
                 raise ValueError(
                     f"each part of the state must have shape {shape}, got {tuple(part.shape)}"

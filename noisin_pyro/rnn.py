@@ -95,9 +95,8 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         sites: ``"sequence"`` has one sample site per layer, the noise ε of the whole sequence,
             and runs at the speed of torch's kernels; ``"timestep"`` has one per layer and step,
             the state z_t itself, as the paper writes it, and runs a Python loop. Both define
-            the same joint. In the first ``z_{layer}`` is a record that nothing reads: to intervene,
-            use ``noise_{layer}`` or the second. A :class:`MeanParameterized` noise has sites per
-            timestep in either.
+            the same joint. A :class:`MeanParameterized` noise has sites per timestep in
+            either.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             masks then belong to the noise: they are drawn whenever it is, so also in an average
             over samples at test time. See ``TrainConfig.variational_dropout``.
@@ -107,9 +106,9 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             layer hands up h.
 
     Raises:
-        ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, a number of
-            noises or spreads other than the number of layers, or a noise that cannot have this
-            cell's states as its means.
+        ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, as many
+            noises or spreads as there are not layers, or a noise that cannot have this cell's
+            states as its means.
         TypeError: if ``noise`` or ``spread`` is of another kind.
 
     Example:
@@ -212,8 +211,7 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Raises:
         TypeError: if ``module`` is none of the three.
-        ValueError: as :class:`NoisyLSTM` does, or if a weight is no parameter, as under
-            ``torch.nn.utils.parametrizations``.
+        ValueError: as :class:`NoisyLSTM` does.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -239,12 +237,6 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
         options["proj_size"] = module.proj_size
     if isinstance(module, nn.RNN):
         options["nonlinearity"] = module.nonlinearity
-    for name in module._flat_weights_names:
-        if not isinstance(getattr(module, name), nn.Parameter):
-            raise ValueError(
-                f"{name} must be a parameter, got a computed tensor; wrap first, and parametrise "
-                "the noisy RNN afterwards"
-            )
     weight: Tensor = module.weight_hh_l0  # type: ignore[assignment]
     noisy = kind(
         module.input_size,

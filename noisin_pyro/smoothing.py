@@ -10,7 +10,6 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from noisin_pyro.emissions import CategoricalEmission
 from noisin_pyro.layers import length_mask
 from noisin_pyro.model import LanguageModel, NoisyRNNs, SequenceModel
 from noisin_pyro.noise import Additive, Multiplicative
@@ -94,10 +93,7 @@ class SmoothingGuide(PyroModule):
         self._features = features
         size = _feature_size(model) if features is None and feature_size is None else feature_size
         if size is None:
-            raise ValueError(
-                "SmoothingGuide cannot tell the size of y's features; give feature_size=, and "
-                "features= where y is no vector"
-            )
+            raise ValueError("SmoothingGuide cannot tell the features' size; give feature_size=")
         to: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
         self.reader = nn.GRU(rnn.input_size + size, hidden_size, **to)
         self.correction = nn.Linear(hidden_size, 2 * len(self._layers) * rnn.hidden_size, **to)
@@ -125,10 +121,8 @@ class SmoothingGuide(PyroModule):
         """
         if y is None:
             raise ValueError("SmoothingGuide reads the observations; give y, or use PriorGuide")
-        model = self.model
-        # in one context, so that a prior on the embedding is drawn once for both
-        with model._pyro_context, _Replaced(model.rnn, self._laws(x, y, lengths)):
-            model.latents(x, y, state, lengths, sample=sample)
+        with _Replaced(self.model.rnn, self._laws(x, y, lengths)):
+            self.model.latents(x, y, state, lengths, sample=sample)
 
     def _laws(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""
@@ -174,8 +168,6 @@ class _Replaced(Messenger):
 def _feature_size(model: SequenceModel) -> int | None:
     if isinstance(model, LanguageModel):
         return model.rnn.input_size
-    if isinstance(model.emission, CategoricalEmission):
-        return None  # y is a class, which is no feature
     return getattr(model.emission, "out_features", None)
 
 

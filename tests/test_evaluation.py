@@ -20,7 +20,6 @@ from noisin_pyro import (
     NoisyGRU,
     NoisyLSTM,
     NoisyRNN,
-    recurrence,
 )
 from noisin_pyro.evaluation import evaluate
 
@@ -134,44 +133,6 @@ def test_a_learned_spread_is_the_models_own() -> None:
         torch.manual_seed(1)
         values.append(evaluate(model, text(), 2, batch_size=B).nats)
     assert values[0] != values[1]
-
-
-class Counted(dist.LogNormal):
-    """Remembers its draws."""
-
-    def __init__(self) -> None:
-        super().__init__(-1.0, 0.5)
-        self.draws: list[float] = []
-
-    def expand(self, *args: Any, **kwargs: Any) -> Any:
-        return self
-
-    def sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        draw = super().sample(*args, **kwargs)
-        self.draws.append(float(draw))
-        return draw
-
-    rsample = sample
-
-
-def test_each_noisy_rnn_has_its_own_draw_from_a_prior_on_the_spread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Drawn once and held over all windows, and read in each of them."""
-    prior, read = Counted(), []
-    model = LanguageModel(K, NoisyGRU(D, H, noise=NOISES["additive"], spread=prior))
-    walk = recurrence.read_spread
-    monkeypatch.setattr(
-        recurrence, "read_spread", lambda *args: read.append(walk(*args)) or read[-1]
-    )
-    prior.draws.clear()
-    result = evaluate(model, text(), 3, batch_size=B, unroll=4)
-    assert result.samples == 3 and result.tokens == 48
-    assert len(prior.draws) == len(set(prior.draws)) == 3
-    counts = [sum(float(spread) == draw for spread in read) for draw in prior.draws]
-    assert counts == [1 + 4] * 3  # when drawn, and in each of the windows of 4 steps
-    mean_path = evaluate(model, text(), 0, batch_size=B)
-    assert mean_path.samples == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from noisin_pyro import (
@@ -48,10 +47,6 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long)
 
 
-def noisy(noise: Any) -> NoisyRNN:
-    return NoisyRNN(D, H, noise=noise)
-
-
 X = torch.zeros(T, B, D)
 CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # the arguments of torch's modules
@@ -60,7 +55,7 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: NoisyRNN(D, H, 1, "softmax"), ValueError, "'softmax'; the known ones are tanh, relu"),  # type: ignore[arg-type]
     # noises
     (lambda: lstm(noise=NORMAL), TypeError, r"got Normal\(.*wrap a distribution as Additive"),
-    (lambda: lstm(noise="gaussian"), TypeError, r"noise must be.*got 'gaussian'; give .*family\("),
+    (lambda: lstm(noise="gaussian"), TypeError, "noise must be.*got 'gaussian'"),
     (lambda: lstm(noise=[NOISE]), ValueError, "noise needs one value or one for each of the 2"),
     (lambda: lstm(noise=GAMMA), ValueError, "Gamma.*range.*lstm transition.*or Additive"),
     (
@@ -115,11 +110,6 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "bidirectional=True",
     ),
-    (
-        lambda: from_torch(weight_norm(nn.LSTM(D, H), "weight_hh_l0"), noise=NOISE),
-        ValueError,
-        "weight_hh_l0 must be a parameter, got a computed tensor; wrap first, and parametrise",
-    ),
     # models and objectives
     (
         lambda: SequenceModel(nn.Identity(), nn.LSTM(D, H), CategoricalEmission(H, 7)),  # type: ignore[arg-type]
@@ -164,16 +154,6 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: lstm()(X, (torch.zeros(3, 2, B, H),) * 2),
         ValueError,
         r"shape \(2, 2, 5\), got \(3, 2, 2, 5\)",
-    ),
-    (lambda: lstm()(X, (torch.zeros(2, B, H), None)), TypeError, "a tensor, got NoneType"),
-    *(
-        (lambda n=n: noisy(n)(X, torch.zeros(1, B, H).double()), ValueError, "dtype of the input")
-        for n in (None, NOISE, Multiplicative(NORMAL))
-    ),
-    (
-        lambda: NoisyGRU(D, H)(X[:, 0], torch.zeros(1, 1, H)),
-        ValueError,
-        r"unbatched input must have shape \(1, 5\), got \(1, 1, 5\)",
     ),
     # lengths
     *(

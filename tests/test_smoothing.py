@@ -10,14 +10,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from noisin_pyro import (
     Additive,
     AnnealedELBO,
-    CategoricalEmission,
     LanguageModel,
     MeanParameterized,
     Multiplicative,
@@ -204,27 +202,11 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match=message):
             SmoothingGuide(words(options))
     model = SequenceModel(nn.Identity(), NoisyRNN(1, 2, noise=NORMAL), lambda z: dist.Normal(z, 1))
-    with pytest.raises(ValueError, match="cannot tell the size .*give feature_size=, and"):
+    with pytest.raises(ValueError, match="cannot tell the features' size; give feature_size="):
         SmoothingGuide(model)
-    classes = SequenceModel(nn.Identity(), NoisyRNN(1, 2, noise=NORMAL), CategoricalEmission(2, 7))
-    with pytest.raises(ValueError, match="cannot tell the size .*features= where y is no vector"):
-        SmoothingGuide(classes)
     guide = SmoothingGuide(model, features=lambda y: y[..., :1], feature_size=1)
     x = torch.zeros(3, 1, 1)
     with pytest.raises(ValueError, match="reads the observations; give y"):
         guide(x)
     with pyro.poutine.trace():
         guide(x, torch.zeros(3, 1, 2))
-
-
-def test_a_prior_on_the_embedding_is_drawn_once() -> None:
-    """By the guide, from its prior, for what it reads and for what the model reads."""
-    model = words({"noise": NORMAL})
-    mean = model.embedding.weight.detach()
-    model.embedding = PyroModule[nn.Embedding](*mean.shape)
-    model.embedding.weight = PyroSample(dist.Normal(mean, 1.0).to_event(2))
-    x = torch.zeros(3, 2, dtype=torch.int64)
-    guide = SmoothingGuide(model, 4)
-    nodes = pyro.poutine.trace(guide).get_trace(x, x).nodes
-    assert nodes["embedding.weight"]["type"] == "sample"
-    assert Trace_ELBO()(model, guide)(x, x).isfinite()
