@@ -138,6 +138,20 @@ def test_what_is_frozen_stays_so(how: str, estimator: Any, local: bool, sites: s
         assert moved == wanted
 
 
+@site_kinds
+@pytest.mark.parametrize("base", [dist.Gumbel(0.0, 1.0), dist.Bernoulli(0.3)], ids=str)
+def test_training_after_inference_mode(base: Any, sites: str) -> None:
+    """A noise keeps its standardised base, and that its lazy properties; none may be tainted."""
+    noise = Additive(base)
+    model = LanguageModel(K, NoisyRNN(D, H, noise=noise, sites=sites)).double()
+    x, y = batch()
+    with torch.inference_mode():
+        model.predict(x, sample=True)
+        Trace_ELBO().loss(model, PriorGuide(model), x, y)
+    Trace_ELBO()(model, PriorGuide(model))(x, y).backward()
+    assert noise.epsilon(model.rnn.weight_hh_l0) is noise.epsilon(model.rnn.weight_hh_l0)
+
+
 # -- three ways to one number ------------------------------------------------------------------
 
 
