@@ -375,12 +375,13 @@ class NoisyRecurrence(_Base):
                 getattr(self, f"bias_{part}_l{layer}") if self.bias else None
                 for part in ("ih", "hh")
             )
-            if w_ih.dim() > 2 or w_hh.dim() > 2:
-                raise ValueError(
-                    "a prior on the weights cannot be drawn once per particle of a vectorised "
-                    f"plate, got a weight with shape {tuple(w_hh.shape)}; use "
-                    "vectorize_particles=False"
-                )
+            for part, dims in ((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1)):
+                if part is not None and part.dim() > dims:
+                    raise ValueError(
+                        "a prior on a weight or a bias cannot be drawn once per particle of a "
+                        f"vectorised plate, got one with shape {tuple(part.shape)}; use "
+                        "vectorize_particles=False"
+                    )
             layers.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return layers
 

@@ -529,6 +529,15 @@ def test_priors_on_a_weight_and_on_the_spread(sites: str) -> None:
     assert_close(noisin, elbo, 1e-5)
     with pytest.raises(ValueError, match="drawn once per particle.*vectorize_particles=False"):
         NoisinELBO(2, vectorize_particles=True)(model, guide)(x, y)
+    for name in ("bias_ih_l0", "bias_hh_l1"):
+        for kind in (NoisyRNN, NoisyGRU, NoisyLSTM):
+            rnn = kind(D, H, 2, noise=NOISES["additive"][1], sites=sites)
+            size = getattr(rnn, name).shape
+            setattr(rnn, name, PyroSample(dist.Normal(0.0, 0.3).expand(size).to_event(1)))
+            biased = LanguageModel(K, rnn)
+            with pytest.raises(ValueError, match="a bias .* once per particle"):
+                NoisinELBO(2, vectorize_particles=True)(biased, PriorGuide(biased))(x, y)
+            assert NoisinELBO(2)(biased, PriorGuide(biased))(x, y) > 0
     model.rnn.weight_hh_l0 = nn.Parameter(torch.randn(4 * H, H))
     vectorized = [
         value_and_gradients(model, lambda: estimate(model, guide)(x, y))  # noqa: B023
