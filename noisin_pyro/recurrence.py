@@ -50,6 +50,7 @@ def read_spread(module: PyroModule, name: str, like: Tensor) -> Tensor:
     spread = getattr(module, name)
     if not isinstance(spread, Tensor):
         return like.new_full((), spread)
+    spread = spread.to(like.dtype)  # a prior's may be another
     return spread if spread.dim() == 0 or _per_unit(module, name) else spread.unsqueeze(-1)
 
 
@@ -195,6 +196,8 @@ class NoisyRecurrence(_Base):
             shape = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input must have shape (T, B, I) or (T, I), got {shape}")
         if input.dim() == 2:
+            if hx is not None:
+                self._check_state(hx, (self.num_layers, self.hidden_size))
             hx = _map_state(hx, lambda part: part.unsqueeze(-2))
             z, state = self._time_major(input.unsqueeze(1), hx, sample, lengths, plates, epsilon)
             return z.squeeze(-2), _map_state(state, lambda part: part.squeeze(-2))
@@ -406,14 +409,34 @@ class NoisyRecurrence(_Base):
         if hx is None:
             zeros = x.new_zeros(shape)
             return zeros, zeros if has_cell else None
-        if isinstance(hx, (tuple, list)) != has_cell or (has_cell and len(hx) != 2):
+        state = self._check_state(hx, shape)
+        for part in state:
+            if part is None or part.dtype == x.dtype:
+                continue
+            if not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(
+                    f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "
+                    "convert one with .to()"
+                )
+        return state
+
+    def _check_state(self, hx: Any, shape: tuple[int, ...]) -> State:
+        """The state given by a user as (h, c)."""
+        has_cell = self.cell.name == "lstm"
+        several = isinstance(hx, (tuple, list))
+        parts = tuple(hx) if several else (hx,)
+        whole = several == has_cell and len(parts) == 1 + has_cell
+        if not whole or not all(isinstance(part, Tensor) for part in parts):
             wanted = "a pair (h, c)" if has_cell else "one tensor h"
+            got = type(hx).__name__
+            got += f" of {', '.join(type(part).__name__ for part in parts)}" if several else ""
             raise TypeError(
-                f"the state of {type(self).__name__} is {wanted}, got {type(hx).__name__}"
+                f"the state of {type(self).__name__} is {wanted}, got {got}; give None to start "
+                "at zero"
             )
-        parts = tuple(hx) if has_cell else (hx,)
+        dims = len(shape)
         for part in parts:
-            if tuple(part.shape[-3:]) != shape or (part.dim() > 3 and not am_i_wrapped()):
+            if tuple(part.shape[-dims:]) != shape or (part.dim() > dims and not am_i_wrapped()):
                 raise ValueError(
                     f"each part of the state must have shape {shape}, got {tuple(part.shape)}"
                 )

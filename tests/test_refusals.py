@@ -47,6 +47,11 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long)
 
 
+def state(cell: Any, dtype: torch.dtype) -> Any:
+    h = torch.zeros(1, B, H, dtype=dtype)
+    return (h, h) if cell is NoisyLSTM else h
+
+
 X = torch.zeros(T, B, D)
 CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # the arguments of torch's modules
@@ -154,6 +159,27 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: lstm()(X, (torch.zeros(3, 2, B, H),) * 2),
         ValueError,
         r"shape \(2, 2, 5\), got \(3, 2, 2, 5\)",
+    ),
+    (
+        lambda: lstm()(X, (torch.zeros(2, B, H), None)),
+        TypeError,
+        r"is a pair \(h, c\), got tuple of Tensor, NoneType; give None",
+    ),
+    (lambda: NoisyGRU(D, H)(X, 0.0), TypeError, "is one tensor h, got float; give None"),
+    (lambda: NoisyGRU(D, H)(X[:, 0], 0.0), TypeError, "is one tensor h, got float; give None"),
+    (
+        lambda: NoisyGRU(D, H)(X[:, 0], torch.zeros(1, 1, H)),
+        ValueError,
+        r"state must have shape \(1, 5\), got \(1, 1, 5\)",
+    ),
+    *(
+        (
+            lambda cell=cell, noise=noise: cell(D, H, noise=noise)(X, state(cell, torch.float64)),
+            ValueError,
+            "state must have the dtype of the input, torch.float32, got torch.float64; convert",
+        )
+        for cell in (NoisyRNN, NoisyLSTM, NoisyGRU)
+        for noise in (None, NOISE, Multiplicative(NORMAL))
     ),
     # lengths
     *(
