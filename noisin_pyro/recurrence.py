@@ -9,6 +9,7 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisin_pyro.cells import GRU, Cell, State, Weights
@@ -111,9 +112,15 @@ class NoisyRecurrence(_Base):
             if one is None:
                 continue
             if not isinstance(one, Noise):
+                if isinstance(one, Distribution):
+                    way = f"wrap a distribution as Additive({one!r})"
+                elif isinstance(one, str):
+                    way = f"take a family by its name as family({one!r}, 'additive')"
+                else:
+                    way = "give, say, Additive(dist.Normal(0.0, 1.0))"
                 raise TypeError(
-                    f"noise must be Additive, Multiplicative, MeanParameterized or None, "
-                    f"got {one!r}; wrap a distribution as Additive({one!r})"
+                    "noise must be Additive, Multiplicative, MeanParameterized or None, got "
+                    f"{one!r}; {way}"
                 )
             one.check_range(cell.low, cell.high, cell.closed, cell.name)
             if tied and self._per_timestep(one):
@@ -173,7 +180,8 @@ class NoisyRecurrence(_Base):
                 sequence's end is zero and the final state is that of its last step.
             plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro
                 model, not yet entered; its own, named after the RNN, if omitted.
-            epsilon: noise already drawn by :meth:`draw_noise`.
+            epsilon: noise already drawn by :meth:`draw_noise`, for each layer what that returns
+                or something of another batch or time dimension that broadcasts with it.
 
         Returns:
             The output z, shaped as torch has it, and the final state.
@@ -188,6 +196,11 @@ class NoisyRecurrence(_Base):
                 raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
             x, lengths = pad_packed_sequence(input)
             z, state = self._time_major(x, hx, sample, lengths, plates, epsilon)
+            if z.dim() > 3:
+                raise ValueError(
+                    "a PackedSequence has no room for the particles of a vectorised plate, got an "
+                    f"output with shape {tuple(z.shape)}; pad the input and give lengths="
+                )
             order = input.sorted_indices
             if order is not None:
                 z, lengths = z[..., order, :], lengths[order.cpu()]
@@ -272,6 +285,8 @@ class NoisyRecurrence(_Base):
         else:
             if noisy and epsilon is None:
                 epsilon = self._draw(steps, batch, sites)
+            elif noisy:
+                self._check_noise(epsilon, steps, batch)
             z, final = self._layers(x, state, weights, spreads, epsilon, sites, lengths, rate)
         if noisy or plates is not None:
             sites.record_state("state", final[0])
@@ -401,6 +416,24 @@ class NoisyRecurrence(_Base):
             )
         if x.shape[-3] == 0:
             raise ValueError("input must have at least one time step, got 0")
+
+    def _check_noise(self, epsilon: Any, steps: int, batch: int) -> None:
+        shape = (1 if self.tied else steps, batch, self.hidden_size)
+
+        def fits(part: Any, noise: Noise | None) -> bool:
+            if noise is None or self._per_timestep(noise):
+                return part is None
+            if not isinstance(part, Tensor) or part.shape[-1:] != shape[-1:] or part.dim() < 3:
+                return False
+            return all(size in (1, whole) for size, whole in zip(part.shape[-3:], shape))
+
+        if len(epsilon) != self.num_layers or not all(map(fits, epsilon, self.noise)):
+            got = [tuple(part.shape) if isinstance(part, Tensor) else part for part in epsilon]
+            raise ValueError(
+                f"epsilon must hold, for each of the {self.num_layers} layers, a tensor with shape "
+                f"{shape}, or None where there is no noise or a site per timestep, got {got}; "
+                "take it from draw_noise"
+            )
 
     def _start(self, hx: Any, x: Tensor, batch: int) -> State:
         """The carried state (h, c) with shapes (\\*S, L, B, H), zeros if none was given."""
