@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from noisin_pyro.corpora import Vocabulary
+from noisin_pyro.evaluation import evaluating
 from noisin_pyro.model import LanguageModel
 
 __all__ = ["continue_text"]
@@ -23,7 +24,7 @@ def continue_text(
     """Draws words one at a time along the mean path, each given all before it.
 
     Args:
-        model: the model, with ``len(vocabulary)`` classes.
+        model: the model, with ``len(vocabulary)`` classes; its training mode is left as it was.
         vocabulary: its words; unknown ones are read as ``<unk>``, which is never drawn.
         prompt: the words to continue; an empty prompt starts a line.
         words: how many to draw.
@@ -48,12 +49,13 @@ def continue_text(
     generator = torch.Generator().manual_seed(seed)
     unknown = vocabulary.encode(["<unk>"]).item()
     x = vocabulary.encode(list(prompt) or ["<eos>"]).unsqueeze(1)
+    device = next(model.parameters()).device
     drawn: list[str] = []
     state = None
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for _ in range(words):
-            law, state = model.predict(x, state, sample=False)
-            logits = law.logits[-1, 0] / temperature
+            law, state = model.predict(x.to(device), state, sample=False)
+            logits = law.logits[-1, 0].cpu() / temperature
             logits[unknown] = -torch.inf
             x = torch.multinomial(logits.softmax(-1), 1, generator=generator).view(1, 1)
             drawn += vocabulary.decode(x.flatten())

@@ -139,7 +139,8 @@ class _Standardizing(Noise):
         Args:
             like: any floating-point tensor.
         """
-        key = (like.dtype, like.device)
+        # tensors made in inference mode, or later from such, cannot be trained with
+        key = (like.dtype, like.device, torch.is_inference_mode_enabled())
         if key not in self._cache:
             assert self.mean is not None and self.stddev is not None
             self._cache[key] = Standardized(self.base, self.mean, self.stddev, like=like)

@@ -151,6 +151,8 @@ class NoisinObjective(ELBOModule):
     """A :class:`NoisinELBO` with its model and guide, as an ``nn.Module`` for torch optimisers.
 
     It leaves Pyro's global param store alone, so several can be trained side by side.
+    Frozen parameters stay frozen, but not those of a ``PyroModule`` of your own, as an embedding
+    or an emission, which Pyro makes require a gradient (its issue 3438): make them buffers.
     """
 
     elbo: NoisinELBO

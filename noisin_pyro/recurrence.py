@@ -9,6 +9,7 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisin_pyro.cells import GRU, Cell, State, Weights
@@ -50,6 +51,7 @@ def read_spread(module: PyroModule, name: str, like: Tensor) -> Tensor:
     spread = getattr(module, name)
     if not isinstance(spread, Tensor):
         return like.new_full((), spread)
+    spread = spread.to(like.dtype)  # a prior's may be another
     return spread if spread.dim() == 0 or _per_unit(module, name) else spread.unsqueeze(-1)
 
 
@@ -110,9 +112,15 @@ class NoisyRecurrence(_Base):
             if one is None:
                 continue
             if not isinstance(one, Noise):
+                if isinstance(one, Distribution):
+                    way = f"wrap a distribution as Additive({one!r})"
+                elif isinstance(one, str):
+                    way = f"take a family by its name as family({one!r}, 'additive')"
+                else:
+                    way = "give, say, Additive(dist.Normal(0.0, 1.0))"
                 raise TypeError(
-                    f"noise must be Additive, Multiplicative, MeanParameterized or None, "
-                    f"got {one!r}; wrap a distribution as Additive({one!r})"
+                    "noise must be Additive, Multiplicative, MeanParameterized or None, got "
+                    f"{one!r}; {way}"
                 )
             one.check_range(cell.low, cell.high, cell.closed, cell.name)
             if tied and self._per_timestep(one):
@@ -172,7 +180,8 @@ class NoisyRecurrence(_Base):
                 sequence's end is zero and the final state is that of its last step.
             plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro
                 model, not yet entered; its own, named after the RNN, if omitted.
-            epsilon: noise already drawn by :meth:`draw_noise`.
+            epsilon: noise already drawn by :meth:`draw_noise`, for each layer what that returns
+                or something of another batch or time dimension that broadcasts with it.
 
         Returns:
             The output z, shaped as torch has it, and the final state.
@@ -187,6 +196,11 @@ class NoisyRecurrence(_Base):
                 raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
             x, lengths = pad_packed_sequence(input)
             z, state = self._time_major(x, hx, sample, lengths, plates, epsilon)
+            if z.dim() > 3:
+                raise ValueError(
+                    "a PackedSequence has no room for the particles of a vectorised plate, got an "
+                    f"output with shape {tuple(z.shape)}; pad the input and give lengths="
+                )
             order = input.sorted_indices
             if order is not None:
                 z, lengths = z[..., order, :], lengths[order.cpu()]
@@ -195,6 +209,8 @@ class NoisyRecurrence(_Base):
             shape = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input must have shape (T, B, I) or (T, I), got {shape}")
         if input.dim() == 2:
+            if hx is not None:
+                self._check_state(hx, (self.num_layers, self.hidden_size))
             hx = _map_state(hx, lambda part: part.unsqueeze(-2))
             z, state = self._time_major(input.unsqueeze(1), hx, sample, lengths, plates, epsilon)
             return z.squeeze(-2), _map_state(state, lambda part: part.squeeze(-2))
@@ -269,6 +285,8 @@ class NoisyRecurrence(_Base):
         else:
             if noisy and epsilon is None:
                 epsilon = self._draw(steps, batch, sites)
+            elif noisy:
+                self._check_noise(epsilon, steps, batch)
             z, final = self._layers(x, state, weights, spreads, epsilon, sites, lengths, rate)
         if noisy or plates is not None:
             sites.record_state("state", final[0])
@@ -375,12 +393,13 @@ class NoisyRecurrence(_Base):
                 getattr(self, f"bias_{part}_l{layer}") if self.bias else None
                 for part in ("ih", "hh")
             )
-            if w_ih.dim() > 2 or w_hh.dim() > 2:
-                raise ValueError(
-                    "a prior on the weights cannot be drawn once per particle of a vectorised "
-                    f"plate, got a weight with shape {tuple(w_hh.shape)}; use "
-                    "vectorize_particles=False"
-                )
+            for part, dims in ((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1)):
+                if part is not None and part.dim() > dims:
+                    raise ValueError(
+                        "a prior on a weight or a bias cannot be drawn once per particle of a "
+                        f"vectorised plate, got one with shape {tuple(part.shape)}; use "
+                        "vectorize_particles=False"
+                    )
             layers.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return layers
 
@@ -398,6 +417,24 @@ class NoisyRecurrence(_Base):
         if x.shape[-3] == 0:
             raise ValueError("input must have at least one time step, got 0")
 
+    def _check_noise(self, epsilon: Any, steps: int, batch: int) -> None:
+        shape = (1 if self.tied else steps, batch, self.hidden_size)
+
+        def fits(part: Any, noise: Noise | None) -> bool:
+            if noise is None or self._per_timestep(noise):
+                return part is None
+            if not isinstance(part, Tensor) or part.shape[-1:] != shape[-1:] or part.dim() < 3:
+                return False
+            return all(size in (1, whole) for size, whole in zip(part.shape[-3:], shape))
+
+        if len(epsilon) != self.num_layers or not all(map(fits, epsilon, self.noise)):
+            got = [tuple(part.shape) if isinstance(part, Tensor) else part for part in epsilon]
+            raise ValueError(
+                f"epsilon must hold, for each of the {self.num_layers} layers, a tensor with shape "
+                f"{shape}, or None where there is no noise or a site per timestep, got {got}; "
+                "take it from draw_noise"
+            )
+
     def _start(self, hx: Any, x: Tensor, batch: int) -> State:
         """The carried state (h, c) with shapes (\\*S, L, B, H), zeros if none was given."""
         shape = (self.num_layers, batch, self.hidden_size)
@@ -405,14 +442,34 @@ class NoisyRecurrence(_Base):
         if hx is None:
             zeros = x.new_zeros(shape)
             return zeros, zeros if has_cell else None
-        if isinstance(hx, (tuple, list)) != has_cell or (has_cell and len(hx) != 2):
+        state = self._check_state(hx, shape)
+        for part in state:
+            if part is None or part.dtype == x.dtype:
+                continue
+            if not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(
+                    f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "
+                    "convert one with .to()"
+                )
+        return state
+
+    def _check_state(self, hx: Any, shape: tuple[int, ...]) -> State:
+        """The state given by a user as (h, c)."""
+        has_cell = self.cell.name == "lstm"
+        several = isinstance(hx, (tuple, list))
+        parts = tuple(hx) if several else (hx,)
+        whole = several == has_cell and len(parts) == 1 + has_cell
+        if not whole or not all(isinstance(part, Tensor) for part in parts):
             wanted = "a pair (h, c)" if has_cell else "one tensor h"
+            got = type(hx).__name__
+            got += f" of {', '.join(type(part).__name__ for part in parts)}" if several else ""
             raise TypeError(
-                f"the state of {type(self).__name__} is {wanted}, got {type(hx).__name__}"
+                f"the state of {type(self).__name__} is {wanted}, got {got}; give None to start "
+                "at zero"
             )
-        parts = tuple(hx) if has_cell else (hx,)
+        dims = len(shape)
         for part in parts:
-            if tuple(part.shape[-3:]) != shape or (part.dim() > 3 and not am_i_wrapped()):
+            if tuple(part.shape[-dims:]) != shape or (part.dim() > dims and not am_i_wrapped()):
                 raise ValueError(
                     f"each part of the state must have shape {shape}, got {tuple(part.shape)}"
                 )

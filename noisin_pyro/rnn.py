@@ -24,7 +24,8 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.RNN``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        noise, spread, sites, tied, feedback: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, feedback: as in :class:`NoisyLSTM`; see there for what
+            interventions (``poutine.do``) need.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -96,7 +97,9 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             and runs at the speed of torch's kernels; ``"timestep"`` has one per layer and step,
             the state z_t itself, as the paper writes it, and runs a Python loop. Both define
             the same joint. A :class:`MeanParameterized` noise has sites per timestep in
-            either.
+            either. Under ``"sequence"`` the deterministic ``z_{layer}`` is written and never read,
+            so ``poutine.do`` on it changes nothing: intervene on ``noise_{layer}``, or on
+            ``z_{layer}_{t}`` under ``"timestep"``.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             masks then belong to the noise: they are drawn whenever it is, so also in an average
             over samples at test time. See ``TrainConfig.variational_dropout``.
@@ -106,9 +109,9 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             layer hands up h.
 
     Raises:
-        ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, as many
-            noises or spreads as there are not layers, or a noise that cannot have this cell's
-            states as its means.
+        ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, a number
+            of noises or spreads other than the number of layers, or a noise that cannot have this
+            cell's states as its means.
         TypeError: if ``noise`` or ``spread`` is of another kind.
 
     Example:
@@ -211,7 +214,8 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Raises:
         TypeError: if ``module`` is none of the three.
-        ValueError: as :class:`NoisyLSTM` does.
+        ValueError: as :class:`NoisyLSTM` does, or if a weight is computed from others, as under
+            ``torch.nn.utils.parametrizations``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -229,6 +233,12 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     kind = next((noisy for plain, noisy in kinds if isinstance(module, plain)), None)
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
+    for name in module._flat_weights_names:
+        if name not in module._parameters:
+            raise ValueError(
+                f"from_torch shares parameters, got {type(module).__name__} whose {name} is "
+                "computed from others; wrap it first and parametrise the noisy RNN afterwards"
+            )
     options: dict[str, Any] = {
         name: getattr(module, name)
         for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")

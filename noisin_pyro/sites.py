@@ -77,7 +77,7 @@ class Sites:
         return self._sample(name, law, None, (self.plates or ())[1:], mask)
 
     def record(self, name: str, value: Tensor) -> None:
-        """A deterministic site for z or h, with shape (\\*S, T, B, H)."""
+        """A deterministic site for z or h, with shape (\\*S, T, B, H); nothing reads it back."""
         if self.plates is not None:
             time, batch = self.plates
             with time, batch:

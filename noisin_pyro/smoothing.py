@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from noisin_pyro.emissions import CategoricalEmission
 from noisin_pyro.layers import length_mask
 from noisin_pyro.model import LanguageModel, NoisyRNNs, SequenceModel
 from noisin_pyro.noise import Additive, Multiplicative
+from noisin_pyro.sites import own_store
 from noisin_pyro.standardized import LocationScale
 
 __all__ = ["SmoothingGuide"]
@@ -40,7 +43,8 @@ class SmoothingGuide(PyroModule):
         hidden_size: units of the GRU.
         features: from y with shape (T, B, \\*) to what the GRU reads, with shape (T, B, F). By
             default a language model's embedding, and y itself otherwise.
-        feature_size: F; needed with ``features``, or if the emission does not know its size.
+        feature_size: F; needed with ``features``, or if the emission does not know its size. A
+            :class:`CategoricalEmission` outside a language model needs both.
 
     Raises:
         TypeError: if ``model`` is no :class:`SequenceModel`.
@@ -93,7 +97,10 @@ class SmoothingGuide(PyroModule):
         self._features = features
         size = _feature_size(model) if features is None and feature_size is None else feature_size
         if size is None:
-            raise ValueError("SmoothingGuide cannot tell the features' size; give feature_size=")
+            raise ValueError(
+                "SmoothingGuide cannot tell the features' size; give feature_size=, and features= "
+                "where y itself cannot be read, as classes cannot"
+            )
         to: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
         self.reader = nn.GRU(rnn.input_size + size, hidden_size, **to)
         self.correction = nn.Linear(hidden_size, 2 * len(self._layers) * rnn.hidden_size, **to)
@@ -121,7 +128,11 @@ class SmoothingGuide(PyroModule):
         """
         if y is None:
             raise ValueError("SmoothingGuide reads the observations; give y, or use PriorGuide")
-        with _Replaced(self.model.rnn, self._laws(x, y, lengths)):
+        # A prior on the embedding is drawn once in a context: here, and not again in latents.
+        with (
+            self.model._pyro_context if am_i_wrapped() else own_store(),
+            _Replaced(self.model.rnn, self._laws(x, y, lengths)),
+        ):
             self.model.latents(x, y, state, lengths, sample=sample)
 
     def _laws(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
@@ -168,6 +179,8 @@ class _Replaced(Messenger):
 def _feature_size(model: SequenceModel) -> int | None:
     if isinstance(model, LanguageModel):
         return model.rnn.input_size
+    if isinstance(model.emission, CategoricalEmission):
+        return None  # y holds classes
     return getattr(model.emission, "out_features", None)
 
 

@@ -23,9 +23,10 @@ __all__ = ["Learned", "Spread", "attribute", "per_layer"]
 class Learned:
     """A spread learned with the weights: γ = lower + exp(raw), a constrained ``pyro.param``.
 
-    The objective alone drives γ to ``lower``, because noise only costs likelihood on the data
-    it trains on (the paper's §3, "Learning procedure"); so keep a floor, or stop on held-out
-    data.
+    The objective alone drives γ to ``lower`` (the paper's §3, "Learning procedure"); so keep a
+    floor, or stop on held-out data. Without feedback the objective is largest at γ = 0 for any
+    weights, by Jensen's inequality; with feedback that is not guaranteed, but it is what happens in
+    practice.
 
     Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ stands in the global
     param store by its name, as all Pyro parameters do, and a second model of the same name takes

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroSample
 from torch import Tensor, nn
 
 from noisin_pyro import (
@@ -22,6 +23,7 @@ from noisin_pyro import (
     NoisyRNN,
 )
 from noisin_pyro.evaluation import evaluate
+from noisin_pyro.standardized import Standardized
 
 K, D, H, B = 11, 4, 5, 3
 NOISES = {
@@ -31,8 +33,8 @@ NOISES = {
 noises = pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 
 
-def build(noise: Any, kind: Any = NoisyLSTM, **options: Any) -> Any:
-    rnn = kind(D, H, 2, noise=noise, spread=0.6, dropout=0.3)
+def build(noise: Any, kind: Any = NoisyLSTM, *, spread: Any = 0.6, **options: Any) -> Any:
+    rnn = kind(D, H, 2, noise=noise, spread=spread, dropout=0.3)
     model = LanguageModel(K, rnn, dropout_input=0.2, dropout_output=0.2, **options).double()
     with torch.no_grad():  # predictions far from uniform
         model.emission.weight.mul_(50)
@@ -98,6 +100,60 @@ def test_averaging_against_a_loop_over_samples(noise: Any, samples: int) -> None
     assert result.samples == samples and result.tokens == B * share
     assert result.nats == pytest.approx(total / result.tokens, rel=1e-10)
     assert result.nats != evaluate(model, tokens, batch_size=B).nats
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_with_a_prior_each_noisy_rnn_holds_its_own_spread(samples: int) -> None:
+    """Against a loop over noisy RNNs, each with a fixed γ drawn beforehand from the prior."""
+    prior = dist.LogNormal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    model, tokens, unroll = build(NOISES["additive"], spread=prior), text(), 6
+    fixed = build(NOISES["additive"]).eval()
+    fixed.load_state_dict(model.state_dict())
+    torch.manual_seed(1)
+    result = evaluate(model, tokens, samples, batch_size=B, unroll=unroll)
+    torch.manual_seed(1)
+    spreads = [[float(prior.sample()) for _ in range(2)] for _ in range(samples)]
+    share = (len(tokens) - 1) // B
+    columns = torch.stack([tokens[b * share : (b + 1) * share + 1] for b in range(B)], 1)
+    states: list[Any] = [None] * samples
+    total = 0.0
+    for first in range(0, share, unroll):
+        x = columns[first : min(first + unroll, share)]
+        y = columns[first + 1 : first + 1 + len(x)]
+        probabilities = torch.zeros(y.shape, dtype=torch.float64)
+        for s in range(samples):
+            fixed.rnn.spread_l0, fixed.rnn.spread_l1 = spreads[s]
+            law, states[s] = fixed.predict(x, states[s], sample=True)
+            probabilities += law.log_prob(y).detach().exp() / samples
+        total -= float(probabilities.log().sum())
+    assert result.nats == pytest.approx(total / result.tokens, rel=1e-10)
+    assert not list(pyro.get_param_store())
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+@pytest.mark.parametrize("what", ["spread", "weights"])
+def test_what_has_a_prior_is_held_for_the_whole_text(
+    what: str, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one ε in all steps the windows' length tells nothing but whether γ and W are held.
+
+    Equal draws make this exact: it cannot fail by chance.
+    """
+    rsample = Standardized.rsample
+    monkeypatch.setattr(Standardized, "rsample", lambda *args: torch.ones_like(rsample(*args)))
+    if what == "spread":
+        model = build(NOISES["additive"], spread=dist.LogNormal(0.0, 1.0))
+    else:
+        model = build(NOISES["additive"])
+        law = dist.Normal(torch.zeros(4 * H, H, dtype=torch.float64), 1.0)
+        model.rnn.weight_hh_l0 = PyroSample(law.to_event(2))
+    tokens, values = text(), []
+    for unroll in (1, 7, 999):
+        torch.manual_seed(1)
+        values.append(evaluate(model, tokens, samples, batch_size=B, unroll=unroll).nats)
+    assert max(values) == pytest.approx(min(values), rel=1e-12)
+    again = evaluate(model, tokens, samples, batch_size=B).nats
+    assert (again == values[0]) == (what == "spread" and samples == 0)
 
 
 def test_it_leaves_no_trace() -> None:

@@ -138,6 +138,20 @@ def test_what_is_frozen_stays_so(how: str, estimator: Any, local: bool, sites: s
         assert moved == wanted
 
 
+@site_kinds
+@pytest.mark.parametrize("base", [dist.Gumbel(0.0, 1.0), dist.Bernoulli(0.3)], ids=str)
+def test_training_after_inference_mode(base: Any, sites: str) -> None:
+    """A noise keeps its standardised base, and that its lazy properties; none may be tainted."""
+    noise = Additive(base)
+    model = LanguageModel(K, NoisyRNN(D, H, noise=noise, sites=sites)).double()
+    x, y = batch()
+    with torch.inference_mode():
+        model.predict(x, sample=True)
+        Trace_ELBO().loss(model, PriorGuide(model), x, y)
+    Trace_ELBO()(model, PriorGuide(model))(x, y).backward()
+    assert noise.epsilon(model.rnn.weight_hh_l0) is noise.epsilon(model.rnn.weight_hh_l0)
+
+
 # -- three ways to one number ------------------------------------------------------------------
 
 
@@ -515,6 +529,15 @@ def test_priors_on_a_weight_and_on_the_spread(sites: str) -> None:
     assert_close(noisin, elbo, 1e-5)
     with pytest.raises(ValueError, match="drawn once per particle.*vectorize_particles=False"):
         NoisinELBO(2, vectorize_particles=True)(model, guide)(x, y)
+    for name in ("bias_ih_l0", "bias_hh_l1"):
+        for kind in (NoisyRNN, NoisyGRU, NoisyLSTM):
+            rnn = kind(D, H, 2, noise=NOISES["additive"][1], sites=sites)
+            size = getattr(rnn, name).shape
+            setattr(rnn, name, PyroSample(dist.Normal(0.0, 0.3).expand(size).to_event(1)))
+            biased = LanguageModel(K, rnn)
+            with pytest.raises(ValueError, match="a bias .* once per particle"):
+                NoisinELBO(2, vectorize_particles=True)(biased, PriorGuide(biased))(x, y)
+            assert NoisinELBO(2)(biased, PriorGuide(biased))(x, y) > 0
     model.rnn.weight_hh_l0 = nn.Parameter(torch.randn(4 * H, H))
     vectorized = [
         value_and_gradients(model, lambda: estimate(model, guide)(x, y))  # noqa: B023

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,11 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long)
 
 
+def state(cell: Any, dtype: torch.dtype) -> Any:
+    h = torch.zeros(1, B, H, dtype=dtype)
+    return (h, h) if cell is NoisyLSTM else h
+
+
 X = torch.zeros(T, B, D)
 CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # the arguments of torch's modules
@@ -55,7 +62,8 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: NoisyRNN(D, H, 1, "softmax"), ValueError, "'softmax'; the known ones are tanh, relu"),  # type: ignore[arg-type]
     # noises
     (lambda: lstm(noise=NORMAL), TypeError, r"got Normal\(.*wrap a distribution as Additive"),
-    (lambda: lstm(noise="gaussian"), TypeError, "noise must be.*got 'gaussian'"),
+    (lambda: lstm(noise="gaussian"), TypeError, r"got 'gaussian'; .*family\('gaussian', 'ad"),
+    (lambda: lstm(noise=Additive), TypeError, r"got <class.*Additive'>; give, say, Additive\("),
     (lambda: lstm(noise=[NOISE]), ValueError, "noise needs one value or one for each of the 2"),
     (lambda: lstm(noise=GAMMA), ValueError, "Gamma.*range.*lstm transition.*or Additive"),
     (
@@ -110,6 +118,14 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "bidirectional=True",
     ),
+    *(
+        (
+            lambda change=change: from_torch(change(nn.LSTM(D, H), "weight_hh_l0"), noise=NOISE),
+            ValueError,
+            "LSTM whose weight_hh_l0 is computed from others; wrap it first",
+        )
+        for change in (nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm)
+    ),
     # models and objectives
     (
         lambda: SequenceModel(nn.Identity(), nn.LSTM(D, H), CategoricalEmission(H, 7)),  # type: ignore[arg-type]
@@ -155,6 +171,27 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         r"shape \(2, 2, 5\), got \(3, 2, 2, 5\)",
     ),
+    (
+        lambda: lstm()(X, (torch.zeros(2, B, H), None)),
+        TypeError,
+        r"is a pair \(h, c\), got tuple of Tensor, NoneType; give None",
+    ),
+    (lambda: NoisyGRU(D, H)(X, 0.0), TypeError, "is one tensor h, got float; give None"),
+    (lambda: NoisyGRU(D, H)(X[:, 0], 0.0), TypeError, "is one tensor h, got float; give None"),
+    (
+        lambda: NoisyGRU(D, H)(X[:, 0], torch.zeros(1, 1, H)),
+        ValueError,
+        r"state must have shape \(1, 5\), got \(1, 1, 5\)",
+    ),
+    *(
+        (
+            lambda cell=cell, noise=noise: cell(D, H, noise=noise)(X, state(cell, torch.float64)),
+            ValueError,
+            "state must have the dtype of the input, torch.float32, got torch.float64; convert",
+        )
+        for cell in (NoisyRNN, NoisyLSTM, NoisyGRU)
+        for noise in (None, NOISE, Multiplicative(NORMAL))
+    ),
     # lengths
     *(
         (lambda n=n: lstm()(X, lengths=torch.tensor(n)), ValueError, re.escape(message))
@@ -177,6 +214,28 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "between 1 and the input's 4 steps",
     ),
+    # noise already drawn
+    *(
+        (
+            lambda given=given: lstm()(X, epsilon=given),
+            ValueError,
+            r"epsilon must .* each of the 2 layers, .* shape \(4, 2, 5\), or None .*, got "
+            + re.escape(got),
+        )
+        for given, got in (
+            ([], "[]; take it from draw_noise"),
+            ([torch.zeros(T, B, H)], "[(4, 2, 5)]"),
+            ([torch.zeros(T, B, H), None], "[(4, 2, 5), None]"),
+            ([torch.zeros(H)] * 2, "[(5,), (5,)]"),
+            ([torch.zeros(T + 1, B, H)] * 2, "[(5, 2, 5)"),
+            ([torch.zeros(T, B, 1)] * 2, "[(4, 2, 1)"),
+        )
+    ),
+    (
+        lambda: lstm(sites="timestep")(X, epsilon=[torch.zeros(T, B, H)] * 2),
+        ValueError,
+        "None where there is no noise or a site per timestep",
+    ),
     # inputs of a model
     (lambda: model()(tokens(T)), ValueError, r"\(T, B\) or \(T, B, ...\), got \(4,\)"),
     (
@@ -196,8 +255,20 @@ def test_refusal(call: Callable[[], Any], kind: type[Exception], message: str) -
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
 
+def test_particles_do_not_fit_into_a_packed_sequence() -> None:
+    packed = pack_padded_sequence(X, torch.tensor([4, 2]))
+    refused = pytest.raises(ValueError, match="PackedSequence has no room.*3, 4, 2, 5.*lengths=")
+    with pyro.plate("particles", 3, dim=-3), poutine.trace(), refused:
+        lstm()(packed)
+    with poutine.trace():
+        lstm()(packed)
+
+
 def test_what_is_not_refused() -> None:
     """Neighbours of the above that are fine."""
+    lstm()(X, epsilon=[torch.zeros(T, 1, H), torch.zeros(1, B, H)])
+    parametrizations = nn.utils.parametrizations
+    parametrizations.weight_norm(from_torch(nn.LSTM(D, H), noise=NOISE), "weight_hh_l0")(X)
     lstm()(X, lengths=torch.tensor([1, 4]))  # not sorted
     lstm()(X, lengths=torch.tensor([4, 1], dtype=torch.int32))
     lstm(noise=[NOISE, None], spread=[0.3, 0.1])

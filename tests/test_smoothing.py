@@ -10,12 +10,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from noisin_pyro import (
     Additive,
     AnnealedELBO,
+    CategoricalEmission,
     LanguageModel,
     MeanParameterized,
     Multiplicative,
@@ -67,6 +69,30 @@ def test_an_untrained_guide_is_the_prior(kind: str, lengths: Any, kl_weight: flo
         loss = AnnealedELBO(kl_weight).differentiable_loss(model, guide, x, y, None, lengths)
         results.append([loss, *gradients(loss, model)])
     assert_close(results[1], results[0], atol=1e-12, rtol=1e-12)
+
+
+def test_an_embedding_with_a_prior_is_drawn_once() -> None:
+    """The guide reads the embedding that the model then has."""
+    model = words(MODELS["prior on γ"])
+    model.embedding = PyroModule[nn.Embedding](11, 4)
+    law = dist.Normal(torch.zeros(11, 4, dtype=torch.float64), 1.0).to_event(2)
+    model.embedding.weight = PyroSample(law)
+    model.rnn = model.rnn  # now after the embedding, which either guide then draws first
+    x, y = batch()
+    losses = []
+    for guide in (PriorGuide(model), SmoothingGuide(model, hidden_size=3)):
+        pyro.set_rng_seed(7)
+        losses.append(Trace_ELBO()(model, guide)(x, y))
+    assert_close(losses[1], losses[0], atol=1e-12, rtol=1e-12)
+    guide = SmoothingGuide(model, hidden_size=3)
+    nn.init.normal_(guide.correction.weight)
+    nodes = pyro.poutine.trace(guide).get_trace(x, y).nodes
+    assert nodes["embedding.weight"]["value"].shape == (11, 4)
+    with pyro.poutine.condition(data={"embedding.weight": nodes["embedding.weight"]["value"]}):
+        again = pyro.poutine.trace(guide).get_trace(x, y).nodes
+    for layer in (0, 1):
+        laws = (found[f"rnn.noise_{layer}"]["fn"].base_dist for found in (nodes, again))
+        assert_close(*(law.loc for law in laws))
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "padded"])
@@ -204,6 +230,14 @@ def test_refusals() -> None:
     model = SequenceModel(nn.Identity(), NoisyRNN(1, 2, noise=NORMAL), lambda z: dist.Normal(z, 1))
     with pytest.raises(ValueError, match="cannot tell the features' size; give feature_size="):
         SmoothingGuide(model)
+    classes = SequenceModel(nn.Embedding(7, 1), model.rnn, CategoricalEmission(2, 7))
+    with pytest.raises(ValueError, match="feature_size=, and features=.*classes cannot"):
+        SmoothingGuide(classes)
+    one_hot = SmoothingGuide(
+        classes, features=lambda y: nn.functional.one_hot(y, 7), feature_size=7
+    )
+    x = torch.randint(7, (3, 2))
+    assert Trace_ELBO()(classes, one_hot)(x, x).isfinite()
     guide = SmoothingGuide(model, features=lambda y: y[..., :1], feature_size=1)
     x = torch.zeros(3, 1, 1)
     with pytest.raises(ValueError, match="reads the observations; give y"):

@@ -281,6 +281,17 @@ def test_a_prior_is_per_layer_or_per_unit(shape: tuple[int, ...], got: str) -> N
         held(prior)
 
 
+@pytest.mark.parametrize("sites", ["sequence", "timestep"])
+@pytest.mark.parametrize("units", [(), (UNITS,)], ids=["per layer", "per unit"])
+def test_a_prior_of_another_dtype(units: tuple[int, ...], sites: Any) -> None:
+    law = dist.LogNormal(torch.zeros(units, dtype=torch.float64), 1.0).to_event(len(units))
+    rnn = lstm(2, spread=law, sites=sites)
+    assert all(spread.dtype == torch.float32 for spread in rnn.spread)  # type: ignore[union-attr]
+    output, (h, c) = rnn(torch.randn(5, 2, 3))
+    assert output.dtype == h.dtype == c.dtype == torch.float32
+    output.sum().backward()
+
+
 @pytest.mark.parametrize("particles", [4, 5])  # neither as many as the steps, and as many
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])
 @pytest.mark.parametrize("prior", ["per layer", "per unit"])
