@@ -166,7 +166,7 @@ GROWTH = ("unroll", "layers")
 REPRODUCED = {
     "table2-ptb": ("table2", Options(grid=1, seeds=1, precision="bf16-mixed")),
     "table2-pydoc": ("table2", Options(corpus="pydoc", grid=4)),
-    "table2-pydoc-long": ("table2", Options(corpus="pydoc", grid=2, seeds=1, epochs=120)),
+    "table2-pydoc-long": ("table2", Options(corpus="pydoc", grid=3, seeds=1, epochs=120)),
     "figure2-ptb": ("figure2", Options(grid=2, seeds=1, precision="bf16-mixed")),
     "spread-pydoc": ("spread", Options(seeds=1)),
     "samples-pydoc": ("samples", Options(seeds=1)),
