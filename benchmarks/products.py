@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.products import linear, outer
+from noisin_pyro.kernels.onednn import linear, outer
 
 ROWS = 700  # a window of 35 steps, 20 sequences
 SHAPES = {"head 256": (256, 10_000), "head 650": (650, 10_000), "lstm 650": (650, 2_600)}

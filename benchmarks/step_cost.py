@@ -185,8 +185,8 @@ def loop(setting: Setting, rounds: int, clock: Clock, windows: int = 40) -> dict
     """
     from lightning_fabric import Fabric
 
-    from noisin_pyro.batching import streams
-    from noisin_pyro.batching import windows as cut
+    from noisin_pyro.text.batching import streams
+    from noisin_pyro.text.batching import windows as cut
     from noisin_pyro.training.config import TrainConfig
     from noisin_pyro.training.loop import Trainer
 

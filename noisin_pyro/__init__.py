@@ -4,34 +4,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noisin_pyro.annealing import AnnealedELBO
-    from noisin_pyro.batching import streams, windows
-    from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
-    from noisin_pyro.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
-    from noisin_pyro.evaluation import Evaluation, evaluate
-    from noisin_pyro.guide import PriorGuide
-    from noisin_pyro.model import LanguageModel, SequenceModel, detach_state
-    from noisin_pyro.noise import FAMILIES, Additive, MeanParameterized, Multiplicative, family
-    from noisin_pyro.objective import NoisinELBO
-    from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch
-    from noisin_pyro.smoothing import SmoothingGuide
-    from noisin_pyro.spread import Learned
+    from noisin_pyro.infer.annealed_elbo import AnnealedELBO
+    from noisin_pyro.infer.noisin_elbo import NoisinELBO
+    from noisin_pyro.infer.prior_guide import PriorGuide
+    from noisin_pyro.infer.smoothing_guide import SmoothingGuide
+    from noisin_pyro.models.sequence import LanguageModel, SequenceModel, detach_state
+    from noisin_pyro.nn.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
+    from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch
+    from noisin_pyro.noise.noise import (
+        FAMILIES,
+        Additive,
+        MeanParameterized,
+        Multiplicative,
+        family,
+    )
+    from noisin_pyro.noise.spread import Learned
+    from noisin_pyro.text.batching import streams, windows
+    from noisin_pyro.text.corpora import Corpus, Vocabulary, load_corpus
+    from noisin_pyro.text.evaluation import Evaluation, evaluate
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "annealing": ("AnnealedELBO",),
-    "batching": ("streams", "windows"),
-    "corpora": ("Corpus", "Vocabulary", "load_corpus"),
-    "emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
-    "evaluation": ("Evaluation", "evaluate"),
-    "guide": ("PriorGuide",),
-    "model": ("LanguageModel", "SequenceModel", "detach_state"),
-    "noise": ("FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "family"),
-    "objective": ("NoisinELBO",),
-    "rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"),
-    "smoothing": ("SmoothingGuide",),
-    "spread": ("Learned",),
+    "infer.annealed_elbo": ("AnnealedELBO",),
+    "infer.noisin_elbo": ("NoisinELBO",),
+    "infer.prior_guide": ("PriorGuide",),
+    "infer.smoothing_guide": ("SmoothingGuide",),
+    "models.sequence": ("LanguageModel", "SequenceModel", "detach_state"),
+    "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
+    "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"),
+    "noise.noise": ("FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "family"),
+    "noise.spread": ("Learned",),
+    "text.batching": ("streams", "windows"),
+    "text.corpora": ("Corpus", "Vocabulary", "load_corpus"),
+    "text.evaluation": ("Evaluation", "evaluate"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -39,8 +39,8 @@ def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", sample
     """
     import torch
 
-    from noisin_pyro.corpora import load_corpus
-    from noisin_pyro.evaluation import evaluate as measure
+    from noisin_pyro.text.corpora import load_corpus
+    from noisin_pyro.text.evaluation import evaluate as measure
     from noisin_pyro.training.run import load_run
 
     config, vocabulary, model = load_run(run)
@@ -70,7 +70,7 @@ def generate(
         temperature: below 1 sharpens the predictions, above 1 flattens them.
         seed: of the draws.
     """
-    from noisin_pyro.generate import continue_text
+    from noisin_pyro.text.generate import continue_text
     from noisin_pyro.training.run import load_run
 
     _, vocabulary, model = load_run(run)
@@ -95,7 +95,7 @@ def corpus(name: str, data_dir: str | None = None, min_count: int | None = None)
         data_dir: the folder with a published corpus's files; downloaded if omitted.
         min_count: rarer words of the training text become <unk>.
     """
-    from noisin_pyro.corpora import load_corpus
+    from noisin_pyro.text.corpora import load_corpus
 
     loaded = load_corpus(name, data_dir, min_count)
     figures = loaded.statistics()

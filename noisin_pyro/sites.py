@@ -17,7 +17,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from noisin_pyro.layers import length_mask
+from noisin_pyro.layers.layer import length_mask
 
 __all__ = ["Freezable", "Plates", "Sites", "in_context", "own_store"]
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisin_pyro.batching import streams, window_count, windows
+from noisin_pyro.text.batching import streams, window_count, windows
 
 SIZES = st.integers(2, 60)
 BATCHES = st.integers(1, 9)

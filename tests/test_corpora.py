@@ -21,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisin_pyro.corpora import CORPORA, Corpus, Vocabulary, load_corpus
-from noisin_pyro.corpora.corpus import Texts
-from noisin_pyro.corpora.hmm import HiddenMarkovLanguage
-from noisin_pyro.corpora.published import PTB, WIKITEXT2, PublishedCorpus, PublishedFile
+from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary, load_corpus
+from noisin_pyro.text.corpora.corpus import Texts
+from noisin_pyro.text.corpora.hmm import HiddenMarkovLanguage
+from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus, PublishedFile
 
 DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # Letters of words as a text file may hold them: no whitespace, no NUL.

@@ -17,7 +17,7 @@ import torch.distributed
 from torch import Tensor
 from torch.testing import assert_close
 
-from noisin_pyro.batching import streams, window_count
+from noisin_pyro.text.batching import streams, window_count
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.run import train

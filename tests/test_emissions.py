@@ -19,13 +19,13 @@ from scipy import stats
 from torch import Tensor
 
 from noisin_pyro import LanguageModel, NoisyRNN
-from noisin_pyro.emissions import (
+from noisin_pyro.kernels.linear_softmax import linear_log_softmax
+from noisin_pyro.nn.emissions import (
     BernoulliEmission,
     CategoricalEmission,
     LinearCategorical,
     NormalEmission,
 )
-from noisin_pyro.linear_softmax import linear_log_softmax
 
 LEVEL = 1e-7
 HIDDEN, CLASSES = 5, 7
@@ -316,8 +316,8 @@ def test_without_gradients_the_logits_come_in_parts(
         lengths.append(len(z))
         return linear_log_softmax(z, *others)
 
-    monkeypatch.setattr("noisin_pyro.emissions.linear_log_softmax", watched)
-    monkeypatch.setattr("noisin_pyro.emissions._LOGITS", max(1, at_once * CLASSES))
+    monkeypatch.setattr("noisin_pyro.nn.emissions.linear_log_softmax", watched)
+    monkeypatch.setattr("noisin_pyro.nn.emissions._LOGITS", max(1, at_once * CLASSES))
     z, weight = torch.randn(rows, HIDDEN), torch.randn(CLASSES, HIDDEN)
     law, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
     with torch.no_grad():

@@ -20,7 +20,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-import noisin_pyro.layers as ways
+import noisin_pyro.layers.layer as ways
 from noisin_pyro import (
     Additive,
     Learned,
@@ -32,10 +32,10 @@ from noisin_pyro import (
     NormalEmission,
     SequenceModel,
 )
-from noisin_pyro.cells import CELLS, Weights
-from noisin_pyro.layers import length_mask
-from noisin_pyro.products import packs
-from noisin_pyro.scan import _workspace, scan
+from noisin_pyro.cells.cells import CELLS, Weights
+from noisin_pyro.cells.scan import _workspace, scan
+from noisin_pyro.kernels.onednn import packs
+from noisin_pyro.layers.layer import length_mask
 
 D, H, B = 3, 4, 3
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -49,14 +49,14 @@ NOISES = {
     f"{kind.__name__.lower()}-{name}": kind(base)
     for kind, (name, base) in itertools.product((Additive, Multiplicative), BASES.items())
 }
-# layers, steps, feedback, lengths
+# layers, steps, noise_to, lengths
 SETTINGS = [
-    (1, 1, True, None),
-    (1, 2, False, None),
-    (2, 7, True, None),
-    (2, 7, True, (3, 7, 1)),
-    (3, 2, True, (2, 1, 2)),
-    (3, 7, False, (7, 2, 5)),
+    (1, 1, "both", None),
+    (1, 2, "output", None),
+    (2, 7, "both", None),
+    (2, 7, "both", (3, 7, 1)),
+    (3, 2, "both", (2, 1, 2)),
+    (3, 7, "output", (7, 2, 5)),
 ]
 
 cells = pytest.mark.parametrize("cell", CELLS)
@@ -129,8 +129,8 @@ class Driven(Messenger):
 def test_sequence_sites_equal_timestep_sites(cell: str, noise: Any) -> None:
     """Hence folding and scan equal the step loop: each cell and noise takes one of the two."""
     every = isinstance(noise.base, dist.Normal)
-    for layers, steps, feedback, lengths in SETTINGS if every else SETTINGS[1:4:2]:
-        compare(cell, noise, layers, steps, feedback, lengths, torch.float64)
+    for layers, steps, noise_to, lengths in SETTINGS if every else SETTINGS[1:4:2]:
+        compare(cell, noise, layers, steps, noise_to, lengths, torch.float64)
 
 
 @cells
@@ -176,7 +176,7 @@ def compare(
     noise: Any,
     layers: int,
     steps: int,
-    feedback: bool,
+    noise_to: str,
     lengths: Any,
     dtype: torch.dtype,
 ) -> None:
@@ -188,7 +188,7 @@ def compare(
     models = {
         sites: SequenceModel(
             nn.Identity(),
-            build(cell, layers, noise, dtype, feedback=feedback, sites=sites),
+            build(cell, layers, noise, dtype, noise_to=noise_to, sites=sites),
             emission,
         )
         for sites in ("sequence", "timestep")
@@ -342,9 +342,9 @@ def gradients(rnn: Any, outputs: list[Tensor], *leaves: Any) -> list[Tensor]:
 
 @cells
 @pytest.mark.parametrize("noise", ["additive-gamma", "multiplicative-gamma"])
-@pytest.mark.parametrize("feedback", [True, False])
-def test_segments_with_carried_state_equal_one_pass(cell: str, noise: str, feedback: bool) -> None:
-    rnn = build(cell, 2, NOISES[noise], torch.float64, feedback=feedback)
+@pytest.mark.parametrize("noise_to", ["both", "output"])
+def test_segments_with_carried_state_equal_one_pass(cell: str, noise: str, noise_to: str) -> None:
+    rnn = build(cell, 2, NOISES[noise], torch.float64, noise_to=noise_to)
     x = torch.randn(7, B, D, dtype=torch.float64, requires_grad=True)
     first = start(cell, 2, torch.float64)
     epsilon = rnn.draw_noise(7, B)

@@ -22,8 +22,8 @@ from noisin_pyro import (
     NoisyLSTM,
     NoisyRNN,
 )
-from noisin_pyro.evaluation import evaluate
-from noisin_pyro.standardized import Standardized
+from noisin_pyro.noise.standardized import Standardized
+from noisin_pyro.text.evaluation import evaluate
 
 K, D, H, B = 11, 4, 5, 3
 NOISES = {

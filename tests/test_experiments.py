@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from noisin_pyro.cli import main
-from noisin_pyro.corpora import load_corpus
 from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.reproduce import render, reproduce
@@ -20,6 +19,7 @@ from noisin_pyro.experiments.runner import Failure
 from noisin_pyro.experiments.store import best_point, due, planned, run_of
 from noisin_pyro.experiments.summary import summarise_row
 from noisin_pyro.experiments.tables import comparison, details, provenance
+from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
@@ -524,8 +524,7 @@ def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     (recipe,) = (r for r in recipes(found.name.split("/")[0], options) if r.name == found.name)
     run = run_of(recipe, record["point"], record["seed"], options, RESULTS)
     assert run.path == file and run.record() == record
-    known = {field.name for field in fields(TrainConfig)}
-    held = TrainConfig(**{name: value for name, value in config.items() if name in known})
+    held = TrainConfig.from_dict(config)
     assert not held.differences(run.config)
     assert record["diverged"] or torch.tensor(record["history"][-1]["train_nats"]).isfinite()
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from noisin_pyro import Additive, LanguageModel, NoisyLSTM, NoisyRNN
-from noisin_pyro.corpora import Vocabulary
-from noisin_pyro.generate import continue_text
+from noisin_pyro.text.corpora import Vocabulary
+from noisin_pyro.text.generate import continue_text
 
 VOCABULARY = Vocabulary.build([*"abcdefghijklmnopqrst"])
 

@@ -25,7 +25,7 @@ KNOW_NO_MODEL = {"corpora", "batching"}
 
 
 def part(module: str) -> str:
-    """``noisin_pyro.corpora.files`` -> ``corpora``; the package itself is ``""``."""
+    """``noisin_pyro.text.corpora.files`` -> ``corpora``; the package itself is ``""``."""
     return (module.split(".") + [""])[1]
 
 

@@ -732,7 +732,7 @@ def spread_with_a_prior(prior: Any, sites: Any) -> tuple[Any, Tensor, Tensor, fl
 
     Noise that does not feed back costs tr Cov(V z)/(2σ²) = γ² |V|²/(2σ²) at each observation.
     """
-    rnn = NoisyRNN(1, 2, noise=Additive(NORMAL), spread=prior, sites=sites, feedback=False)
+    rnn = NoisyRNN(1, 2, noise=Additive(NORMAL), spread=prior, sites=sites, noise_to="output")
     model = SequenceModel(nn.Identity(), rnn, NormalEmission(2, 1)).double()
     model.emission.weight.data = torch.tensor([[0.4, -0.2]], dtype=torch.float64)
     x = torch.randn(2, 100, 1, dtype=torch.float64)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisin_pyro.emissions import LinearCategorical
-from noisin_pyro.linear_softmax import linear_log_softmax
+from noisin_pyro.kernels.linear_softmax import linear_log_softmax
+from noisin_pyro.nn.emissions import LinearCategorical
 
 Law = Callable[[Tensor, Tensor, "Tensor | None", Tensor], Tensor]
 
@@ -208,7 +208,7 @@ def test_the_emission_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
         called.append(parts)
         return linear_log_softmax(*parts)
 
-    monkeypatch.setattr("noisin_pyro.emissions.linear_log_softmax", spy)
+    monkeypatch.setattr("noisin_pyro.nn.emissions.linear_log_softmax", spy)
     law = LinearCategorical(z.view(2, 3, 5), weight, bias)
     torch.testing.assert_close(
         law.log_prob(target.view(2, 3)).flatten(), torchs(z, weight, bias, target)

@@ -30,7 +30,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from noisin_pyro.noise import (
+from noisin_pyro.noise.noise import (
     FAMILIES,
     Additive,
     MeanParameterized,
@@ -38,7 +38,14 @@ from noisin_pyro.noise import (
     Noise,
     family,
 )
-from noisin_pyro.standardized import LocationScale, Standardized, bounds, moments, moved, tensors
+from noisin_pyro.noise.standardized import (
+    LocationScale,
+    Standardized,
+    bounds,
+    moments,
+    moved,
+    tensors,
+)
 
 INF = math.inf
 LEVEL = 1e-7  # of one comparison

@@ -67,7 +67,7 @@ site_kinds = pytest.mark.parametrize("sites", ["sequence", "timestep"])
 def build(noise: str = "additive", *, layers: int = 2, spread: Any = None, **options: Any) -> Any:
     """A language model in double precision."""
     kind, law, extra = NOISES[noise]
-    rnn_options = {k: options.pop(k) for k in ("sites", "feedback", "tied") if k in options}
+    rnn_options = {k: options.pop(k) for k in ("sites", "noise_to", "tied") if k in options}
     rnn = kind(D, H, layers, noise=law, spread=spread or Learned(0.5), **extra, **rnn_options)
     return LanguageModel(K, rnn, **options).double()
 

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN, products
-from noisin_pyro.emissions import LinearCategorical
+from noisin_pyro.nn.emissions import LinearCategorical
 
 
 def test_this_machine_takes_the_fast_way() -> None:

@@ -122,7 +122,7 @@ def reference(rnn: Any) -> Any:
 
 
 def covariance(rnn: Any) -> Tensor:
-    """Cov(z_t | h_t), which is all of Cov(z_t) without feedback, with shape (T, H, H)."""
+    """Cov(z_t | h_t), with shape (T, H, H); all of Cov(z_t) if noise goes to the output alone."""
     (spread,), h = rnn.spread, clean_states(rnn)
     deviation = spread * (h if isinstance(rnn.noise[0], Multiplicative) else torch.ones_like(h))
     return torch.diag_embed(deviation**2)
@@ -146,12 +146,12 @@ def test_regulariser_of_a_gaussian_emission(cell: Any, kind: Any, base: Any) -> 
     noise = kind(base)
     epsilon, mass = listed(noise, T)
     y = randn(T, 1, 3, seed=4)
-    for feedback in (False, True):
-        rnn = build(cell, noise, Learned(0.7, per="unit"), feedback=feedback)
+    for noise_to in ("output", "both"):
+        rnn = build(cell, noise, Learned(0.7, per="unit"), noise_to=noise_to)
         model = modelled(rnn, NormalEmission(H, 3))
         expected, clean = losses(model, epsilon, mass, y)
         difference = expected - clean - gaussian(model)
-        if feedback:
+        if noise_to == "both":
             assert float(difference.detach()[1:].abs().min()) > 1e-4
             continue
         torch.testing.assert_close(difference.detach(), torch.zeros_like(clean), rtol=0, atol=1e-12)
@@ -174,7 +174,7 @@ def test_regulariser_of_a_gaussian_emission_by_sampling(kind: Any, base: Any, ti
     The limit of 7 standard errors is exceeded once in 10⁷ seeds (Student's t, 39 degrees of
     freedom); the regulariser itself is 30 or more standard errors away from 0.
     """
-    rnn = build(NoisyLSTM, kind(base), 0.7, feedback=False, tied=tied)
+    rnn = build(NoisyLSTM, kind(base), 0.7, noise_to="output", tied=tied)
     model = modelled(rnn, NormalEmission(H, 3))
     x, y = randn(T, 1, INPUTS), randn(T, 1, 3, seed=4)
     elbo = NoisinELBO(2000, vectorize_particles=True)
@@ -207,7 +207,7 @@ def test_regulariser_of_a_categorical_emission(cell: Any, kind: Any, base: Any, 
     epsilon, mass = listed(noise, T)
     remainders = []
     for spread in (1.0, *SPREADS):
-        rnn = build(cell, noise, spread, feedback=False)
+        rnn = build(cell, noise, spread, noise_to="output")
         model = modelled(rnn, CategoricalEmission(H, K))
         with torch.no_grad():
             targets = (torch.tensor([0, 3, 1]), torch.tensor([2, 2, 0]))
@@ -305,15 +305,15 @@ def test_no_drift_of_a_linear_rnn(kind: Any, base: Any) -> None:
 @cells
 @kinds
 @bases
-def test_no_drift_without_feedback(cell: Any, kind: Any, base: Any) -> None:
+def test_no_drift_without_recurrent_noise(cell: Any, kind: Any, base: Any) -> None:
     """E[z_t] is the deterministic path at every step, at any γ."""
-    drift = drifts(cell, kind(base), 0.7, feedback=False)
+    drift = drifts(cell, kind(base), 0.7, noise_to="output")
     assert float(drift.abs().max()) < 1e-13
 
 
 @cells
 @kinds
-def test_drift_without_feedback_above_a_noisy_layer(cell: Any, kind: Any) -> None:
+def test_drift_without_recurrent_noise_above_a_noisy_layer(cell: Any, kind: Any) -> None:
     """A second layer reads noisy states through its own nonlinearity: its mean drifts."""
-    drift = drifts(cell, kind(SYMMETRIC), 0.7, layers=2, feedback=False)
+    drift = drifts(cell, kind(SYMMETRIC), 0.7, layers=2, noise_to="output")
     assert float(drift.abs().min()) > 1e-5

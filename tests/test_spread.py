@@ -21,11 +21,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from noisin_pyro.emissions import NormalEmission
-from noisin_pyro.model import SequenceModel
-from noisin_pyro.noise import Additive
-from noisin_pyro.rnn import NoisyGRU, NoisyLSTM
-from noisin_pyro.spread import Learned, attribute, per_layer
+from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.nn.emissions import NormalEmission
+from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM
+from noisin_pyro.noise.noise import Additive
+from noisin_pyro.noise.spread import Learned, attribute, per_layer
 
 UNITS = 4
 

@@ -168,7 +168,7 @@ def test_rates() -> None:
     epsilon = model.rnn.draw_noise(1, count)[0]
     spread = model.rnn.spread[0]
     assert epsilon is not None and spread is not None
-    from noisin_pyro.layers import dropout
+    from noisin_pyro.layers.layer import dropout
 
     for mask in (dropout(ones, 0.3, True, tied=True), 1 + spread * epsilon):
         share = (mask.abs() < 0.5).double().mean().item()
@@ -229,10 +229,10 @@ RNNS: dict[str, Any] = {
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("name", RNNS)
 @pytest.mark.parametrize("lengths", [None, torch.tensor([5, 2, 4])])
-def test_feedback_only_is_the_same_by_timestep_and_by_sequence(
+def test_noise_to_the_recurrence_is_the_same_by_timestep_and_by_sequence(
     name: str, noise: Any, lengths: Tensor | None
 ) -> None:
-    options = {"noise": noise, "spread": 0.6, "feedback": "only", "dtype": torch.float64}
+    options = {"noise": noise, "spread": 0.6, "noise_to": "recurrence", "dtype": torch.float64}
     rnn = RNNS[name](3, 4, 2, **options)
     stepped = RNNS[name](3, 4, 2, sites="timestep", **options)
     stepped.load_state_dict(rnn.state_dict())
@@ -258,9 +258,9 @@ def test_feedback_only_is_the_same_by_timestep_and_by_sequence(
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("name", RNNS)
-def test_feedback_only_is_a_loop_written_out(name: str, noise: Any) -> None:
+def test_noise_to_the_recurrence_is_a_loop_written_out(name: str, noise: Any) -> None:
     """Values and gradients, with the noise given."""
-    rnn = RNNS[name](3, 4, noise=noise, spread=0.6, feedback="only", dtype=torch.float64)
+    rnn = RNNS[name](3, 4, noise=noise, spread=0.6, noise_to="recurrence", dtype=torch.float64)
     x = torch.randn(5, 3, 3, dtype=torch.float64)
     epsilon = rnn.draw_noise(5, 3)
     mult, add = noise.affine(epsilon[0], rnn.spread[0])
@@ -284,9 +284,11 @@ def test_feedback_only_is_a_loop_written_out(name: str, noise: Any) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_feedback_only_carries_the_noisy_state() -> None:
+def test_noise_to_the_recurrence_carries_the_noisy_state() -> None:
     """Two windows are one long sequence."""
-    rnn = NoisyLSTM(3, 4, 2, noise=NOISES[0], spread=0.6, feedback="only", dtype=torch.float64)
+    rnn = NoisyLSTM(
+        3, 4, 2, noise=NOISES[0], spread=0.6, noise_to="recurrence", dtype=torch.float64
+    )
     x = torch.randn(8, 2, 3, dtype=torch.float64)
     epsilon = rnn.draw_noise(8, 2)
     whole, end = rnn(x, epsilon=epsilon)
@@ -308,7 +310,10 @@ def _parts(state: Any) -> tuple[Tensor, ...]:
         ({"variational_dropout": 0.2, "dropout_output": 0.1}, "every other dropout 0"),
         ({"variational_dropout": 0.2, "learn_spread": True}, "learn_spread false"),
         ({"dropout_words": -0.1}, r"dropout_words must lie in \[0, 1\), got -0.1"),
-        ({"feedback": "sometimes"}, "feedback must be true, false or only, got sometimes"),
+        (
+            {"noise_to": "sometimes"},
+            "unknown noise_to 'sometimes'; the known ones are both, output",
+        ),
     ],
 )
 def test_refusals(changes: dict[str, Any], sentence: str) -> None:
@@ -317,7 +322,9 @@ def test_refusals(changes: dict[str, Any], sentence: str) -> None:
 
 
 def test_refusals_of_the_modules() -> None:
-    with pytest.raises(ValueError, match="feedback must be True, False or 'only', got 'maybe'"):
-        NoisyRNN(3, 4, feedback="maybe")  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match="noise_to must be 'both', 'output' or 'recurrence', got 'maybe'"
+    ):
+        NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):
         LanguageModel(5, NoisyRNN(3, 4), dropout_words=1)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from noisin_pyro.corpora import load_corpus
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import planned
+from noisin_pyro.text.corpora import load_corpus
 
 __all__ = ["make_folder", "refuse_early"]
 

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.corpora import load_corpus
 from noisin_pyro.experiments.figures import FIGURES, draw
 from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
@@ -22,6 +21,7 @@ from noisin_pyro.experiments.tables import (
     details,
     provenance,
 )
+from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.checkpoint import replace_file
 
 __all__ = ["render", "reproduce"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.experiments.recipe import Options, Recipe
-from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.config import FEEDBACK, TrainConfig
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
@@ -45,6 +45,8 @@ class Run:
             for field in fields(TrainConfig)
             if field.name not in _FREE and getattr(self.config, field.name) != field.default
         }
+        if "noise_to" in held:  # as it was called when the first records were written
+            held["feedback"] = FEEDBACK[held.pop("noise_to")]
         digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
         return (
             Path(self.recipe.folder)

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.corpora import load_corpus
+from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import fit_model, make_fabric, measure, summarise
 from noisin_pyro.training.loop import Interrupted, Progress

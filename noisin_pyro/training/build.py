@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from noisin_pyro.model import LanguageModel
-from noisin_pyro.noise import FAMILIES, Additive, Multiplicative, family
-from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
-from noisin_pyro.spread import Learned, per_layer
+from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.noise.noise import FAMILIES, Additive, Multiplicative, family
+from noisin_pyro.noise.spread import Learned, per_layer
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]
@@ -65,7 +65,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     options: dict[str, Any] = {
         "noise": noise,
         "spread": spread,
-        "feedback": "only" if rate else config.feedback,
+        "noise_to": "recurrence" if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
         "dropout": (rate or config.dropout_layers) if config.layers > 1 else 0.0,
     }

@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 __all__ = ["Schedule", "TrainConfig"]
 
+#: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
+FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
+
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 Cell = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
 
@@ -76,8 +79,7 @@ class TrainConfig:
         spread: γ, one number or one per layer; where it is learned, the value to start from.
         learn_spread: learn γ by gradient on the objective.
         spread_floor: the lower bound of a learned γ.
-        feedback: who reads the noisy state: true everyone, false all but the next step, only the
-            next step alone.
+        noise_to: where the noise goes: both, only the output, or only the recurrence.
         tied: draw the noise and dropout's masks once per window instead of once per step.
         variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
             the noise's place: one mask per window on words, input, recurrent state, between the
@@ -115,7 +117,7 @@ class TrainConfig:
     spread: float | list[float] = 1.0
     learn_spread: bool = False
     spread_floor: float = 0.1
-    feedback: bool | Literal["only"] = True
+    noise_to: Literal["both", "output", "recurrence"] = "both"
     tied: bool = False
     variational_dropout: float = 0.0
     dropout_words: float = 0.0
@@ -152,10 +154,9 @@ class TrainConfig:
         self._require(
             "variational_dropout",
             not self.variational_dropout or self._leaves_room(),
-            "be 0 unless noise is none, learn_spread false, feedback true, tied false and every "
+            "be 0 unless noise is none, learn_spread false, noise_to both, tied false and every "
             "other dropout 0, whose places it takes",
         )
-        self._require("feedback", self.feedback in (True, False, "only"), "be true, false or only")
         rate = self.learning_rate
         self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
         self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
@@ -181,7 +182,7 @@ class TrainConfig:
 
     def _leaves_room(self) -> bool:
         free = self.noise == "none" and not self.learn_spread
-        free = free and self.feedback is True and not self.tied
+        free = free and self.noise_to == "both" and not self.tied
         return free and not any(getattr(self, name) for name in DROPOUTS)
 
     @property
@@ -206,6 +207,20 @@ class TrainConfig:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
 
     @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The configuration that a record or a run folder holds, also from before a renaming.
+
+        Example:
+            >>> TrainConfig.from_dict({"feedback": False}).noise_to
+            'output'
+        """
+        values = dict(values)
+        if "feedback" in values:
+            before = values.pop("feedback")
+            values["noise_to"] = next(new for new, old in FEEDBACK.items() if old == before)
+        return cls(**values)
+
+    @classmethod
     def load(cls, path: Path) -> TrainConfig:
         """Reads what :meth:`save` wrote.
 
@@ -215,6 +230,6 @@ class TrainConfig:
         import yaml
 
         try:
-            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no configuration of a run ({error})") from None

@@ -12,9 +12,9 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 
-from noisin_pyro.corpora import Corpus
-from noisin_pyro.evaluation import evaluate
-from noisin_pyro.model import LanguageModel
+from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.text.corpora import Corpus
+from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.loop import Progress, Trainer

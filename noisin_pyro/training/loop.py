@@ -16,12 +16,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from noisin_pyro.batching import streams, window_count, windows
-from noisin_pyro.corpora import Corpus
-from noisin_pyro.evaluation import evaluate
-from noisin_pyro.guide import PriorGuide
-from noisin_pyro.model import LanguageModel, detach_state
-from noisin_pyro.objective import NoisinELBO
+from noisin_pyro.infer.noisin_elbo import NoisinELBO
+from noisin_pyro.infer.prior_guide import PriorGuide
+from noisin_pyro.models.sequence import LanguageModel, detach_state
+from noisin_pyro.text.batching import streams, window_count, windows
+from noisin_pyro.text.corpora import Corpus
+from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import averaged_weights, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from noisin_pyro.training.config import Schedule, TrainConfig

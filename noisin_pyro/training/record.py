@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from noisin_pyro.corpora import Corpus
+from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.checkpoint import replace_file
 
 __all__ = ["describe_corpus", "environment", "render_table", "write_curves", "write_metrics"]

@@ -13,9 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-from noisin_pyro.batching import streams
-from noisin_pyro.corpora import Corpus, Vocabulary, load_corpus
-from noisin_pyro.model import LanguageModel
+from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.text.batching import streams
+from noisin_pyro.text.corpora import Corpus, Vocabulary, load_corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import replace_file
 from noisin_pyro.training.config import TrainConfig

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisin_pyro.corpora.files import read_text
+from noisin_pyro.text.corpora.files import read_text
 
 UNK = "<unk>"
 EOS = "<eos>"

@@ -5,7 +5,7 @@
     none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, while its product is small
     any                 all                          :mod:`.scan`
 
-``feedback=False`` leaves the recurrence without noise, whatever the noise. Everything here is
+``noise_to="output"`` leaves the recurrence without noise, whatever the noise. Everything here is
 plain torch, and nothing is drawn but dropout's masks.
 """
 
@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells import LSTM, Cell, State, Weights
-from noisin_pyro.folding import fold, fused
-from noisin_pyro.products import FEWEST, packs
-from noisin_pyro.scan import scan
+from noisin_pyro.cells.cells import LSTM, Cell, State, Weights
+from noisin_pyro.cells.scan import scan
+from noisin_pyro.kernels.onednn import FEWEST, packs
+from noisin_pyro.layers.folding import fold, fused
 
 __all__ = [
-    "Feedback",
+    "NoiseTo",
     "add_noise",
     "check_lengths",
     "clean_layers",
@@ -33,8 +33,8 @@ __all__ = [
     "noisy_layer",
 ]
 
-Feedback = bool | Literal["only"]
-"""Who reads the noisy state: everyone, all but the next step (False), or the next step alone."""
+NoiseTo = Literal["both", "output", "recurrence"]
+"""Where the noise goes: both, output, or recurrence."""
 
 # Above these, additive noise on a CPU is walked and not folded.
 _LARGE_STATE = 4_000  # batch times hidden units of an Elman layer
@@ -128,7 +128,7 @@ def noisy_layer(
     add: Tensor | None = None,
     lengths: Tensor | None = None,
     *,
-    feedback: Feedback = True,
+    noise_to: NoiseTo = "both",
 ) -> tuple[Tensor, State]:
     """One layer whose noise z = h · mult + add is known for all steps.
 
@@ -140,7 +140,7 @@ def noisy_layer(
         mult: with shape (\\*S, T or 1, B, H), or None for 1.
         add: likewise, or None for 0.
         lengths: each sequence's number of steps, with shape (B,).
-        feedback: whether the next step reads z; otherwise it reads h. ``"only"``: nobody else does.
+        noise_to: whether the output, the next step, or both read z; the other reads h.
 
     Returns:
         z, or h where the next step alone reads z, with shape (\\*S, T, B, H), 0 past a sequence's
@@ -151,9 +151,9 @@ def noisy_layer(
     mult = None if mult is None else _flat(mult, lead, steps, batch)
     add = None if add is None else _flat(add, lead, steps, batch)
     start = _flat_state(state, lead, 1, batch)
-    if feedback == "only":
+    if noise_to == "recurrence":
         output, z_n, c_n = _noisy_recurrence(cell, x, start, weights, mult, add, lengths)
-    elif feedback:
+    elif noise_to == "both":
         output, c_n = _recurrence(cell, x, start, weights, mult, add, lengths)
         z_n = last_step(output, lengths)
     else:

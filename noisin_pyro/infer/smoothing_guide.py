@@ -11,12 +11,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from noisin_pyro.emissions import CategoricalEmission
-from noisin_pyro.layers import length_mask
-from noisin_pyro.model import LanguageModel, NoisyRNNs, SequenceModel
-from noisin_pyro.noise import Additive, Multiplicative
+from noisin_pyro.layers.layer import length_mask
+from noisin_pyro.models.sequence import LanguageModel, NoisyRNNs, SequenceModel
+from noisin_pyro.nn.emissions import CategoricalEmission
+from noisin_pyro.noise.noise import Additive, Multiplicative
+from noisin_pyro.noise.standardized import LocationScale
 from noisin_pyro.sites import own_store
-from noisin_pyro.standardized import LocationScale
 
 __all__ = ["SmoothingGuide"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisin_pyro.cells import Cell, State, Weights
+from noisin_pyro.cells.cells import Cell, State, Weights
 
 __all__ = ["fold", "fused"]
 
@@ -72,7 +72,7 @@ def fold(
     """A layer with additive noise, through one fused kernel.
 
     Args:
-        cell: a cell that :attr:`~noisin_pyro.cells.Cell.folds`.
+        cell: a cell that :attr:`~noisin_pyro.cells.cells.Cell.folds`.
         x: the input, with shape (T, B, I).
         state: the carried noisy state (z, c), each with shape (1, B, H).
         weights: the layer's weights.

@@ -17,7 +17,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from noisin_pyro.linear_softmax import linear_log_softmax
+from noisin_pyro.kernels.linear_softmax import linear_log_softmax
 from noisin_pyro.sites import Freezable
 
 # Logits at a time, 16 MB: memory of that size is used again, where the C library returns larger

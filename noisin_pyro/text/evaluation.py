@@ -12,9 +12,9 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from noisin_pyro.batching import streams, windows
-from noisin_pyro.model import SequenceModel
+from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.sites import own_store
+from noisin_pyro.text.batching import streams, windows
 
 __all__ = ["Evaluation", "evaluate", "evaluating"]
 

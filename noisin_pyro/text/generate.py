@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from noisin_pyro.corpora import Vocabulary
-from noisin_pyro.evaluation import evaluating
-from noisin_pyro.model import LanguageModel
+from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.text.corpora import Vocabulary
+from noisin_pyro.text.evaluation import evaluating
 
 __all__ = ["continue_text"]
 
@@ -36,7 +36,7 @@ def continue_text(
 
     Example:
         >>> from noisin_pyro import NoisyRNN
-        >>> from noisin_pyro.corpora import Vocabulary
+        >>> from noisin_pyro.text.corpora import Vocabulary
         >>> vocabulary = Vocabulary.build(["a", "b"])
         >>> model = LanguageModel(len(vocabulary), NoisyRNN(4, 6))
         >>> len(continue_text(model, vocabulary, ["a"], 5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from noisin_pyro.corpora.corpus import Corpus, Texts
+from noisin_pyro.text.corpora.corpus import Corpus, Texts
 
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _RULER = re.compile(r"([^\w\s])\1{3,}")  # underlined headings, borders of tables

@@ -13,7 +13,7 @@ from pyro.infer.util import MultiFrameTensor, torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
-from noisin_pyro.guide import PriorGuide
+from noisin_pyro.infer.prior_guide import PriorGuide
 from noisin_pyro.sites import own_store
 
 __all__ = ["NoisinELBO", "NoisinObjective"]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from noisin_pyro.standardized import LocationScale, Standardized, bounds, moments, tensors
+from noisin_pyro.noise.standardized import LocationScale, Standardized, bounds, moments, tensors
 
 __all__ = ["FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "Noise", "family"]
 

@@ -5,8 +5,7 @@ multiplies the recurrent product; the identity cell) or folding costs more (larg
 CPU), the recurrence is walked. Only
 what must be sequential is in the loop: the input's product is done before it, activation
 derivatives before the backward loop, and the recurrent weight's gradient in one product after
-it instead of one per step. The readable form is :meth:`noisin_pyro.cells.Cell.step`, which also
-gives the second derivatives.
+it instead of one per step. The readable form is :meth:`.Cell.step`, which also gives the second derivatives.
 
 All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m and a absent.
 """
@@ -20,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.cells import GRU, LSTM, Cell, Weights
-from noisin_pyro.products import outer, small_products
+from noisin_pyro.cells.cells import GRU, LSTM, Cell, Weights
+from noisin_pyro.kernels.onednn import outer, small_products
 
 __all__ = ["scan"]
 
@@ -128,7 +127,7 @@ def _saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 
 def _twice_differentiable(by_hand: Callable[..., Any]) -> Callable[..., Any]:
     """A backward pass by hand or, where a gradient of the gradient is wanted, torch's own through
-    :meth:`~noisin_pyro.cells.Cell.step`."""
+    :meth:`~noisin_pyro.cells.cells.Cell.step`."""
 
     @functools.wraps(by_hand)
     def backward(ctx: Any, *grads: Tensor | None) -> Any:

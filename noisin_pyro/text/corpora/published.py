@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisin_pyro.corpora.corpus import Corpus, Texts
-from noisin_pyro.corpora.files import find_splits, read_text
+from noisin_pyro.text.corpora.corpus import Corpus, Texts
+from noisin_pyro.text.corpora.files import find_splits, read_text
 
 
 @dataclass(frozen=True)

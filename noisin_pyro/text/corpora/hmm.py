@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from noisin_pyro.corpora.corpus import Corpus, Texts
-from noisin_pyro.corpora.vocabulary import EOS, Vocabulary
+from noisin_pyro.text.corpora.corpus import Corpus, Texts
+from noisin_pyro.text.corpora.vocabulary import EOS, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.products import linear
+from noisin_pyro.kernels.onednn import linear
 
 __all__ = ["CELLS", "Cell", "Elman", "GRU", "LSTM", "State", "Weights"]
 

@@ -13,8 +13,8 @@ returns a `Corpus`. Either is then named in ``registry.py``.
     registry.py     names to corpora
 """
 
-from noisin_pyro.corpora.corpus import Corpus
-from noisin_pyro.corpora.registry import CORPORA, load_corpus
-from noisin_pyro.corpora.vocabulary import Vocabulary
+from noisin_pyro.text.corpora.corpus import Corpus
+from noisin_pyro.text.corpora.registry import CORPORA, load_corpus
+from noisin_pyro.text.corpora.vocabulary import Vocabulary
 
 __all__ = ["CORPORA", "Corpus", "Vocabulary", "load_corpus"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from pyro.nn import PyroModule
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisin_pyro.cells import GRU, Cell, State, Weights
-from noisin_pyro.layers import (
-    Feedback,
+from noisin_pyro.cells.cells import GRU, Cell, State, Weights
+from noisin_pyro.layers.layer import (
+    NoiseTo,
     add_noise,
     check_lengths,
     clean_layers,
@@ -22,9 +22,9 @@ from noisin_pyro.layers import (
     last_step,
     noisy_layer,
 )
-from noisin_pyro.noise import Additive, MeanParameterized, Multiplicative, Noise
+from noisin_pyro.noise.noise import Additive, MeanParameterized, Multiplicative, Noise
+from noisin_pyro.noise.spread import Spread, attribute, per_layer
 from noisin_pyro.sites import Freezable, Plates, Sites, in_context
-from noisin_pyro.spread import Spread, attribute, per_layer
 
 __all__ = ["NoisyRecurrence", "hold_spread", "read_spread"]
 
@@ -33,7 +33,7 @@ def hold_spread(module: PyroModule, name: str, spread: Spread, units: int, like:
     """Makes γ an attribute of a module: a number, a constrained parameter or a random one.
 
     Raises:
-        ValueError, TypeError: as :func:`~noisin_pyro.spread.attribute` does.
+        ValueError, TypeError: as :func:`~noisin_pyro.noise.spread.attribute` does.
     """
     device = torch.device("cpu") if like.is_meta else like.device
     held: Any = attribute(spread, units, like.dtype, device)
@@ -77,7 +77,7 @@ class NoisyRecurrence(_Base):
     noise: tuple[Noise | None, ...]
     sites: Literal["sequence", "timestep"]
     tied: bool
-    feedback: Feedback
+    noise_to: NoiseTo
 
     def _add_noise(
         self,
@@ -86,7 +86,7 @@ class NoisyRecurrence(_Base):
         spread: Spread | Sequence[Spread],
         sites: Literal["sequence", "timestep"],
         tied: bool,
-        feedback: Feedback,
+        noise_to: NoiseTo,
     ) -> None:
         name = type(self).__name__
         if self.bidirectional:
@@ -103,9 +103,9 @@ class NoisyRecurrence(_Base):
             )
         if sites not in ("sequence", "timestep"):
             raise ValueError(f"sites must be 'sequence' or 'timestep', got {sites!r}")
-        if feedback not in (True, False, "only"):
-            raise ValueError(f"feedback must be True, False or 'only', got {feedback!r}")
-        self.cell, self.sites, self.tied, self.feedback = cell, sites, tied, feedback
+        if noise_to not in get_args(NoiseTo):
+            raise ValueError(f"noise_to must be 'both', 'output' or 'recurrence', got {noise_to!r}")
+        self.cell, self.sites, self.tied, self.noise_to = cell, sites, tied, noise_to
         self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
         spreads = per_layer(spread, self.num_layers, "spread")
         for layer, one in enumerate(self.noise):
@@ -173,7 +173,7 @@ class NoisyRecurrence(_Base):
             input: with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched, or a
                 ``PackedSequence``.
             hx: the carried state as torch has it, each part with shape (L, B, H); zeros if
-                omitted. With ``feedback`` (True or "only") it is the noisy state z.
+                omitted. It is the noisy state z, and h with ``noise_to="output"``.
             sample: True draws noise, False runs the mean path z = h; by default noise is
                 drawn while ``training``.
             lengths: each sequence's number of steps, with shape (B,); output past a
@@ -327,10 +327,10 @@ class NoisyRecurrence(_Base):
                 assert isinstance(noise, (Additive, Multiplicative))
                 mult, add = noise.affine(eps, spread)
                 x, final = noisy_layer(
-                    self.cell, x, start, weight, mult, add, lengths, feedback=self.feedback
+                    self.cell, x, start, weight, mult, add, lengths, noise_to=self.noise_to
                 )
                 if sites.active:
-                    z = add_noise(x, mult, add) if self.feedback == "only" else x
+                    z = add_noise(x, mult, add) if self.noise_to == "recurrence" else x
                     sites.record(f"z_{layer}", z)
                 steps = ()
             finals.append(final)
@@ -367,12 +367,12 @@ class NoisyRecurrence(_Base):
                     "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
                 )
             drawn = sites.sample_step(f"z_{layer}_{t}", law, t)
-            z = drawn if self.feedback else h
+            z = h if self.noise_to == "output" else drawn
             zs.append(drawn)
             hs.append(h)
             cs.append(c)
-        carried = last_step(_cat(zs if self.feedback else hs), lengths)
-        outputs = hs if self.feedback == "only" else zs
+        carried = last_step(_cat(hs if self.noise_to == "output" else zs), lengths)
+        outputs = hs if self.noise_to == "recurrence" else zs
         if sites.mask is not None:
             masks = sites.mask.split(1)
             outputs = [out.masked_fill(~m.unsqueeze(-1), 0) for out, m in zip(outputs, masks)]

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from noisin_pyro.corpora.corpus import Corpus, Texts
-from noisin_pyro.corpora.files import cut_lines, find_splits, read_text
-from noisin_pyro.corpora.hmm import hmm
-from noisin_pyro.corpora.published import PTB, WIKITEXT2, PublishedCorpus
-from noisin_pyro.corpora.pydoc import pydoc
+from noisin_pyro.text.corpora.corpus import Corpus, Texts
+from noisin_pyro.text.corpora.files import cut_lines, find_splits, read_text
+from noisin_pyro.text.corpora.hmm import hmm
+from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus
+from noisin_pyro.text.corpora.pydoc import pydoc
 
 CORPORA: Mapping[str, PublishedCorpus | Callable[..., Corpus]] = MappingProxyType(
     {"hmm": hmm, "ptb": PTB, "pydoc": pydoc, "wikitext-2": WIKITEXT2}

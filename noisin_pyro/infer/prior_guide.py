@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro.nn import PyroModule
 
-from noisin_pyro.model import SequenceModel
+from noisin_pyro.models.sequence import SequenceModel
 
 __all__ = ["PriorGuide"]
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from noisin_pyro.cells import CELLS
-from noisin_pyro.layers import Feedback
-from noisin_pyro.noise import Noise
-from noisin_pyro.recurrence import NoisyRecurrence
-from noisin_pyro.spread import Spread
+from noisin_pyro.cells.cells import CELLS
+from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.nn.recurrence import NoisyRecurrence
+from noisin_pyro.noise.noise import Noise
+from noisin_pyro.noise.spread import Spread
 
 __all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"]
 
@@ -24,7 +24,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.RNN``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        noise, spread, sites, tied, feedback: as in :class:`NoisyLSTM`; see there for what
+        noise, spread, sites, tied, noise_to: as in :class:`NoisyLSTM`; see there for what
             interventions (``poutine.do``) need.
 
     Example:
@@ -53,7 +53,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: Feedback = True,
+        noise_to: NoiseTo = "both",
     ) -> None:
         known = ("tanh", "relu", "sigmoid", "identity")
         if nonlinearity not in known:
@@ -73,7 +73,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
-        self._add_noise(CELLS[nonlinearity], noise, spread, sites, tied, feedback)
+        self._add_noise(CELLS[nonlinearity], noise, spread, sites, tied, noise_to)
 
 
 class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
@@ -103,10 +103,10 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             masks then belong to the noise: they are drawn whenever it is, so also in an average
             over samples at test time. See ``TrainConfig.variational_dropout``.
-        feedback: who reads the noisy state. True: everyone, as in the paper. False: what the
-            layer hands up is noisy and the next step reads h, so that the layer's E[z_t] is its
-            deterministic h_t, given its input. ``"only"``: the next step alone reads z, and the
-            layer hands up h.
+        noise_to: where the noise goes. ``"both"``, as in the paper: the next step reads z, and
+            the layer hands up z. ``"output"``: the layer hands up z, and the next step reads h,
+            so that the layer's E[z_t] is its deterministic h_t, given its input.
+            ``"recurrence"``: the next step reads z, and the layer hands up h.
 
     Raises:
         ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, a number
@@ -140,7 +140,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: Feedback = True,
+        noise_to: NoiseTo = "both",
     ) -> None:
         super().__init__(
             input_size,
@@ -154,7 +154,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(CELLS["lstm"], noise, spread, sites, tied, feedback)
+        self._add_noise(CELLS["lstm"], noise, spread, sites, tied, noise_to)
 
 
 class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
@@ -163,7 +163,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.GRU``.
-        noise, spread, sites, tied, feedback: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to: as in :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -189,7 +189,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
         spread: Spread | Sequence[Spread] = 0.5,
         sites: Literal["sequence", "timestep"] = "sequence",
         tied: bool = False,
-        feedback: Feedback = True,
+        noise_to: NoiseTo = "both",
     ) -> None:
         super().__init__(
             input_size,
@@ -202,7 +202,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(CELLS["gru"], noise, spread, sites, tied, feedback)
+        self._add_noise(CELLS["gru"], noise, spread, sites, tied, noise_to)
 
 
 def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | NoisyGRU:
@@ -210,7 +210,7 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Args:
         module: a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
-        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``feedback`` of :class:`NoisyLSTM`.
+        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to`` of :class:`NoisyLSTM`.
 
     Raises:
         TypeError: if ``module`` is none of the three.

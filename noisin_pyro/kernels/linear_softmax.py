@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.products import linear, outer
+from noisin_pyro.kernels.onednn import linear, outer
 
 __all__ = ["linear_log_softmax"]
 

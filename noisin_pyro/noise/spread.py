@@ -14,7 +14,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroParam, PyroSample
 from torch.distributions import Distribution, constraints
 
-from noisin_pyro.standardized import bounds
+from noisin_pyro.noise.standardized import bounds
 
 __all__ = ["Learned", "Spread", "attribute", "per_layer"]
 
@@ -24,9 +24,9 @@ class Learned:
     """A spread learned with the weights: γ = lower + exp(raw), a constrained ``pyro.param``.
 
     The objective alone drives γ to ``lower`` (the paper's §3, "Learning procedure"); so keep a
-    floor, or stop on held-out data. Without feedback the objective is largest at γ = 0 for any
-    weights, by Jensen's inequality; with feedback that is not guaranteed, but it is what happens in
-    practice.
+    floor, or stop on held-out data. For one layer with ``noise_to="output"`` and an emission that
+    is log-concave in z, the objective is largest at γ = 0 for any weights, by Jensen's inequality;
+    beyond that it is not guaranteed, but it is what happens in practice.
 
     Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ stands in the global
     param store by its name, as all Pyro parameters do, and a second model of the same name takes

@@ -11,13 +11,13 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from noisin_pyro.emissions import CategoricalEmission
-from noisin_pyro.layers import check_lengths, dropout
-from noisin_pyro.noise import Additive, Multiplicative
-from noisin_pyro.recurrence import hold_spread, read_spread
-from noisin_pyro.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.layers.layer import check_lengths, dropout
+from noisin_pyro.nn.emissions import CategoricalEmission
+from noisin_pyro.nn.recurrence import hold_spread, read_spread
+from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.noise.noise import Additive, Multiplicative
+from noisin_pyro.noise.spread import Spread
 from noisin_pyro.sites import Sites, in_context, own_store
-from noisin_pyro.spread import Spread
 
 __all__ = ["LanguageModel", "SequenceModel", "detach_state"]
 

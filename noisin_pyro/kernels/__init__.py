@@ -1,0 +1,1 @@
+"""Fast tensor functions that know nothing of cells."""

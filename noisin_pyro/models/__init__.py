@@ -1,0 +1,1 @@
+"""Generative processes as Pyro models."""

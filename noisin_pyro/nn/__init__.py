@@ -1,0 +1,1 @@
+"""Noisy recurrent modules, drop-ins for torch's, and emissions."""

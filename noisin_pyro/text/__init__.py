@@ -1,0 +1,1 @@
+"""Corpora, batching, held-out evaluation and generation."""
