@@ -8,17 +8,14 @@ if TYPE_CHECKING:
     from noisin_pyro.infer.noisin_elbo import NoisinELBO
     from noisin_pyro.infer.prior_guide import PriorGuide
     from noisin_pyro.infer.smoothing_guide import SmoothingGuide
-    from noisin_pyro.models.sequence import LanguageModel, SequenceModel, detach_state
+    from noisin_pyro.models.language import LanguageModel
+    from noisin_pyro.models.sequence import SequenceModel, detach_state
     from noisin_pyro.nn.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
     from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch
-    from noisin_pyro.noise.noise import (
-        FAMILIES,
-        Additive,
-        MeanParameterized,
-        Multiplicative,
-        family,
-    )
-    from noisin_pyro.noise.spread import Learned
+    from noisin_pyro.noise.affine import Additive, Multiplicative
+    from noisin_pyro.noise.families import FAMILIES, family
+    from noisin_pyro.noise.mean_parameterized import MeanParameterized
+    from noisin_pyro.noise.spread import Learned, spread_parameters
     from noisin_pyro.text.batching import streams, windows
     from noisin_pyro.text.corpora import Corpus, Vocabulary, load_corpus
     from noisin_pyro.text.evaluation import Evaluation, evaluate
@@ -30,11 +27,14 @@ _HOMES = {
     "infer.noisin_elbo": ("NoisinELBO",),
     "infer.prior_guide": ("PriorGuide",),
     "infer.smoothing_guide": ("SmoothingGuide",),
-    "models.sequence": ("LanguageModel", "SequenceModel", "detach_state"),
+    "models.language": ("LanguageModel",),
+    "models.sequence": ("SequenceModel", "detach_state"),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"),
-    "noise.noise": ("FAMILIES", "Additive", "MeanParameterized", "Multiplicative", "family"),
-    "noise.spread": ("Learned",),
+    "noise.affine": ("Additive", "Multiplicative"),
+    "noise.families": ("FAMILIES", "family"),
+    "noise.mean_parameterized": ("MeanParameterized",),
+    "noise.spread": ("Learned", "spread_parameters"),
     "text.batching": ("streams", "windows"),
     "text.corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "text.evaluation": ("Evaluation", "evaluate"),

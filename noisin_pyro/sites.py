@@ -6,20 +6,25 @@ parameter its global store: a second module of the same name would share what it
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import wraps
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyro
 import pyro.poutine as poutine
+import torch
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
+from torch import Tensor, nn
+from torch.distributions import transform_to
 
-from noisin_pyro.layers.layer import length_mask
+from noisin_pyro.lengths import check_lengths, length_mask
 
-__all__ = ["Freezable", "Plates", "Sites", "in_context", "own_store"]
+__all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
 
 Plates = tuple[Any, Any]
 """The ``time`` (dim −2) and ``batch`` (dim −1) plates of a model."""
@@ -29,61 +34,124 @@ T = TypeVar("T")
 Module = TypeVar("Module", bound=PyroModule)
 
 
-class Sites:
-    """Names, plates and mask of the sites that one call of a module issues.
+@dataclass(frozen=True)
+class Call:
+    """What one call decides, once: the outermost module makes it and hands it down.
 
-    Args:
-        module: the module whose Pyro name is their prefix.
+    Attributes:
+        owner: the outermost module, whose Pyro name prefixes the plates.
         steps: T.
         batch: B.
+        noisy: whether noise is drawn, or the mean path z = h runs.
+        dropping: whether dropout acts.
         lengths: each sequence's number of steps, with shape (B,); sites count only these.
-        plates: the plates of a surrounding model, not yet entered; by default the module's own.
+        active: whether draws are sample sites.
+        given: the plates of a surrounding model, not yet entered; the owner's own if None.
     """
 
-    def __init__(
-        self,
-        module: PyroModule,
-        steps: int,
-        batch: int,
-        lengths: Tensor | None = None,
+    owner: PyroModule
+    steps: int
+    batch: int
+    noisy: bool
+    dropping: bool
+    lengths: Tensor | None = None
+    active: bool = False
+    given: Plates | None = None
+
+    @classmethod
+    def begin(
+        cls,
+        owner: PyroModule,
+        shape: Sequence[int],
+        device: torch.device,
+        lengths: Tensor | None,
+        sample: bool | None,
+        *,
+        tied: bool,
         plates: Plates | None = None,
-    ) -> None:
-        self.active = am_i_wrapped()
-        self.mask = None if lengths is None else length_mask(lengths, steps)
-        self._module, self._shape, self._plates = module, (steps, batch), plates
+    ) -> Call:
+        """Decides for a call on an input.
 
-    @property
+        Args:
+            owner: the module that is called.
+            shape: T and B.
+            device: of the input.
+            lengths: each sequence's number of steps, with shape (B,).
+            sample: True draws noise, False runs the mean path; None draws while training.
+            tied: whether dropout's masks belong to the noise, and are drawn whenever it is.
+            plates: those of a surrounding model.
+
+        Raises:
+            ValueError: if the lengths do not fit.
+        """
+        steps, batch = shape
+        if lengths is not None:
+            check_lengths(lengths, steps, batch)
+            lengths = lengths.to(device)
+        noisy = owner.training if sample is None else sample
+        dropping = noisy if tied else owner.training
+        return cls(owner, steps, batch, noisy, dropping, lengths, am_i_wrapped(), plates)
+
+    def without_sites(self) -> Call:
+        """The same call with noise that is drawn by torch and is no sample site."""
+        return replace(self, active=False)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """True where a step lies within its sequence, with shape (T, B)."""
+        return None if self.lengths is None else length_mask(self.lengths, self.steps)
+
+    @cached_property
     def plates(self) -> Plates | None:
-        """The plates of all sites, None outside Pyro; a module's own are made when first used."""
-        if self.active and self._plates is None:
-            steps, batch = self._shape
-            self._plates = (
-                pyro.plate(self._name("time"), steps, dim=-2),
-                pyro.plate(self._name("batch"), batch, dim=-1),
+        """The plates of all sites, None outside Pyro; the owner's own are made when first read.
+
+        A batch plate that the user has entered takes the place of ours.
+        """
+        if not self.active or self.given is not None:
+            return self.given if self.active else None
+        entered = {m.dim: m for m in _PYRO_STACK if isinstance(m, IndepMessenger)}
+        if -2 in entered:
+            raise ValueError(
+                f"the plate {entered[-2].name!r} is entered at dim=-2, which belongs to time; "
+                "enter at most a batch plate at dim=-1 around a noisy RNN"
             )
-        return self._plates if self.active else None
+        time = pyro.plate(self.name(self.owner, "time"), self.steps, dim=-2)
+        if -1 not in entered:
+            return time, pyro.plate(self.name(self.owner, "batch"), self.batch, dim=-1)
+        size = getattr(entered[-1], "subsample_size", entered[-1].size)
+        if size != self.batch:
+            raise ValueError(
+                f"the plate {entered[-1].name!r} entered at dim=-1 has size {size}, but the input "
+                f"has {self.batch} sequences; a plate around a noisy RNN must be its batch"
+            )
+        return time, nullcontext()
 
-    def sample(self, name: str, law: Any, obs: Tensor | None = None) -> Tensor:
-        """A value for each step of each sequence; ``law`` has batch shape (\\*S, T, B)."""
-        return self._sample(name, law, obs, self.plates or (), self.mask)
+    def sample(
+        self, module: PyroModule, name: str, distribution: Any, obs: Tensor | None = None
+    ) -> Tensor:
+        """A value for each step of each sequence, with batch shape (\\*S, T, B)."""
+        plates = self.plates or ()
+        return self._sample(module, name, distribution, obs, plates, self.mask)
 
-    def sample_once(self, name: str, law: Any) -> Tensor:
-        """A value for each sequence; ``law`` has batch shape (\\*S, 1, B)."""
-        return self._sample(name, law, None, (self.plates or ())[1:], None)
+    def sample_once(self, module: PyroModule, name: str, distribution: Any) -> Tensor:
+        """A value for each sequence, with batch shape (\\*S, 1, B)."""
+        plates = (self.plates or ())[1:]
+        return self._sample(module, name, distribution, None, plates, None)
 
-    def sample_step(self, name: str, law: Any, step: int) -> Tensor:
-        """A value for one step of each sequence; ``law`` has batch shape (\\*S, 1, B)."""
+    def sample_step(self, module: PyroModule, name: str, distribution: Any, step: int) -> Tensor:
+        """A value for one step of each sequence, with batch shape (\\*S, 1, B)."""
         mask = None if self.mask is None else self.mask[step : step + 1]
-        return self._sample(name, law, None, (self.plates or ())[1:], mask)
+        plates = (self.plates or ())[1:]
+        return self._sample(module, name, distribution, None, plates, mask)
 
-    def record(self, name: str, value: Tensor) -> None:
+    def record(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for z or h, with shape (\\*S, T, B, H); nothing reads it back."""
         if self.plates is not None:
             time, batch = self.plates
             with time, batch:
-                pyro.deterministic(self._name(name), value, event_dim=1)
+                pyro.deterministic(self.name(module, name), value, event_dim=1)
 
-    def record_state(self, name: str, value: Tensor) -> None:
+    def record_state(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for a final state, with shape (\\*S, L, B, H).
 
         It stands in the ``batch`` plate alone. A time plate in which every site stands would
@@ -93,34 +161,55 @@ class Sites:
         if self.plates is not None:
             value = value.movedim(-3, -2).unsqueeze(-4)  # (*S, 1, B, L, H)
             with self.plates[1]:
-                pyro.deterministic(self._name(name), value, event_dim=2)
+                pyro.deterministic(self.name(module, name), value, event_dim=2)
 
-    def _name(self, name: str) -> str:
-        return self._module._pyro_get_fullname(name)
+    @staticmethod
+    def name(module: PyroModule, name: str) -> str:
+        """A site's full name."""
+        full: str = module._pyro_get_fullname(name)
+        return full
 
-    def _sample(self, name: str, law: Any, obs: Any, plates: Sequence[Any], mask: Any) -> Tensor:
+    def _sample(
+        self,
+        module: PyroModule,
+        name: str,
+        distribution: Any,
+        obs: Tensor | None,
+        plates: Sequence[Any],
+        mask: Any,
+    ) -> Tensor:
         if not self.active:
-            return law() if obs is None else obs  # type: ignore[no-any-return]
+            return distribution() if obs is None else obs
         with ExitStack() as stack:
             for plate in plates:
                 stack.enter_context(plate)
             if mask is not None:
                 stack.enter_context(poutine.mask(mask=mask))
-            return pyro.sample(self._name(name), law, obs=obs)
+            return pyro.sample(self.name(module, name), distribution, obs=obs)
 
 
 class Freezable:
-    """A base, before ``PyroModule``, of modules whose frozen parameters stay so in Pyro programs.
+    """A base, before ``PyroModule``, of modules that outside Pyro never touch the param store.
 
     ``PyroModule`` makes every ``nn.Parameter`` that it reads a statement, and the param store makes
-    whatever it holds require a gradient (pyro issue 3438). Frozen ones are no statements here,
-    as ``pyro.module`` has it.
+    whatever it holds require a gradient (pyro issue 3438,
+    https://github.com/pyro-ppl/pyro/issues/3438). Here parameters with ``requires_grad=False``
+    bypass ``pyro.param``, as ``pyro.module`` has it, and so do all parameters outside Pyro.
     """
 
     def __getattr__(self, name: str) -> Any:
-        found = self.__dict__.get("_parameters", {}).get(name)
-        if found is not None and not (found.requires_grad and self._pyro_context.active):
-            return found
+        own = self.__dict__
+        parameter = own.get("_parameters", {}).get(name)
+        if parameter is not None:
+            statement = parameter.requires_grad and self._pyro_context.active and am_i_wrapped()
+            if not statement:
+                return parameter
+        elif name in own.get("_pyro_params", ()) and not am_i_wrapped():
+            constraint, _ = own["_pyro_params"][name]
+            unconstrained = own["_parameters"][f"{name}_unconstrained"]
+            value: Any = transform_to(constraint)(unconstrained)
+            value.unconstrained = weakref.ref(unconstrained)
+            return value
         return super().__getattr__(name)  # type: ignore[misc]
 
 
@@ -131,10 +220,24 @@ def in_context(
 
     @wraps(method)
     def call(self: Module, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._pyro_context if am_i_wrapped() else own_store():
+        with self._pyro_context if am_i_wrapped() else apart(self):
             return method(self, *args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def apart(module: nn.Module) -> AbstractContextManager[None]:
+    """What a call outside Pyro needs so that it leaves the global param store alone.
+
+    That is nothing, so that threads may call a model side by side, unless the model holds a
+    ``PyroModule`` of the user's own, which registers its parameters whenever it is called. Then a
+    store of its own takes the global one's place for the time of the call, in all threads.
+    """
+    registers = any(
+        isinstance(part, PyroModule) and not isinstance(part, Freezable) and part._parameters
+        for part in module.modules()
+    )
+    return own_store() if registers else nullcontext()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from noisin_pyro import (
 from noisin_pyro.cells.cells import CELLS, Weights
 from noisin_pyro.cells.scan import _workspace, scan
 from noisin_pyro.kernels.onednn import packs
-from noisin_pyro.layers.layer import length_mask
+from noisin_pyro.lengths import length_mask
 
 D, H, B = 3, 4, 3
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -224,7 +224,7 @@ def compare(
             scale = scale * z / (1 + spread * epsilon)  # γ h
         still = scale == 0
         jacobian = 0 if discrete else torch.where(still, 1, scale).abs().log()
-        density = noise.epsilon(x).log_prob(epsilon)
+        density = noise.standardized(x).log_prob(epsilon)
         expected = expected - (mask * torch.where(still, density, jacobian)).sum()
 
     assert_close([*zs, *final], [*loop_zs, *loop_final], dtype)

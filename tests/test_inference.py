@@ -178,7 +178,7 @@ def test_renyi_bounds_of_both_kinds_of_sites_agree(alpha: float, lengths: Any) -
     steps = SequenceModel(model.embedding, rnn, model.emission)
     x, y = batch()
     epsilon = {
-        f"rnn.noise_{layer}": law.epsilon(torch.zeros((), dtype=torch.float64))
+        f"rnn.noise_{layer}": law.standardized(torch.zeros((), dtype=torch.float64))
         .expand((particles, T, B, H))
         .sample()
         for layer, law in enumerate(noise)

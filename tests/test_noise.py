@@ -197,7 +197,7 @@ def test_log_prob_is_scipys(name: str, kind: Any) -> None:
         expected = reference.logpdf(x) + math.log(stddev)
     epsilon = torch.from_numpy((x - mean) / stddev)
     noise = kind(base)
-    ours = noise.epsilon(epsilon).log_prob(epsilon)
+    ours = noise.standardized(epsilon).log_prob(epsilon)
     np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-9)
     for h in (-1.5, 0.7):
         scale = SPREAD if kind is Additive else SPREAD * h
@@ -217,7 +217,7 @@ def test_draws_have_mean_h_and_the_stated_spread(name: str, kind: Any) -> None:
     torch.manual_seed(20)
     z = kind(BASES[name][0]()).distribution(h, f64(SPREAD)).sample((n,))
     points, weights = quadrature(name)
-    law = Additive(BASES[name][0]()).epsilon(h)
+    law = Additive(BASES[name][0]()).standardized(h)
     kurtosis = (law.log_prob(points).exp() * weights * points**4).sum()
     scale = signed_spread(kind, h).abs()
     assert (((z.mean(0) - h).abs()) <= 6 * scale / math.sqrt(n)).all()
@@ -288,7 +288,7 @@ def test_gradient_is_pathwise(name: str, kind: Any) -> None:
     torch.manual_seed(22)
     z = law.rsample((3,))
     torch.manual_seed(22)
-    epsilon = noise.epsilon(h).expand([3, 5]).rsample()
+    epsilon = noise.standardized(h).expand([3, 5]).rsample()
     dh, dspread = torch.autograd.grad(z.sum(), (h, spread))
     if kind is Additive:
         expected = h + SPREAD * epsilon, torch.full_like(h, 3.0), epsilon.sum()
@@ -324,7 +324,7 @@ def test_affine_is_the_distribution_of_a_sequence(name: str, kind: Any) -> None:
     torch.manual_seed(23)
     z = noise.distribution(h, spread).sample()
     torch.manual_seed(23)
-    epsilon = noise.epsilon(h).expand([5]).sample()
+    epsilon = noise.standardized(h).expand([5]).sample()
     mult, add = noise.affine(epsilon, spread)
     assert (mult is None) == (kind is Additive) and (add is None) == (kind is Multiplicative)
     again = h * (1.0 if mult is None else mult) + (0.0 if add is None else add)
@@ -350,7 +350,7 @@ def test_multiplicative_bernoulli_is_inverted_dropout(keep: float) -> None:
 
     torch.manual_seed(24)
     state = torch.full((10_000,), 0.7, dtype=torch.float64)
-    mult, _ = noise.affine(noise.epsilon(state).expand([10_000]).sample(), spread)
+    mult, _ = noise.affine(noise.standardized(state).expand([10_000]).sample(), spread)
     assert mult is not None
     ours = state * mult
     dropped = ours.abs() < 1e-12
@@ -415,7 +415,7 @@ def test_no_draw_is_rounded_out_of_its_own_law(
 
 @pytest.mark.parametrize("name", ["exponential", "uniform", "beta", "poisson"])
 def test_the_edge_of_the_support_belongs_to_it(name: str) -> None:
-    epsilon = Additive(BASES[name][0]()).epsilon(torch.zeros(()))
+    epsilon = Additive(BASES[name][0]()).standardized(torch.zeros(()))
     ends = torch.tensor([end for end in epsilon.ends if math.isfinite(end)])
     assert epsilon.log_prob(ends).isfinite().all()
     mean, stddev = moments(BASES[name][0]())
@@ -501,7 +501,7 @@ def test_nothing_on_the_way_waits_for_the_device(
 
     h = states()
     scale = signed_spread(kind, h)
-    epsilon = kind(BASES[name][0]()).epsilon(h).expand([5])
+    epsilon = kind(BASES[name][0]()).standardized(h).expand([5])
     epsilon._validate_args = False
     for method in ("__bool__", "__int__", "__float__", "item", "tolist"):
         monkeypatch.setattr(Tensor, method, waits)
@@ -623,7 +623,7 @@ def test_a_mixture_has_the_density_of_each_of_its_components() -> None:
         dist.Uniform(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 6.0])),
     )
     noise = Additive(base)
-    law = noise.epsilon(torch.zeros(()))
+    law = noise.standardized(torch.zeros(()))
     value = (torch.tensor([0.5, 5.5, 3.0]) - 3.0) / law.std
     expected = torch.tensor([0.5 * law.std, 0.5 * law.std, 0.0])
     torch.testing.assert_close(law.log_prob(value).exp(), expected)
@@ -635,7 +635,7 @@ def test_a_mixture_has_the_density_of_each_of_its_components() -> None:
 @each_base
 def test_shapes(name: str) -> None:
     noise = Additive(BASES[name][0]())
-    epsilon = noise.epsilon(states())
+    epsilon = noise.standardized(states())
     assert epsilon.batch_shape == epsilon.event_shape == ()
     wide = epsilon.expand([4, 3])
     assert wide.sample((2,)).shape == (2, 4, 3)
@@ -652,7 +652,7 @@ def test_shapes(name: str) -> None:
 
 
 def test_enumeration() -> None:
-    epsilon = Additive(dist.Bernoulli(f64(0.5))).epsilon(states()).expand([3, 5])
+    epsilon = Additive(dist.Bernoulli(f64(0.5))).standardized(states()).expand([3, 5])
     assert epsilon.has_enumerate_support
     assert epsilon.enumerate_support().shape == (2, 3, 5)
     assert epsilon.enumerate_support(expand=False).flatten().tolist() == [-1.0, 1.0]
@@ -661,7 +661,7 @@ def test_enumeration() -> None:
     torch.testing.assert_close(
         law.enumerate_support(), torch.stack([states() - SPREAD, states() + SPREAD])
     )
-    assert not Additive(dist.Poisson(1.0)).epsilon(states()).has_enumerate_support
+    assert not Additive(dist.Poisson(1.0)).standardized(states()).has_enumerate_support
 
 
 @pytest.mark.parametrize("name", ["normal", "gamma", "beta", "uniform"])
@@ -695,7 +695,7 @@ def test_repr() -> None:
     assert repr(Additive(dist.Normal(0.0, 1.0))) == (
         "Additive(base=Normal(loc: 0.0, scale: 1.0), mean=0.0, stddev=1.0)"
     )
-    epsilon = Additive(dist.Laplace(0.0, 1.0)).epsilon(torch.zeros(())).expand([3])
+    epsilon = Additive(dist.Laplace(0.0, 1.0)).standardized(torch.zeros(())).expand([3])
     assert repr(epsilon) == "Standardized(Laplace(loc: 0.0, scale: 1.0), batch_shape=(3,))"
 
 
@@ -710,7 +710,7 @@ def test_a_noise_is_a_frozen_value(kind: Any) -> None:
     assert noise != kind(dist.Laplace(0.0, 1.0))  # torch's distributions have no equality
     other = Additive if kind is Multiplicative else Multiplicative
     assert noise != other(base)
-    noise.epsilon(torch.zeros(()))
+    noise.standardized(torch.zeros(()))
     assert noise == kind(base)
     with pytest.raises(dataclasses.FrozenInstanceError):
         noise.base = dist.Normal(0.0, 1.0)
@@ -724,7 +724,7 @@ def test_pickle(name: str, kind: Any) -> None:
     noise = kind(BASES[name][0]())
     h = states()
     size = len(pickle.dumps(noise))
-    noise.epsilon(h)
+    noise.standardized(h)
     assert len(pickle.dumps(noise)) == size  # the copy made for this dtype stays here
     again = pickle.loads(pickle.dumps(noise))
     assert type(again) is kind and (again.mean, again.stddev) == (noise.mean, noise.stddev)
@@ -735,8 +735,8 @@ def test_pickle(name: str, kind: Any) -> None:
 
 def test_the_base_is_moved_once_for_each_dtype() -> None:
     noise = Additive(dist.Gamma(2.0, 1.0))
-    assert noise.epsilon(torch.zeros(2)) is noise.epsilon(torch.ones(3))
-    assert noise.epsilon(torch.zeros(2)) is not noise.epsilon(torch.zeros(2).double())
+    assert noise.standardized(torch.zeros(2)) is noise.standardized(torch.ones(3))
+    assert noise.standardized(torch.zeros(2)) is not noise.standardized(torch.zeros(2).double())
 
 
 def test_replacing_the_base_alone_is_refused_rather_than_biased() -> None:

@@ -149,7 +149,7 @@ def test_training_after_inference_mode(base: Any, sites: str) -> None:
         model.predict(x, sample=True)
         Trace_ELBO().loss(model, PriorGuide(model), x, y)
     Trace_ELBO()(model, PriorGuide(model))(x, y).backward()
-    assert noise.epsilon(model.rnn.weight_hh_l0) is noise.epsilon(model.rnn.weight_hh_l0)
+    assert noise.standardized(model.rnn.weight_hh_l0) is noise.standardized(model.rnn.weight_hh_l0)
 
 
 # -- three ways to one number ------------------------------------------------------------------

@@ -76,7 +76,7 @@ def start(rnn: Any, batch: int) -> Any:
 
 def listed(noise: Any, steps: int, units: int = H) -> tuple[Tensor, Tensor]:
     """Every path of ε with shape (T, M, H), one to a column, and its probability (M,)."""
-    law = noise.epsilon(torch.empty((), dtype=torch.float64))
+    law = noise.standardized(torch.empty((), dtype=torch.float64))
     values = law.enumerate_support()
     mass = law.log_prob(values).exp()
     for power, moment in ((0, 1.0), (1, 0.0), (2, 1.0)):
@@ -233,7 +233,7 @@ def test_noise_is_unbiased_given_the_state_before(cell: Any, kind: Any, base: An
     """
     noise = kind(base)
     rnn = build(cell, noise, 0.7)
-    x, law = randn(T, 1, INPUTS), noise.epsilon(torch.empty((), dtype=torch.float64))
+    x, law = randn(T, 1, INPUTS), noise.standardized(torch.empty((), dtype=torch.float64))
     now, mass = listed(noise, 1)
     torch_rnn = reference(rnn)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from torch.distributions import biject_to
 from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import NormalEmission
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM
-from noisin_pyro.noise.noise import Additive
+from noisin_pyro.noise.affine import Additive
 from noisin_pyro.noise.spread import Learned, attribute, per_layer
 
 UNITS = 4

@@ -11,12 +11,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from noisin_pyro.layers.layer import length_mask
-from noisin_pyro.models.sequence import LanguageModel, NoisyRNNs, SequenceModel
+from noisin_pyro.lengths import length_mask, reverse
+from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.models.sequence import NoisyRNNs, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
-from noisin_pyro.noise.noise import Additive, Multiplicative
+from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.standardized import LocationScale
-from noisin_pyro.sites import own_store
+from noisin_pyro.sites import apart
 
 __all__ = ["SmoothingGuide"]
 
@@ -87,8 +88,8 @@ class SmoothingGuide(PyroModule):
             raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
         for layer in self._layers:
             noise = rnn.noise[layer]
-            assert isinstance(noise, (Additive, Multiplicative))
-            if not noise.epsilon(like).unbounded:
+            assert isinstance(noise, AffineNoise)
+            if not noise.standardized(like).unbounded:
                 raise ValueError(
                     f"SmoothingGuide needs noise over the whole real line, got {noise}, whose "
                     "support a correction would leave; use a Normal, Laplace, Logistic, ..."
@@ -130,12 +131,12 @@ class SmoothingGuide(PyroModule):
             raise ValueError("SmoothingGuide reads the observations; give y, or use PriorGuide")
         # A prior on the embedding is drawn once in a context: here, and not again in latents.
         with (
-            self.model._pyro_context if am_i_wrapped() else own_store(),
-            _Replaced(self.model.rnn, self._laws(x, y, lengths)),
+            self.model._pyro_context if am_i_wrapped() else apart(self.model),
+            _Replaced(self.model.rnn, self._distributions(x, y, lengths)),
         ):
             self.model.latents(x, y, state, lengths, sample=sample)
 
-    def _laws(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
+    def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""
         model, rnn = self.model, self.model.rnn
         mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
@@ -149,31 +150,31 @@ class SmoothingGuide(PyroModule):
         read = torch.cat([embed(x).detach(), seen], -1)
         if mask is not None:
             read = read.masked_fill(~mask.unsqueeze(-1), 0)
-        r = _reversed(self.reader(_reversed(read, lengths))[0], lengths)  # (T, B, R)
+        r = reverse(self.reader(reverse(read, lengths))[0], lengths)  # (T, B, R)
         if rnn.tied:  # one draw, made where all has been read
             r = r[:1]
         corrections = self.correction(r).unflatten(-1, (2, len(self._layers), rnn.hidden_size))
-        laws: dict[int, Any] = {}
+        distributions: dict[int, Any] = {}
         for index, layer in enumerate(self._layers):
             noise, like = rnn.noise[layer], rnn.weight_hh_l0
-            assert isinstance(noise, (Additive, Multiplicative))
+            assert isinstance(noise, AffineNoise)
             shift, log_scale = corrections[..., 0, index, :], corrections[..., 1, index, :]
-            law: Any = LocationScale(noise.epsilon(like), shift, log_scale.exp())
-            laws[layer] = law.to_event(1)
-        return laws
+            corrected: Any = LocationScale(noise.standardized(like), shift, log_scale.exp())
+            distributions[layer] = corrected.to_event(1)
+        return distributions
 
 
 class _Replaced(Messenger):
-    """Gives the noise sites of an RNN other laws."""
+    """Gives the noise sites of an RNN other distributions."""
 
-    def __init__(self, rnn: NoisyRNNs, laws: Mapping[int, Any]) -> None:
+    def __init__(self, rnn: NoisyRNNs, distributions: Mapping[int, Any]) -> None:
         super().__init__()
-        self._rnn, self._laws = rnn, laws
+        self._rnn, self._distributions = rnn, distributions
 
     def _pyro_sample(self, msg: Any) -> None:
-        for layer, law in self._laws.items():  # the names are known once the model runs
+        for layer, replacement in self._distributions.items():  # names are known in a call
             if msg["name"] == self._rnn._pyro_get_fullname(f"noise_{layer}"):
-                msg["fn"] = law
+                msg["fn"] = replacement
 
 
 def _feature_size(model: SequenceModel) -> int | None:
@@ -182,13 +183,3 @@ def _feature_size(model: SequenceModel) -> int | None:
     if isinstance(model.emission, CategoricalEmission):
         return None  # y holds classes
     return getattr(model.emission, "out_features", None)
-
-
-def _reversed(part: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence backwards in time, its padding left where it is; (T, B, F)."""
-    if lengths is None:
-        return part.flip(0)
-    steps = torch.arange(len(part), device=part.device).unsqueeze(1)
-    back = lengths.to(part.device) - 1 - steps
-    order = torch.where(back >= 0, back, steps)
-    return part.take_along_dim(order.unsqueeze(-1), 0)

@@ -1,9 +1,9 @@
 """Layers over a whole sequence, by the fastest exact way that the cell and the noise allow.
 
-    recurrent noise     cell                         way
+    recurrent noise     cell                         backend
     none                tanh, relu, lstm, gru        torch's kernel
     none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, while its product is small
-    any                 all                          :mod:`.scan`
+    any                 all                          the cell's own :meth:`~.Cell.scan`
 
 ``noise_to="output"`` leaves the recurrence without noise, whatever the noise. Everything here is
 plain torch, and nothing is drawn but dropout's masks.
@@ -11,79 +11,27 @@ plain torch, and nothing is drawn but dropout's masks.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.cells import LSTM, Cell, State, Weights
-from noisin_pyro.cells.scan import scan
+from noisin_pyro.cells.base import Cell, State, Weights
 from noisin_pyro.kernels.onednn import FEWEST, packs
-from noisin_pyro.layers.folding import fold, fused
+from noisin_pyro.layers.folding import fold
+from noisin_pyro.lengths import last_step, length_mask
 
-__all__ = [
-    "NoiseTo",
-    "add_noise",
-    "check_lengths",
-    "clean_layers",
-    "dropout",
-    "last_step",
-    "length_mask",
-    "noisy_layer",
-]
+__all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer"]
 
 NoiseTo = Literal["both", "output", "recurrence"]
 """Where the noise goes: both, output, or recurrence."""
 
-# Above these, additive noise on a CPU is walked and not folded.
-_LARGE_STATE = 4_000  # batch times hidden units of an Elman layer
-_WIDE_LSTM = 300  # hidden units
-
 # Particles S lead every shape and are folded into the batch for the kernels:
 #
 #     x, mult, add    (*S, T or 1, B or 1, F)    ->    (T, S·B, F)
-#     h, c            (*S, L, B, H)              ->    (L, S·B, H)
+#     h, c            (*S, D·L, B, H)            ->    (D·L, S·B, H)
 #     lengths         (B,)                       ->    (S·B,)
-
-
-def length_mask(lengths: Tensor, steps: int) -> Tensor:
-    """True where a step lies within its sequence: lengths (B,) -> (T, B).
-
-    Example:
-        >>> length_mask(torch.tensor([1, 2]), 3).int()
-        tensor([[1, 1],
-                [0, 1],
-                [0, 0]], dtype=torch.int32)
-    """
-    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
-
-
-def check_lengths(lengths: Any, steps: int, batch: int) -> None:
-    """Raises ValueError unless ``lengths`` holds one number in 1..T for each sequence."""
-    if not isinstance(lengths, Tensor):
-        got = repr(lengths)
-    elif lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.shape != (batch,):
-        got = f"{lengths.dtype} with shape {tuple(lengths.shape)}"
-    elif batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
-        raise ValueError(
-            f"lengths must lie between 1 and the input's {steps} steps, got "
-            f"{lengths.tolist()}; drop empty sequences and pad the input"
-        )
-    else:
-        return
-    raise ValueError(
-        f"lengths must be a tensor of integers with shape ({batch},), one for each sequence, "
-        f"got {got}"
-    )
-
-
-def last_step(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence's last step: (\\*S, T, B, H) -> (\\*S, 1, B, H)."""
-    if lengths is None:
-        return sequence[..., -1:, :, :]
-    columns = torch.arange(sequence.shape[-2], device=sequence.device)
-    return sequence[..., lengths - 1, columns, :].unsqueeze(-3)
 
 
 def clean_layers(
@@ -94,25 +42,28 @@ def clean_layers(
     lengths: Tensor | None = None,
     dropout: float = 0.0,
     training: bool = False,
+    bidirectional: bool = False,
 ) -> tuple[Tensor, State]:
     """All layers without noise, in one call of the kernel of a cell that has one.
 
     Args:
         cell: a cell with a kernel.
         x: the input, with shape (\\*S, T, B, I).
-        state: the start, each part with shape (\\*S, L, B, H).
-        layers: the weights of the L layers.
+        state: the start, each part with shape (\\*S, D·L, B, H), D being 2 if ``bidirectional``.
+        layers: the weights of the L layers, of both directions in turn.
         lengths: each sequence's number of steps, with shape (B,).
         dropout: probability of zeroing, between layers, while ``training``.
+        training: whether dropout acts.
+        bidirectional: whether every layer has a second direction.
 
     Returns:
-        The top layer's h with shape (\\*S, T, B, H), 0 past a sequence's end, and the final state.
+        The top layer's h with shape (\\*S, T, B, D·H), 0 past a sequence's end, and the final
+        state.
     """
-    assert cell.kernel is not None
     lead, batch = _lead(x, *state), x.shape[-2]
     x, lengths = _flat(x, lead, x.shape[-3], batch), _repeated(lengths, lead)
     start = _flat_state(state, lead, len(layers), batch)
-    h, (h_n, c_n) = fused(cell.kernel, x, start, layers, lengths, dropout, training)
+    h, (h_n, c_n) = cell.deterministic(x, start, layers, lengths, dropout, training, bidirectional)
     return _deep(h, lead, batch), (
         _deep(h_n, lead, batch),
         None if c_n is None else _deep(c_n, lead, batch),
@@ -204,11 +155,11 @@ def _noisy_recurrence(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """h with shape (T, B, H) of a layer that reads z itself, and the final z and c.
 
-    The scan gives z, whence h follows for all steps in one product.
+    The scan returns z. Recompute h for all steps with one ``cell.step``.
     """
     gates = cell.project(x, weights)
     z0, c0 = state[0][0], None if state[1] is None else state[1][0]
-    z, c = scan(cell, gates, z0, c0, weights, mult, add)
+    z, c = cell.scan(gates, z0, c0, weights, mult, add)
     before = torch.cat([state[0].to(z.dtype), z[:-1]])
     c_before = None if c is None or state[1] is None else torch.cat([state[1], c[:-1]])
     h, _ = cell.step(gates, before, c_before, weights)
@@ -226,21 +177,20 @@ def _recurrence(
 ) -> tuple[Tensor, Tensor | None]:
     """z with shape (T, B, H) and the final c with shape (1, B, H)."""
     if mult is None and add is None and cell.kernel is not None:
-        z, (_, c_n) = fused(cell.kernel, x, state, [weights], lengths)
+        z, (_, c_n) = cell.deterministic(x, state, [weights], lengths)
         return z, c_n
     if _folds(cell, weights, mult, add):
         return fold(cell, x, state, weights, add, lengths)
     z0, c0 = state[0][0], None if state[1] is None else state[1][0]
-    z, c = scan(cell, cell.project(x, weights), z0, c0, weights, mult, add)
+    z, c = cell.scan(cell.project(x, weights), z0, c0, weights, mult, add)
     return z, None if c is None else last_step(c, lengths)
 
 
 def _folds(cell: Cell, weights: Weights, mult: Tensor | None, add: Tensor | None) -> bool:
-    """Whether the noise can be further input, and costs less so than in the scan.
+    """Whether the noise can be extra input, and costs less so than in the scan.
 
-    Folding adds a product as large as all the recurrence's, which a GPU makes nothing of. On a CPU
-    it is compared with the scan's bookkeeping and, for an LSTM, its gates element by element; the
-    limits were measured on an AMD EPYC, 1 and 2 threads. ``torch.func`` is left to folding.
+    On a GPU, and without oneDNN, it always does. ``torch.func`` is left to folding, whose kernels
+    it can differentiate.
     """
     if mult is not None or not cell.folds:
         return False
@@ -248,8 +198,7 @@ def _folds(cell: Cell, weights: Weights, mult: Tensor | None, add: Tensor | None
         return True
     if torch._C._are_functorch_transforms_active():
         return True
-    rows, hidden = add.shape[1:]
-    return hidden < _WIDE_LSTM if isinstance(cell, LSTM) else rows * hidden < _LARGE_STATE
+    return cell.folding_pays(*add.shape[1:])
 
 
 def _lead(*parts: Tensor | None) -> torch.Size:

@@ -8,11 +8,14 @@ from typing import Any, Literal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from noisin_pyro.cells.cells import CELLS
+from noisin_pyro.cells.elman import NONLINEARITIES
+from noisin_pyro.cells.gru import GRU
+from noisin_pyro.cells.lstm import LSTM
 from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
-from noisin_pyro.noise.noise import Noise
-from noisin_pyro.noise.spread import Spread
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.spread import SpreadLike
 
 __all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"]
 
@@ -50,16 +53,14 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         dtype: Any = None,
         *,
         noise: Noise | Sequence[Noise | None] | None = None,
-        spread: Spread | Sequence[Spread] = 0.5,
-        sites: Literal["sequence", "timestep"] = "sequence",
+        spread: SpreadLike | Sequence[SpreadLike] = 0.5,
+        sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
     ) -> None:
-        known = ("tanh", "relu", "sigmoid", "identity")
-        if nonlinearity not in known:
-            raise ValueError(
-                f"unknown nonlinearity {nonlinearity!r}; the known ones are {', '.join(known)}"
-            )
+        if nonlinearity not in NONLINEARITIES:
+            known = ", ".join(NONLINEARITIES)
+            raise ValueError(f"unknown nonlinearity {nonlinearity!r}; the known ones are {known}")
         super().__init__(
             input_size,
             hidden_size,
@@ -73,7 +74,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
-        self._add_noise(CELLS[nonlinearity], noise, spread, sites, tied, noise_to)
+        self._add_noise(NONLINEARITIES[nonlinearity], noise, spread, sites, tied, noise_to)
 
 
 class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
@@ -137,8 +138,8 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         dtype: Any = None,
         *,
         noise: Noise | Sequence[Noise | None] | None = None,
-        spread: Spread | Sequence[Spread] = 0.5,
-        sites: Literal["sequence", "timestep"] = "sequence",
+        spread: SpreadLike | Sequence[SpreadLike] = 0.5,
+        sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
     ) -> None:
@@ -154,7 +155,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(CELLS["lstm"], noise, spread, sites, tied, noise_to)
+        self._add_noise(LSTM, noise, spread, sites, tied, noise_to)
 
 
 class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
@@ -186,8 +187,8 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
         dtype: Any = None,
         *,
         noise: Noise | Sequence[Noise | None] | None = None,
-        spread: Spread | Sequence[Spread] = 0.5,
-        sites: Literal["sequence", "timestep"] = "sequence",
+        spread: SpreadLike | Sequence[SpreadLike] = 0.5,
+        sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
     ) -> None:
@@ -202,7 +203,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(CELLS["gru"], noise, spread, sites, tied, noise_to)
+        self._add_noise(GRU, noise, spread, sites, tied, noise_to)
 
 
 def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | NoisyGRU:

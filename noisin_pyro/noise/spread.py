@@ -1,38 +1,142 @@
-"""The spread γ of a layer: fixed, learned by empirical Bayes, or with a prior."""
+"""The spread γ of a layer: fixed, learned by empirical Bayes, or with a prior.
+
+Each kind is a value with two methods: :meth:`Spread.attach` makes γ an attribute of a module, and
+:meth:`Spread.read` gives γ for a layer, such that it broadcasts with (\\*S, T, B, units).
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, TypeGuard
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.nn import PyroParam, PyroSample
-from torch.distributions import Distribution, constraints
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints, transform_to
 
 from noisin_pyro.noise.standardized import bounds
 
-__all__ = ["Learned", "Spread", "attribute", "per_layer"]
+__all__ = ["Fixed", "Learned", "Prior", "Spread", "SpreadLike", "as_spread", "spread_parameters"]
+
+
+class Spread:
+    """What γ is: a constant, a parameter, or a random variable."""
+
+    per_unit: bool
+    """Whether γ has a dimension of units, with shape (units,), or none, with shape ()."""
+
+    def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
+        """Makes γ an attribute of a module.
+
+        Args:
+            module: the module that holds γ.
+            name: the attribute's name, which is also that of its parameter or sample site.
+            units: H.
+            like: a tensor whose dtype and device a parameter gets.
+
+        Raises:
+            ValueError: if γ is not positive and finite, or of another shape.
+        """
+        raise NotImplementedError
+
+    def read(self, module: PyroModule, name: str, like: Tensor) -> Tensor:
+        """γ of a layer, in the dtype of ``like``, broadcastable with (\\*S, T, B, units).
+
+        A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
+        (\\*S, 1, 1, units) if it is one over the γ of all units.
+        """
+        value = getattr(module, name)
+        if not isinstance(value, Tensor):
+            return like.new_full((), value)
+        value = value.to(like.dtype)
+        return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
+
+    def reset(self, module: PyroModule, name: str) -> None:
+        """Puts a parameter or a buffer back to the value that it started from, in place."""
+
+    def describe(self, module: PyroModule, name: str) -> str:
+        """γ in a word, for the module's ``repr``."""
+        value = getattr(module, name)
+        return f"{value.mean():.4g}" if isinstance(value, Tensor) else f"{value:g}"
+
+
+class Fixed(Spread):
+    """A constant γ, or an ``nn.Parameter`` that the user trains.
+
+    A number is kept as a Python float, which ``module.double()`` cannot round; a tensor is a
+    buffer, and a parameter a parameter.
+
+    Args:
+        value: a number, or a floating-point tensor with shape () or (H,).
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+
+    value: float | Tensor
+
+    def __init__(self, value: float | Tensor) -> None:
+        if isinstance(value, Tensor) and (value.dim() > 1 or not value.is_floating_point()):
+            raise ValueError(
+                "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
+                f"{value.dtype} with shape {tuple(value.shape)}"
+            )
+        self.value = value if isinstance(value, Tensor) else float(value)
+        self.per_unit = isinstance(value, Tensor) and value.dim() == 1
+        self._check(torch.float64)
+
+    def __repr__(self) -> str:
+        return f"Fixed({_text(self.value)})"
+
+    def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
+        if self.per_unit and len(self.value) != units:  # type: ignore[arg-type]
+            raise ValueError(
+                f"a spread per unit must have shape ({units},), one for each of the layer's units, "
+                f"got {tuple(self.value.shape)}"  # type: ignore[union-attr]
+            )
+        self._check(like.dtype)
+        value: Any = self.value
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            value = value.detach().to(_device(like), like.dtype, copy=True)
+        _hold(module, name, value)
+
+    def _check(self, dtype: torch.dtype) -> None:
+        """Raises ValueError unless γ is positive and finite once rounded to a dtype."""
+        rounded = torch.as_tensor(self.value, dtype=dtype)
+        if not bool((rounded.isfinite() & (rounded > 0)).all()):
+            raise ValueError(
+                f"spread must be positive and finite, got {_text(self.value)}; "
+                "use noise=None for a deterministic RNN"
+            )
+
+    def reset(self, module: PyroModule, name: str) -> None:
+        held = module._buffers.get(name)
+        if held is not None:
+            held.copy_(torch.as_tensor(self.value))
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(Spread):
     """A spread learned with the weights: γ = lower + exp(raw), a constrained ``pyro.param``.
 
-    The objective alone drives γ to ``lower`` (the paper's §3, "Learning procedure"); so keep a
-    floor, or stop on held-out data. For one layer with ``noise_to="output"`` and an emission that
-    is log-concave in z, the objective is largest at γ = 0 for any weights, by Jensen's inequality;
-    beyond that it is not guaranteed, but it is what happens in practice.
+    The objective alone drives γ to ``lower`` (§3 of the paper's first version, "Learning
+    procedure"); so keep a floor, or stop on held-out data. For one layer with
+    ``noise_to="output"`` and an emission that is log-concave in z, the objective is largest at
+    γ = 0 for any weights, by Jensen's inequality; beyond that it is not guaranteed, but it is what
+    happens in practice.
 
     Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ stands in the global
     param store by its name, as all Pyro parameters do, and a second model of the same name takes
-    what it finds there. Clear the store in between, or build both under
-    ``pyro.settings.set(module_local_params=True)``; :class:`NoisinELBO` as a module and plain
-    PyTorch loops never use the store.
+    what it finds there. Clear the store in between; :class:`NoisinELBO` as a module and plain
+    PyTorch loops never use it.
+
+    Weight decay pulls γ as it pulls weights; :func:`spread_parameters` lists what to leave out.
 
     Args:
         init: the value to start from.
@@ -76,9 +180,133 @@ class Learned:
                 stacklevel=3,
             )
 
+    @property
+    def per_unit(self) -> bool:  # type: ignore[override]
+        return self.per == "unit"
 
-Spread = float | Learned | Distribution
+    def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
+        """Makes γ a ``PyroParam``; errors as in :meth:`Spread.attach`.
+
+        Raises:
+            ValueError: if ``init`` does not exceed the floor once rounded to the dtype.
+        """
+        shape = (units,) if self.per_unit else ()
+        support = constraints.greater_than(self.lower) if self.lower else constraints.positive
+        value = torch.full(shape, float(self.init), dtype=like.dtype, device=_device(like))
+        if not support.check(value).all():
+            raise ValueError(
+                f"the learned spread must start above its floor {self.lower}, got "
+                f"{self.init}, which is no larger in {like.dtype}; raise init or lower the floor"
+            )
+        _hold(module, name, PyroParam(value, support, event_dim=len(shape)))
+
+    def reset(self, module: PyroModule, name: str) -> None:
+        constraint, _ = module._pyro_params[name]
+        raw = module._parameters[f"{name}_unconstrained"]
+        assert raw is not None
+        start = torch.full(raw.shape, float(self.init), dtype=raw.dtype, device=raw.device)
+        with torch.no_grad():
+            raw.copy_(transform_to(constraint).inv(start))
+
+    def describe(self, module: PyroModule, name: str) -> str:
+        return f"{super().describe(module, name)} (learned)"
+
+
+class Prior(Spread):
+    """A random γ.
+
+    Args:
+        distribution: a Pyro distribution over positive numbers, with batch shape () and event
+            shape () or (H,).
+
+    Raises:
+        ValueError: if it ranges over other numbers, or has another shape.
+    """
+
+    def __init__(self, distribution: Any) -> None:
+        support = distribution.support
+        low, _ = bounds(support)
+        if low < 0 or (low == 0 and support.is_discrete):
+            raise ValueError(
+                f"a prior on the spread must be over positive numbers, got {distribution} with "
+                f"support {support}; use for example dist.LogNormal or dist.Gamma"
+            )
+        self.distribution, self.per_unit = distribution, bool(distribution.event_shape)
+
+    def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
+        prior = self.distribution
+        if prior.batch_shape or tuple(prior.event_shape) not in ((), (units,)):
+            raise ValueError(
+                f"a prior on the spread must have batch shape () and event shape () or ({units},), "
+                f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}; "
+                "use .expand([hidden_size]).to_event(1) for one spread per unit"
+            )
+        _hold(module, name, PyroSample(prior))
+
+    def describe(self, module: PyroModule, name: str) -> str:
+        return str(self.distribution)
+
+
+SpreadLike = float | Tensor | Learned | Distribution
 """What a layer's ``spread=`` may be."""
+
+
+def as_spread(given: SpreadLike | Spread) -> Spread:
+    """The spread that a user means.
+
+    Args:
+        given: a number, a tensor or ``nn.Parameter`` with shape () or (H,), :class:`Learned`, or a
+            Pyro distribution over positive numbers, with batch shape () and event shape () or
+            (H,).
+
+    Raises:
+        ValueError: if a fixed γ is not positive and finite, or a prior not over positive numbers.
+        TypeError: if it is none of these.
+
+    Example:
+        >>> as_spread(0.5), as_spread(Learned(0.5))
+        (Fixed(0.5), Learned(init=0.5, lower=0.1, per='layer'))
+    """
+    if isinstance(given, PyroSample):
+        given = given.prior
+    if isinstance(given, Spread):
+        return given
+    if isinstance(given, TorchDistributionMixin):
+        return Prior(given)
+    if isinstance(given, Tensor) or _is_number(given):
+        return Fixed(given)
+    raise TypeError(
+        "spread must be a number, a tensor, Learned(...) or a distribution from "
+        f"pyro.distributions, got {given!r}"
+    )
+
+
+def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The trainable spreads of a module and its submodules, for a parameter group of their own.
+
+    Weight decay would pull them, as it pulls weights.
+
+    Args:
+        module: any module; those without a learned γ have none.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive, NoisyGRU
+        >>> gru = NoisyGRU(3, 5, noise=Additive(dist.Normal(0.0, 1.0)), spread=Learned(0.3))
+        >>> spreads = set(spread_parameters(gru))
+        >>> weights = [p for p in gru.parameters() if p not in spreads]
+        >>> optimizer = torch.optim.AdamW(
+        ...     [{"params": weights}, {"params": list(spreads), "weight_decay": 0.0}]
+        ... )
+        >>> len(weights), len(spreads)
+        (4, 1)
+    """
+    for part in module.modules():
+        for name in getattr(part, "_spreads", ()):
+            for parameter in (name, f"{name}_unconstrained"):
+                found = part._parameters.get(parameter)
+                if found is not None:
+                    yield found
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:
@@ -105,73 +333,23 @@ def per_layer(given: Any, layers: int, what: str) -> list[Any]:
     return list(given)
 
 
-def attribute(
-    spread: Spread, units: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor | PyroParam | PyroSample:
-    """What an RNN holds for a spread: a constant, a constrained parameter or a random one.
-
-    Args:
-        spread: a number, :class:`Learned` or a Pyro distribution over positive numbers, with
-            batch shape () and event shape () or (H,).
-        units: H.
-        dtype, device: of the constant or the parameter.
-
-    Returns:
-        Something of shape (), or (H,) for a spread per unit.
-
-    Raises:
-        ValueError: if a fixed spread is not positive and finite, a learned one does not start
-            above its floor once rounded to ``dtype``, or a prior is not over positive numbers
-            or of another shape.
-        TypeError: if it is none of a number, :class:`Learned` and a Pyro distribution.
-
-    Example:
-        >>> import torch
-        >>> attribute(0.5, 8, torch.float32, torch.device("cpu"))
-        tensor(0.5000)
-    """
-    if isinstance(spread, Learned):
-        shape = (units,) if spread.per == "unit" else ()
-        support = constraints.greater_than(spread.lower) if spread.lower else constraints.positive
-        value = torch.full(shape, float(spread.init), dtype=dtype, device=device)
-        if not support.check(value).all():
-            raise ValueError(
-                f"the learned spread must start above its floor {spread.lower}, got "
-                f"{spread.init}, which is no larger in {dtype}; raise init or lower the floor"
-            )
-        return PyroParam(value, support, event_dim=len(shape))
-    if isinstance(spread, TorchDistributionMixin):
-        _check_prior(spread, units)
-        return PyroSample(spread)
-    if not _is_number(spread):
-        raise TypeError(
-            "spread must be a number, Learned(...) or a distribution from pyro.distributions, "
-            f"got {spread!r}"
-        )
-    value = torch.tensor(float(spread), dtype=dtype, device=device)
-    if not (value.isfinite() and value > 0):
-        raise ValueError(
-            f"spread must be positive and finite, got {spread}; "
-            "use noise=None for a deterministic RNN"
-        )
-    return value
+def _hold(module: PyroModule, name: str, value: Any) -> None:
+    """Makes a value an attribute of a module, in place of what had the name before."""
+    with suppress(AttributeError):
+        delattr(module, name)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
+    else:
+        PyroModule.__setattr__(module, name, value)  # a noisy RNN's own makes a spread of it
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_prior(prior: Any, units: int) -> None:
-    support = prior.support
-    low, _ = bounds(support)
-    if low < 0 or (low == 0 and support.is_discrete):
-        raise ValueError(
-            f"a prior on the spread must be over positive numbers, got {prior} with support "
-            f"{support}; use for example dist.LogNormal or dist.Gamma"
-        )
-    if prior.batch_shape or tuple(prior.event_shape) not in ((), (units,)):
-        raise ValueError(
-            f"a prior on the spread must have batch shape () and event shape () or ({units},), "
-            f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}; "
-            "use .expand([hidden_size]).to_event(1) for one spread per unit"
-        )
+def _text(value: float | Tensor) -> str:
+    return str(value.tolist()) if isinstance(value, Tensor) else str(value)
+
+
+def _device(like: Tensor) -> torch.device:
+    return torch.device("cpu") if like.is_meta else like.device

@@ -85,14 +85,14 @@ def tensors(base: Distribution) -> list[Tensor]:
         >>> tensors(torch.distributions.Exponential(2.0))
         [tensor(2.)]
     """
-    found: list[Tensor] = []
+    collected: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+    def collect(tensor: Tensor) -> Tensor:
+        collected.append(tensor)
         return tensor
 
-    _copied(base, note, {})
-    return found
+    _copied(base, collect, {})
+    return collected
 
 
 def moments(base: Distribution) -> tuple[float, float]:
@@ -110,7 +110,7 @@ def moments(base: Distribution) -> tuple[float, float]:
         (0.0, 1.7320508075688772)
     """
     if isinstance(base, VonMises):
-        raise NotImplementedError("what torch calls a VonMises' variance is its circular one")
+        raise NotImplementedError("torch's variance of a VonMises is the circular one")
     exact = moved(base, torch.float64, torch.device("cpu"))
     return float(exact.mean), math.sqrt(float(exact.variance))
 
@@ -177,7 +177,7 @@ class Standardized(dist.TorchDistribution):
         self.discrete = bool(support.is_discrete)
         self._low, self._high = bounds(support)
         self.unbounded = not self.discrete and self._low == -math.inf and self._high == math.inf
-        # The least and the greatest ε, as widely as they round.
+        # The least and the greatest ε: support bounds, widened by rounding error.
         eps, shift = 2 * torch.finfo(like.dtype).eps, abs(mean) / stddev
         low, high = ((edge - mean) / stddev for edge in (self._low, self._high))
         self.ends = low - eps * (abs(low) + shift), high + eps * (abs(high) + shift)
@@ -272,11 +272,11 @@ class Standardized(dist.TorchDistribution):
 class LocationScale(dist.TorchDistribution):
     """z = loc + scale · ε, with ε a :class:`Standardized` distribution.
 
-    ``scale`` may be negative; where it is 0 the law is a point mass at ``loc``, which counts
-    as log-probability 0 at ``loc`` and −∞ elsewhere (multiplicative noise on a state of 0).
+    ``scale`` may be negative. Where it is 0 z is a point mass at ``loc``, whose log-probability is
+    0 at ``loc`` and −∞ elsewhere (multiplicative noise on a state of 0).
 
     Args:
-        epsilon: the standardised noise, batch shape ``()``.
+        standardized: the distribution of ε, batch shape ``()``.
         loc: the mean of z, with shape (\\*B,).
         scale: the signed standard deviation of z, broadcastable with ``loc``.
 
@@ -295,12 +295,12 @@ class LocationScale(dist.TorchDistribution):
 
     def __init__(
         self,
-        epsilon: Standardized,
+        standardized: Standardized,
         loc: Tensor,
         scale: Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        self.epsilon = epsilon
+        self.standardized = standardized
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
@@ -309,7 +309,7 @@ class LocationScale(dist.TorchDistribution):
             LocationScale, _instance
         )
         shape = torch.Size(batch_shape)
-        new.epsilon = self.epsilon
+        new.standardized = self.standardized
         new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
         super(LocationScale, new).__init__(shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -325,18 +325,18 @@ class LocationScale(dist.TorchDistribution):
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]
-        return self.epsilon.has_enumerate_support
+        return self.standardized.has_enumerate_support
 
     @constraints.dependent_property(event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The image of ε's support, as widely as it rounds.
+        """The image of ε's support, its bounds widened by rounding error.
 
-        Where that is bounded on one side, the side depends on the sign of ``scale``. No
-        constraint of torch's tells a mixture of signs, so that gives the real line.
+        Where ε is bounded on one side, the side of z depends on the sign of ``scale``. Mixed
+        signs have no torch constraint, so they return ``real``.
         """
-        if self.epsilon.discrete:
+        if self.standardized.discrete:
             return _Lattice(-math.inf, math.inf)
-        finite = [end for end in self.epsilon.ends if math.isfinite(end)]
+        finite = [end for end in self.standardized.ends if math.isfinite(end)]
         edges = [self.loc + self.scale * end for end in finite]
         if len(edges) == 2:
             low, high = torch.minimum(*edges), torch.maximum(*edges)
@@ -354,7 +354,7 @@ class LocationScale(dist.TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        return self.loc + self.scale * self.epsilon.expand(shape).rsample()
+        return self.loc + self.scale * self.standardized.expand(shape).rsample()
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -363,22 +363,22 @@ class LocationScale(dist.TorchDistribution):
         still = self.scale == 0
         scale = self.scale.masked_fill(still, 1.0)
         size: Tensor | float = 0.0
-        if not self.epsilon.unbounded:
+        if not self.standardized.unbounded:
             size = (value.abs() + self.loc.abs()).clamp(min=torch.finfo(self.loc.dtype).tiny)
             size = (size / scale.abs()).detach()
-        density = self.epsilon.rounded_log_prob(shift / scale, size)
-        if not self.epsilon.discrete:
+        density = self.standardized.rounded_log_prob(shift / scale, size)
+        if not self.standardized.discrete:
             density = density - scale.abs().log()
         point = torch.where(shift == 0, 0.0, -math.inf).to(density.dtype)
         return torch.where(still, point, density)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = self.epsilon.enumerate_support(expand=False)
+        values = self.standardized.enumerate_support(expand=False)
         return self.loc + self.scale * values.reshape((-1,) + (1,) * len(self.batch_shape))
 
 
 class _Lattice(constraints.Constraint):
-    """A countable set between two bounds; a law's own masses say which points it holds."""
+    """A countable set between two bounds; the distribution's masses say which points are in it."""
 
     is_discrete = True
 

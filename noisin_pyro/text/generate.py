@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Vocabulary
 from noisin_pyro.text.evaluation import evaluating
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
-from noisin_pyro.noise.noise import FAMILIES, Additive, Multiplicative, family
+from noisin_pyro.noise.affine import Additive, Multiplicative
+from noisin_pyro.noise.families import FAMILIES, family
 from noisin_pyro.noise.spread import Learned, per_layer
 from noisin_pyro.training.config import TrainConfig
 

@@ -12,7 +12,7 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 
-from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import build_model

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from noisin_pyro.infer.noisin_elbo import NoisinELBO
 from noisin_pyro.infer.prior_guide import PriorGuide
-from noisin_pyro.models.sequence import LanguageModel, detach_state
+from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.models.sequence import detach_state
 from noisin_pyro.text.batching import streams, window_count, windows
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-from noisin_pyro.models.sequence import LanguageModel
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.batching import streams
 from noisin_pyro.text.corpora import Corpus, Vocabulary, load_corpus
 from noisin_pyro.training.build import build_model

@@ -1,0 +1,143 @@
+"""The gated recurrent unit of Cho et al. (2014), as ``torch.nn.GRU``.
+
+https://arxiv.org/abs/1406.1078
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from noisin_pyro.cells.base import Cell, Weights
+from noisin_pyro.cells.scan import (
+    noisy,
+    run,
+    save,
+    saved,
+    scaled,
+    shifted,
+    twice_differentiable,
+    workspace,
+)
+from noisin_pyro.kernels.onednn import linear, outer, small_products
+from noisin_pyro.noise.base import Range
+
+__all__ = ["GRU", "GRUCell"]
+
+
+class GRUCell(Cell):
+    """h_t = (1 − u) n + u z_{t-1}: the reset gate in n multiplies W_hn z_{t-1} + b_hn.
+
+    Recurrent noise does not enter linearly, so it does not fold; and h interpolates with the noisy
+    z, so it is unbounded where the noise is.
+    """
+
+    name = "gru"
+    range = Range(-1.0, 1.0)
+    keeps_range = False
+    kernel = "gru"
+
+    def project(self, x: Tensor, weights: Weights) -> Tensor:
+        return linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
+
+    def step(
+        self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor | None]:
+        r_x, u_x, n_x = gates.chunk(3, -1)
+        r_z, u_z, n_z = F.linear(z, weights.w_hh, weights.b_hh).chunk(3, -1)
+        r, u = (r_x + r_z).sigmoid(), (u_x + u_z).sigmoid()
+        n = (n_x + r * n_z).tanh()
+        return n + u * (z - n), None
+
+    def scan(
+        self,
+        gates: Tensor,
+        z0: Tensor,
+        c0: Tensor | None,
+        weights: Weights,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        return run(_Scan, self, gates, z0, c0, weights, mult, add, reads_bias=True)
+
+
+GRU = GRUCell()
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        cell: Cell,
+        gates: Tensor,
+        z0: Tensor,
+        c0: Tensor | None,
+        w_hh: Tensor,
+        b_hh: Tensor | None,
+        mult: Tensor | None,
+        add: Tensor | None,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        steps, batch, width = gates.shape
+        hidden = width // 3
+        act = workspace(gates, width, keep)  # σ(r), σ(u), tanh(n)
+        n_z, h = (workspace(gates, hidden, keep) for _ in range(2))
+        z = gates.new_empty(steps, batch, hidden)
+        p = gates.new_empty(batch, width)
+        z_prev = z0
+        bias = gates.new_zeros(()) if b_hh is None else b_hh
+        product = small_products(w_hh, batch, steps)
+        for t, gate in enumerate(gates.unbind(0)):
+            product(bias, z_prev, p)
+            ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
+            r, u = ru.sigmoid_().chunk(2, 1)
+            n_z[t] = p[:, 2 * hidden :]
+            n = torch.addcmul(gate[:, 2 * hidden :], r, n_z[t], out=act[t, :, 2 * hidden :]).tanh_()
+            torch.lerp(n, z_prev, u, out=h[t])  # (1 − u) n + u z
+            z_prev = noisy(h[t], t, mult, add, z[t])
+        return z, act, n_z, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, act, n_z, h = output
+        save(ctx, inputs, (z,), (act, n_z, h))
+
+    @staticmethod
+    @twice_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        (_, z0, _, w_hh, b_hh, mult, _), (z, act, n_z, h) = saved(ctx)
+        grad = torch.zeros_like(h) if grad is None else grad
+        steps, batch, hidden = h.shape
+        r, u, n = act.chunk(3, -1)
+        before = shifted(z0, z)
+        # what ∂L/∂z is multiplied by to give ∂L/∂(r, u, n) before their nonlinearities
+        to_n = scaled((1 - u) * (1 - n * n), mult)
+        to_u = scaled((before - n) * u * (1 - u), mult)
+        to_r = to_n * n_z * r * (1 - r)
+        carry = u if mult is None else u * mult
+        dz = torch.empty_like(h)
+        # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
+        factors = torch.stack([to_r, to_u, to_n * r], 2)
+        drec = torch.empty_like(act)
+        product = small_products(w_hh.t(), batch, steps)
+        for t in range(steps - 1, -1, -1):
+            if t == steps - 1:
+                dz[t].copy_(grad[t])
+            else:
+                product(grad[t], drec[t + 1], dz[t])
+                dz[t].addcmul_(dz[t + 1], carry[t + 1])
+            torch.mul(factors[t], dz[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
+        dgates = torch.cat([drec[..., : 2 * hidden], dz * to_n], -1)
+        return (
+            None,
+            dgates,
+            torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[2] else None,
+            None,
+            outer(drec.flatten(0, 1), before.flatten(0, 1)),
+            None if b_hh is None else drec.sum((0, 1)),
+            dz * h if ctx.needs_input_grad[6] else None,
+            dz if ctx.needs_input_grad[7] else None,
+            None,
+        )

@@ -1,0 +1,155 @@
+"""What the noisy RNNs are given: each check is one sentence with value, rule and fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor
+from torch.distributions import Distribution
+
+from noisin_pyro.cells.base import State
+from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.noise.base import Noise
+
+__all__ = [
+    "check_drawn",
+    "check_input",
+    "check_noise",
+    "check_options",
+    "check_state",
+    "check_state_dtype",
+    "refuse_tied",
+]
+
+
+def check_options(name: str, proj_size: int, sites: Any, noise_to: Any) -> None:
+    """Checks what does not depend on a layer.
+
+    Raises:
+        ValueError: for a projection, or an unknown kind of sites or place of the noise.
+    """
+    if proj_size:
+        raise ValueError(
+            f"proj_size={proj_size} is not supported by {name}, because the noise belongs to the "
+            "hidden state and a projected state is no cell's output; use proj_size=0 and a linear "
+            "layer after the RNN"
+        )
+    if sites not in ("sequence", "timestep", None):
+        raise ValueError(f"sites must be 'sequence', 'timestep' or None, got {sites!r}")
+    if noise_to not in get_args(NoiseTo):
+        raise ValueError(f"noise_to must be 'both', 'output' or 'recurrence', got {noise_to!r}")
+
+
+def check_noise(noise: Any) -> None:
+    """Raises TypeError unless a layer's noise is one."""
+    if isinstance(noise, Noise):
+        return
+    if isinstance(noise, Distribution):
+        fix = f"wrap a distribution as Additive({noise!r})"
+    elif isinstance(noise, str):
+        fix = f"take a family by its name as family({noise!r}, 'additive')"
+    else:
+        fix = "give, say, Additive(dist.Normal(0.0, 1.0))"
+    raise TypeError(
+        f"noise must be Additive, Multiplicative, MeanParameterized or None, got {noise!r}; {fix}"
+    )
+
+
+def refuse_tied(noise: Noise, sites: Any) -> None:
+    """Raises ValueError for a noise with a site per timestep that is to be tied."""
+    raise ValueError(
+        "tied=True draws one ε for the whole sequence, so it needs sites='sequence' and an "
+        f"Additive or Multiplicative noise, got sites={sites!r} and {noise!r}"
+    )
+
+
+def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
+    """Checks an input with shape (\\*S, T, B, I) against a layer's weight.
+
+    Raises:
+        ValueError: if it has another number of features, another dtype, or no steps.
+    """
+    if x.shape[-1] != input_size or not x.is_floating_point():
+        raise ValueError(
+            f"input must be floating-point with {input_size} features, "
+            f"got {x.dtype} with shape {tuple(x.shape)}"
+        )
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"input must have the dtype of the weights, {weight.dtype}, got {x.dtype}; "
+            "convert one with .to()"
+        )
+    if x.shape[-3] == 0:
+        raise ValueError("input must have at least one time step, got 0")
+
+
+def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> None:
+    """Checks noise that was drawn before.
+
+    Args:
+        epsilon: for each layer and direction a tensor that broadcasts with ``shape``, or None.
+        wanted: which of them have one.
+        shape: (T or 1, B, H).
+
+    Raises:
+        ValueError: if it is another number of parts, or one does not fit.
+    """
+
+    def fits(part: Any, there: bool) -> bool:
+        if not there:
+            return part is None
+        if not isinstance(part, Tensor) or part.shape[-1:] != shape[-1:] or part.dim() < 3:
+            return False
+        return all(size in (1, whole) for size, whole in zip(part.shape[-3:], shape))
+
+    if len(epsilon) != len(wanted) or not all(map(fits, epsilon, wanted)):
+        got = [tuple(part.shape) if isinstance(part, Tensor) else part for part in epsilon]
+        raise ValueError(
+            f"epsilon must hold, for each of the {len(wanted)} layers, a tensor with shape "
+            f"{tuple(shape)}, or None where there is no noise or a site per timestep, got {got}; "
+            "take it from draw_noise"
+        )
+
+
+def check_state(name: str, hx: Any, shape: Sequence[int], has_cell_state: bool) -> State:
+    """The state that a user gives as (h, c).
+
+    Args:
+        name: of the RNN's class.
+        hx: what is given.
+        shape: of each part.
+        has_cell_state: whether it is a pair.
+
+    Raises:
+        TypeError: if it is of another kind.
+        ValueError: if it is of another shape.
+    """
+    several = isinstance(hx, (tuple, list))
+    parts = tuple(hx) if several else (hx,)
+    whole = several == has_cell_state and len(parts) == 1 + has_cell_state
+    if not whole or not all(isinstance(part, Tensor) for part in parts):
+        wanted = "a pair (h, c)" if has_cell_state else "one tensor h"
+        got = type(hx).__name__
+        got += f" of {', '.join(type(part).__name__ for part in parts)}" if several else ""
+        raise TypeError(f"the state of {name} is {wanted}, got {got}; give None to start at zero")
+    dims = len(shape)
+    for part in parts:
+        if tuple(part.shape[-dims:]) != shape or (part.dim() > dims and not am_i_wrapped()):
+            raise ValueError(
+                f"each part of the state must have shape {shape}, got {tuple(part.shape)}"
+            )
+    return parts[0], parts[1] if has_cell_state else None
+
+
+def check_state_dtype(state: State, x: Tensor) -> None:
+    """Raises ValueError unless the state has the dtype of the input, or autocast is on."""
+    for part in state:
+        if part is None or part.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+            continue
+        raise ValueError(
+            f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "
+            "convert one with .to()"
+        )

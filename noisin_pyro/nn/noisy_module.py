@@ -1,0 +1,145 @@
+"""The noise of a recurrent module, and its spreads γ as attributes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from noisin_pyro.cells.base import Cell
+from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.nn import arguments
+from noisin_pyro.noise.affine import AffineNoise
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread, per_layer
+from noisin_pyro.sites import Freezable
+
+__all__ = ["NoisyModule", "Sites"]
+
+Sites = Literal["sequence", "timestep"] | None
+"""A sample site per layer, per layer and timestep, or none."""
+
+if TYPE_CHECKING:
+
+    class _Base(Freezable, nn.RNNBase, PyroModule):
+        pass
+else:
+    _Base = Freezable
+
+
+class NoisyModule(_Base):
+    """A torch RNN with a noise for each layer, and a γ for each layer and direction."""
+
+    cell: Cell
+    noise: tuple[Noise | None, ...]
+    sites: Sites
+    tied: bool
+    noise_to: NoiseTo
+    _spreads: dict[str, Spread]
+
+    def _add_noise(
+        self,
+        cell: Cell,
+        noise: Noise | Sequence[Noise | None] | None,
+        spread: SpreadLike | Sequence[SpreadLike],
+        sites: Sites,
+        tied: bool,
+        noise_to: NoiseTo,
+    ) -> None:
+        arguments.check_options(type(self).__name__, self.proj_size, sites, noise_to)
+        self.cell, self.sites, self.tied, self.noise_to = cell, sites, tied, noise_to
+        self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
+        for one in filter(None, self.noise):
+            arguments.check_noise(one)
+            one.check_range(cell.range, cell.name)
+            if tied and self._samples_steps(one):
+                arguments.refuse_tied(one, sites)
+        self._spreads = {}
+        self.spread = spread
+
+    @property
+    def spread(self) -> tuple[Tensor | None, ...]:
+        """γ of each layer (and direction), with shape () or (H,); None where it has no noise.
+
+        It may be set at any time, to anything that the argument ``spread`` takes.
+        """
+        like = self.weight_hh_l0
+        return tuple(
+            self._spreads[name].read(self, name, like) if name in self._spreads else None
+            for name in self._spread_names
+        )
+
+    @spread.setter
+    def spread(self, spread: SpreadLike | Sequence[SpreadLike]) -> None:
+        spreads = per_layer(spread, self.num_layers, "spread")
+        for (layer, _), name in zip(self._tracks, self._spread_names):
+            if self.noise[layer] is not None:
+                setattr(self, name, spreads[layer])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "spread":
+            object.__setattr__(self, name, value)  # torch would register a parameter of this name
+        elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
+            spread = as_spread(value)
+            spread.attach(self, name, self.hidden_size, self.weight_hh_l0)
+            self._spreads[name] = spread
+        else:
+            super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew, as torch does, and puts a learned γ back to its own start."""
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0.0
+        spreads = self.__dict__.get("_spreads", {})  # there is none yet while torch constructs
+        kept = {f"{name}{ending}" for name in spreads for ending in ("", "_unconstrained")}
+        for name, weight in self.named_parameters():
+            if name not in kept:
+                nn.init.uniform_(weight, -bound, bound)
+        for name, spread in spreads.items():
+            spread.reset(self, name)
+
+    @property
+    def samples_timesteps(self) -> bool:
+        """Whether some layer has a sample site per timestep, which needs the RNN to run."""
+        return any(self._samples_steps(noise) for noise in self.noise)
+
+    def _samples_steps(self, noise: Noise | None) -> bool:
+        return noise is not None and (
+            self.sites == "timestep" or not isinstance(noise, AffineNoise)
+        )
+
+    @property
+    def _tracks(self) -> list[tuple[int, str]]:
+        """Layer and direction in torch's order: (0, ""), (0, "_reverse"), (1, ""), ..."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [(layer, way) for layer in range(self.num_layers) for way in directions]
+
+    @property
+    def _spread_names(self) -> list[str]:
+        return [f"spread_l{layer}{way}" for layer, way in self._tracks]
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any
+    ) -> None:
+        """Loads a torch module's state_dict too: it knows no spread, which keeps its value."""
+        absent: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, *rest)
+        missing.extend(key for key in absent if not key.startswith(f"{prefix}spread_l"))
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if any(self.noise):
+            spreads = [
+                self._spreads[name].describe(self, name) if name in self._spreads else "None"
+                for name in self._spread_names
+            ]
+            text += f", noise={_shared(self.noise)}, spread={_shared(spreads)}"
+        return text
+
+
+def _shared(values: Sequence[Any]) -> str:
+    """One value if all are equal."""
+    same = all(value == values[0] for value in values)
+    return str(values[0]) if same else f"[{', '.join(map(str, values))}]"

@@ -1,0 +1,119 @@
+"""What a call finds in a noisy RNN: its layers, each with a track for each direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from noisin_pyro.cells.base import Cell, State, Weights
+from noisin_pyro.layers.layer import NoiseTo, add_noise, dropout, noisy_layer
+from noisin_pyro.lengths import reverse
+from noisin_pyro.noise.affine import AffineNoise
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.sites import Call
+
+__all__ = ["Layers", "Track", "cat", "joined", "run_track"]
+
+
+class Track(NamedTuple):
+    """One layer in one direction.
+
+    Attributes:
+        name: the suffix of its sites: ``0``, or ``0_reverse``.
+        reverse: whether it reads backwards in time.
+        noise: its noise, None if it has none.
+        spread: γ; None if it is to run deterministically.
+        weights: its weights.
+        start: (z, c), each with shape (\\*S, 1, B, H).
+        drawn: ε with shape (\\*S, T or 1, B, H); None where there is a site per timestep.
+    """
+
+    name: str
+    reverse: bool
+    noise: Noise | None
+    spread: Tensor | None
+    weights: Weights
+    start: State
+    drawn: Tensor | None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers of a noisy RNN, and what they share.
+
+    Attributes:
+        module: whose Pyro name prefixes the sites.
+        cell: the transition.
+        noise_to: where the noise goes.
+        tied: whether dropout's mask is one for all steps.
+        dropout: the probability of zeroing between layers; 0 while dropout does not act.
+        tracks: of each layer, one for each direction.
+    """
+
+    module: PyroModule
+    cell: Cell
+    noise_to: NoiseTo
+    tied: bool
+    dropout: float
+    tracks: list[list[Track]]
+
+    def between(self, x: Tensor, layer: int) -> Tensor:
+        """A layer's output as the next layer reads it, with shape (\\*S, T, B, D·H)."""
+        if not self.dropout or layer == len(self.tracks) - 1:
+            return x
+        return dropout(x, self.dropout, True, self.tied)
+
+
+def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tensor, State]:
+    """Runs a track whose noise is drawn, or that has none.
+
+    Args:
+        layers: what all layers share.
+        track: the track.
+        x: its input, with shape (\\*S, T, B, I).
+        call: the call.
+
+    Returns:
+        What it hands up, with shape (\\*S, T, B, H), and its final state.
+    """
+    lengths = call.lengths
+    if track.reverse:
+        x = reverse(x, lengths)
+    mult = add = None
+    noise_to: NoiseTo = "both"
+    if track.spread is not None:
+        noise, noise_to = cast(AffineNoise, track.noise), layers.noise_to
+        assert track.drawn is not None
+        mult, add = noise.affine(track.drawn, track.spread)
+        if track.reverse:
+            mult, add = (_reversed(part, call) for part in (mult, add))
+    output, final = noisy_layer(
+        layers.cell, x, track.start, track.weights, mult, add, lengths, noise_to=noise_to
+    )
+    if track.spread is not None and call.active:
+        z = add_noise(output, mult, add) if layers.noise_to == "recurrence" else output
+        z = reverse(z, lengths) if track.reverse else z
+        call.record(layers.module, f"z_{track.name}", z)
+    return (reverse(output, lengths) if track.reverse else output), final
+
+
+def _reversed(part: Tensor | None, call: Call) -> Tensor | None:
+    """Noise as a track reads it that runs backwards; one ε for all steps stays as it is."""
+    return part if part is None or part.shape[-3] == 1 else reverse(part, call.lengths)
+
+
+def cat(parts: Any, dim: int = -3) -> Tensor:
+    """Along time, layers or directions: parts whose particle dimensions \\*S broadcast."""
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    return torch.cat(torch.broadcast_tensors(*parts), dim)
+
+
+def joined(finals: list[State]) -> State:
+    """The final states of all tracks, each part with shape (\\*S, D·L, B, H)."""
+    cs = [c for _, c in finals if c is not None]
+    return cat([h for h, _ in finals]), cat(cs) if cs else None

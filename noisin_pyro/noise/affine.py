@@ -1,0 +1,164 @@
+"""Unbiased noise made from any distribution, standardised.
+
+    Additive(base)            z = h + γ ε            Std[z | h] = γ
+    Multiplicative(base)      z = h (1 + γ ε)        Std[z | h] = γ |h|
+
+with ε = (x − μ)/σ, x ~ base. The three properties that §3 of the paper's first version asks of a
+noise (E[z | h] = h, a free spread γ, the gradients of the original RNN) hold by construction. A
+noise is a frozen value; the spread γ belongs to the RNN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.standardized import LocationScale, Standardized, moments, tensors
+
+__all__ = ["Additive", "AffineNoise", "Multiplicative"]
+
+
+@dataclass(frozen=True)
+class AffineNoise(Noise):
+    """A noise z = h · m + a, with m and a affine in a standardised draw ε of the base."""
+
+    base: Distribution
+    mean: float | None = field(default=None, kw_only=True)
+    stddev: float | None = field(default=None, kw_only=True)
+    _cache: dict[Any, Standardized] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        name, base = type(self).__name__, self.base
+        if not isinstance(base, Distribution):
+            raise TypeError(
+                f"{name} needs a distribution such as dist.Normal(0.0, 1.0), got {base!r}"
+            )
+        if base.event_shape or base.batch_shape:
+            raise ValueError(
+                f"{name} needs a univariate base, got {base} with batch shape "
+                f"{tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}; "
+                "give scalar parameters, one draw is made per hidden unit"
+            )
+        if any(tensor.requires_grad for tensor in tensors(base)):
+            raise ValueError(
+                f"the base of {name} must carry no parameter, got {base} with one that "
+                "requires a gradient; learn the RNN's spread instead"
+            )
+        try:
+            known = moments(base)
+        except NotImplementedError:
+            known = math.nan, math.nan  # torch's own value where there is no moment
+        mean = self._known_or_given("mean", known[0], known[1])
+        stddev = self._known_or_given("stddev", known[1], known[1])
+        if math.isnan(mean + stddev) and not math.isinf(stddev):
+            raise ValueError(
+                f"{base} knows no mean and variance of its own; "
+                f"give them as {name}(base, mean=..., stddev=...)"
+            )
+        if not (math.isfinite(mean) and math.isfinite(stddev) and stddev > 0):
+            raise ValueError(
+                f"{name} needs a base with finite mean and a finite, positive variance, got "
+                f"{base} with mean {mean} and standard deviation {stddev}; choose another base"
+            )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "stddev", stddev)
+
+    def _known_or_given(self, name: str, known: float, scale: float) -> float:
+        """A moment that the base knows, or else the one that the user gave."""
+        given: float | None = getattr(self, name)
+        if given is None or math.isinf(known):
+            return known
+        if math.isnan(known):
+            return float(given)
+        if not math.isclose(given, known, rel_tol=1e-4, abs_tol=1e-4 * scale):
+            raise ValueError(
+                f"{name}={given} contradicts {self.base}, whose {name} is {known:.6g}; leave it out"
+            )
+        return known
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AffineNoise:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_cache": {}}  # another machine may lack the tensors' device
+
+    def standardized(self, like: Tensor) -> Standardized:
+        """The distribution of ε, batch shape ``()``, in the dtype and on the device of ``like``.
+
+        Args:
+            like: any floating-point tensor.
+        """
+        # tensors made in inference mode, or later from such, cannot be trained with
+        key = (like.dtype, like.device, torch.is_inference_mode_enabled())
+        if key not in self._cache:
+            assert self.mean is not None and self.stddev is not None
+            self._cache[key] = Standardized(self.base, self.mean, self.stddev, like=like)
+        return self._cache[key]
+
+    def affine(self, epsilon: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The pair (m, a) with z = h · m + a, where ``None`` stands for 1 and for 0.
+
+        Args:
+            epsilon: standardised noise, with shape (\\*, T, B, H).
+            spread: γ, broadcastable with ``epsilon``.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Additive(AffineNoise):
+    """z = h + γ ε: the spread γ is the standard deviation of z given h.
+
+    Args:
+        base: any univariate distribution with finite mean and variance, Pyro's or torch's.
+        mean: its mean, for a base that knows none of its own.
+        stddev: its standard deviation (not its variance), likewise.
+
+    Raises:
+        TypeError: if ``base`` is no distribution.
+        ValueError: if it has a batch or event dimension, an infinite, zero or unknown variance,
+            a parameter that requires a gradient, or moments other than those given.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> noise = Additive(dist.Laplace(0.0, 1.0))
+        >>> z = noise.distribution(torch.tensor([-1.0, 2.0]), torch.tensor(0.3))
+        >>> z.mean, z.stddev
+        (tensor([-1.,  2.]), tensor([0.3000, 0.3000]))
+    """
+
+    def distribution(self, h: Tensor, spread: Tensor) -> LocationScale:
+        return LocationScale(self.standardized(h), h, spread)
+
+    def affine(self, epsilon: Tensor, spread: Tensor) -> tuple[None, Tensor]:
+        return None, spread * epsilon
+
+
+@dataclass(frozen=True)
+class Multiplicative(AffineNoise):
+    """z = h (1 + γ ε): the spread γ is the coefficient of variation of z given h.
+
+    With ``base = dist.Bernoulli(k)`` and γ = sqrt((1 − k)/k) this is inverted dropout with
+    keep probability k. Arguments and errors are those of :class:`Additive`.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> dropout = Multiplicative(dist.Bernoulli(0.5))
+        >>> z = dropout.distribution(torch.tensor(3.0), torch.tensor(1.0))
+        >>> z.enumerate_support()  # dropped, or kept and divided by 0.5
+        tensor([0., 6.])
+    """
+
+    def distribution(self, h: Tensor, spread: Tensor) -> LocationScale:
+        return LocationScale(self.standardized(h), h, h * spread)
+
+    def affine(self, epsilon: Tensor, spread: Tensor) -> tuple[Tensor, None]:
+        return torch.addcmul(epsilon.new_ones(()), spread, epsilon), None

@@ -1,0 +1,118 @@
+"""Noise whose distribution has the state itself as its mean: z ~ fn(mean=h, spread=γ)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from noisin_pyro.noise.base import Noise, Range
+from noisin_pyro.noise.standardized import bounds
+
+__all__ = ["MeanParameterized"]
+
+
+@dataclass(frozen=True)
+class MeanParameterized(Noise):
+    """z ~ fn(mean=h, spread=γ), for families whose mean is the state itself.
+
+    What γ measures is up to ``fn``. Its sample sites are one per layer and timestep in every
+    mode, because z_t has no parameter-free form. Where the distribution has no ``rsample`` the
+    objectives fall back on the score-function gradient.
+
+    Args:
+        fn: from (mean, spread), both with shape (\\*, B, H), to a distribution of that batch
+            shape whose mean is ``mean``. Its support must contain the transition's range.
+
+    Raises:
+        TypeError: if ``fn`` cannot be called.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> gamma = MeanParameterized(lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)))
+        >>> gamma.distribution(torch.tensor(0.7), torch.tensor(0.5)).mean
+        tensor(0.7000)
+    """
+
+    fn: Callable[[Tensor, Tensor], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn) or isinstance(self.fn, Distribution):
+            raise TypeError(
+                "MeanParameterized needs a function from (mean, spread) to a distribution, such "
+                f"as lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)), got {self.fn!r}"
+            )
+
+    def distribution(self, h: Tensor, spread: Tensor) -> Any:
+        return self.fn(*torch.broadcast_tensors(h, spread))
+
+    def check_range(self, states: Range, transition: str) -> None:
+        """Builds the distribution at states across the range; checks its parameters and its mean.
+
+        The mean is not checked if the distribution does not implement ``.mean``. Arguments as in
+        :class:`Noise`.
+
+        Raises:
+            TypeError: if ``fn`` returns no distribution.
+            ValueError: if for some state that is not univariate, not defined, without the
+                state in the span of its support, or of another mean.
+        """
+        means = _examples(states)
+        built = [self._at(mean) for mean in means]
+        example = next((d for d in (*built, self._at(torch.full((1, 1), 0.5))) if d), self.fn)
+        name = getattr(example, "__name__", type(example).__name__)
+        for mean, distribution in zip(means, built):
+            if distribution is None:
+                raise ValueError(
+                    f"MeanParameterized({name}) is not defined for the mean {mean.item():.3g}, "
+                    f"which lies in the range {states} of the {transition} transition; choose a "
+                    "family whose support contains that range, or Additive"
+                )
+            try:
+                known = distribution.mean
+            except NotImplementedError:
+                continue
+            if not torch.allclose(known, mean.to(known.dtype), rtol=1e-3, atol=1e-4):
+                raise ValueError(
+                    f"MeanParameterized({name}) must have the state as its mean, got mean "
+                    f"{known.item():.4g} for the state {mean.item():.4g}; rescale its parameters"
+                )
+
+    def clamp(self, h: Tensor, states: Range) -> Tensor:
+        eps = torch.finfo(h.dtype).eps
+        return h.clamp(states.low if states.closed else states.low + eps, states.high - eps)
+
+    def _at(self, mean: Tensor) -> Any:
+        """The distribution with a given mean, or None where it is not defined."""
+        try:
+            built = self.distribution(mean, torch.full_like(mean, 0.25))
+        except ValueError:  # torch's own validation, which may be switched off
+            return None
+        if not isinstance(built, Distribution):
+            raise TypeError(f"MeanParameterized needs fn to return a distribution, got {built!r}")
+        if built.batch_shape != mean.shape or built.event_shape:
+            raise ValueError(
+                "MeanParameterized needs fn to return one univariate distribution for each mean, "
+                f"got batch shape {tuple(built.batch_shape)} and event shape "
+                f"{tuple(built.event_shape)} for means with shape {tuple(mean.shape)}"
+            )
+        for name, constraint in built.arg_constraints.items():
+            value = getattr(built, name)
+            valid = constraints.is_dependent(constraint) or constraint.check(value).all()
+            if not (valid and value.isfinite().all()):
+                return None
+        least, greatest = bounds(built.support)
+        # Not every torch refuses a Uniform from 0 to 0.
+        return built if least <= mean.item() <= greatest and least < greatest else None
+
+
+def _examples(states: Range) -> list[Tensor]:
+    """States across a range: near its ends, in between, and on the end that belongs to it."""
+    start, end = max(states.low, -10.0), min(states.high, 10.0)
+    parts = torch.tensor([0.001, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.999])
+    inner = (start + (end - start) * parts).reshape(-1, 1, 1)
+    return [*([torch.full((1, 1), states.low)] if states.closed else []), *inner]
