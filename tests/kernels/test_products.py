@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN, products
+from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.kernels import onednn as products
 from noisin_pyro.nn.emissions import LinearCategorical
 
 

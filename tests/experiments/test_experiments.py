@@ -23,7 +23,7 @@ from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "reproduce"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "reproduce"
 EVERY = [recipe for experiment in EXPERIMENTS for recipe in recipes(experiment, Options())]
 
 #: The paper's Table 2, typed a second time: NOISIN, NOISIN*, Dropout, None.
@@ -371,7 +371,7 @@ def test_a_picture_of_what_diverged_at_once(experiment: str, tmp_path: Path) -> 
 
 
 def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = Path(__file__).resolve().parents[2] / "shared" / "data"
+    data = Path(__file__).resolve().parents[3] / "shared" / "data"
     if not data.is_dir():
         pytest.skip("needs Penn Treebank and WikiText-2 in ../shared/data")
     assert main(["reproduce", "table1", "--data_dir", str(data), "--results", str(tmp_path)]) == 0

@@ -26,7 +26,7 @@ from noisin_pyro.text.corpora.corpus import Texts
 from noisin_pyro.text.corpora.hmm import HiddenMarkovLanguage
 from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus, PublishedFile
 
-DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 # Letters of words as a text file may hold them: no whitespace, no NUL.
 LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"])
 TEXTS = Texts(train="a b a c\n\na b\n", valid="b c\n", test="c d\n")

@@ -11,7 +11,7 @@ import pytest
 
 import noisin_pyro
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(
     path
     for path in ROOT.rglob("*.ipynb")
