@@ -110,11 +110,6 @@ class Call:
         if not self.active or self.given is not None:
             return self.given if self.active else None
         entered = {m.dim: m for m in _PYRO_STACK if isinstance(m, IndepMessenger)}
-        if -2 in entered:
-            raise ValueError(
-                f"the plate {entered[-2].name!r} is entered at dim=-2, which belongs to time; "
-                "enter at most a batch plate at dim=-1 around a noisy RNN"
-            )
         time = pyro.plate(self.name(self.owner, "time"), self.steps, dim=-2)
         if -1 not in entered:
             return time, pyro.plate(self.name(self.owner, "batch"), self.batch, dim=-1)

@@ -105,7 +105,7 @@ def test_each_step_reads_the_present_and_the_future_of_its_own_sequence(lengths:
 
     def shifts(y: Tensor) -> Tensor:
         with torch.no_grad():
-            law = guide._laws(x, y, lengths)[1]
+            law = guide._distributions(x, y, lengths)[1]
         return law.base_dist.loc.sum(-1)  # type: ignore[no-any-return]
 
     before = shifts(y)
@@ -186,7 +186,7 @@ def test_a_trained_guide_closes_the_gap_to_the_exact_likelihood() -> None:
     assert noisin < trained < exact + 0.2
     assert exact - trained < 0.05 * (exact - noisin)
 
-    predicted = guide._laws(x, y, None)[0].base_dist.loc.detach().flatten().cumsum(0)
+    predicted = guide._distributions(x, y, None)[0].base_dist.loc.detach().flatten().cumsum(0)
     posterior = path @ path.T @ torch.linalg.solve(covariance, y.flatten())
     assert_close(predicted, posterior, atol=0.6, rtol=0)  # the prior is off by up to 2.8
 

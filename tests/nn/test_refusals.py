@@ -57,7 +57,11 @@ def state(cell: Any, dtype: torch.dtype) -> Any:
 X = torch.zeros(T, B, D)
 CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # the arguments of torch's modules
-    (lambda: lstm(bidirectional=True), ValueError, "bidirectional=True.*forward.*two noisy RNNs"),
+    (
+        lambda: SequenceModel(nn.Identity(), lstm(bidirectional=True), lambda z: NORMAL),
+        ValueError,
+        "bidirectional=True.*SequenceModel.*forward in time; use it as an encoder",
+    ),
     (lambda: lstm(proj_size=2), ValueError, "proj_size=2.*hidden state.*linear layer after"),
     (lambda: NoisyRNN(D, H, 1, "softmax"), ValueError, "'softmax'; the known ones are tanh, relu"),  # type: ignore[arg-type]
     # noises
@@ -105,7 +109,11 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Learned(0.1, lower=0.1), ValueError, "above its floor 0.1, got 0.1; raise init"),
     (lambda: Learned(0.5, per="weight"), ValueError, "'weight'"),  # type: ignore[arg-type]
     # sites
-    (lambda: lstm(sites="step"), ValueError, "sites must be 'sequence' or 'timestep', got 'step'"),
+    (
+        lambda: lstm(sites="step"),
+        ValueError,
+        "sites must be 'sequence', 'timestep' or None, got 'st",
+    ),
     (lambda: lstm(tied=True, sites="timestep"), ValueError, "tied=True.*needs sites='sequence'"),
     (
         lambda: NoisyRNN(D, H, nonlinearity="sigmoid", noise=GAMMA, tied=True),
@@ -113,11 +121,6 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "tied=True.*Additive or Multiplicative",
     ),
     (lambda: from_torch(nn.Linear(1, 1)), TypeError, "RNN, LSTM or GRU, got Linear"),  # type: ignore[arg-type]
-    (
-        lambda: from_torch(nn.LSTM(D, H, bidirectional=True), noise=NOISE),
-        ValueError,
-        "bidirectional=True",
-    ),
     *(
         (
             lambda change=change: from_torch(change(nn.LSTM(D, H), "weight_hh_l0"), noise=NOISE),

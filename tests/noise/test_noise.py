@@ -30,14 +30,10 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from noisin_pyro.noise.noise import (
-    FAMILIES,
-    Additive,
-    MeanParameterized,
-    Multiplicative,
-    Noise,
-    family,
-)
+from noisin_pyro.noise.affine import Additive, Multiplicative
+from noisin_pyro.noise.base import Noise, Range
+from noisin_pyro.noise.families import FAMILIES, family
+from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.standardized import (
     LocationScale,
     Standardized,
@@ -409,7 +405,7 @@ def test_no_draw_is_rounded_out_of_its_own_law(
             torch.full((500,), h, dtype=torch.float32), torch.tensor(spread)
         )
         assert law.log_prob(law.sample()).isfinite().all()  # and the validation lets it pass
-        epsilon = law.epsilon.expand([500])
+        epsilon = law.standardized.expand([500])
         assert epsilon.log_prob(epsilon.sample()).isfinite().all()
 
 
@@ -573,7 +569,7 @@ def test_draws_have_the_states_dtype(name: str, dtype: torch.dtype) -> None:
         z = law.rsample((4,))
         assert z.dtype == dtype and z.shape == (4, 3)
         assert law.log_prob(z).isfinite().all()
-        assert law.epsilon.mean.dtype == law.epsilon.variance.dtype == dtype
+        assert law.standardized.mean.dtype == law.standardized.variance.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -677,8 +673,8 @@ def test_the_support_is_where_the_density_is(name: str, sign: float) -> None:
         low = getattr(law.support, "lower_bound", h)
         high = torch.nextafter(getattr(law.support, "upper_bound", h), torch.tensor(-INF))
         assert law.log_prob(torch.stack([low, high])).isfinite().all()
-        epsilon = biject_to(law.epsilon.support)(unconstrained)
-        assert law.epsilon.log_prob(epsilon).isfinite().all()
+        epsilon = biject_to(law.standardized.support)(unconstrained)
+        assert law.standardized.log_prob(epsilon).isfinite().all()
     if name == "uniform":
         expected = h - SPREAD * h.abs() * math.sqrt(3), h + SPREAD * h.abs() * math.sqrt(3)
         torch.testing.assert_close((law.support.lower_bound, law.support.upper_bound), expected)
@@ -875,11 +871,11 @@ def beta(m: Tensor, s: Tensor) -> Any:
     return dist.Beta(m / s**2, (1 - m) / s**2)
 
 
-RANGES: dict[str, tuple[float, float, bool, str]] = {
-    "tanh": (-1.0, 1.0, False, "tanh"),
-    "relu": (0.0, INF, True, "relu"),
-    "sigmoid": (0.0, 1.0, False, "sigmoid"),
-    "identity": (-INF, INF, False, "identity"),
+RANGES = {
+    "tanh": (Range(-1.0, 1.0), "tanh"),
+    "relu": (Range(0.0, INF, closed=True), "relu"),
+    "sigmoid": (Range(0.0, 1.0), "sigmoid"),
+    "identity": (Range(-INF, INF), "identity"),
 }
 LAWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], dict[str, str]]] = {
     "Normal": (dist.Normal, {}),
@@ -907,7 +903,7 @@ LAWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], dict[str, str]]] = {
 def test_a_range_is_refused_or_accepted(name: str, transition: str, validated: bool) -> None:
     """Naming the law and the transition; Distribution's validation may be switched off."""
     fn, refused = LAWS[name]
-    low, high, closed, _ = RANGES[transition]
+    low, high, closed = RANGES[transition][0]
     known = refused.get(transition)
     noise = MeanParameterized(fn)
     before = td.Distribution._validate_args
@@ -995,14 +991,14 @@ def test_a_saturated_state_is_moved_inside_its_range(dtype: torch.dtype) -> None
     noise = MeanParameterized(beta)
     with pytest.raises(ValueError, match="Expected parameter concentration"):
         noise.distribution(h, h.new_tensor(0.5))
-    inside = noise.inside(h, 0.0, 1.0, closed=False)
+    inside = noise.clamp(h, Range(0.0, 1.0))
     assert ((inside - h).abs() <= torch.finfo(dtype).eps).all() and inside[1] == h[1]
     z = noise.distribution(inside, h.new_tensor(0.5)).rsample()
     (gradient,) = torch.autograd.grad(z.sum(), h)
     assert z.isfinite().all() and gradient.isfinite().all()
     zero = torch.zeros(2, dtype=dtype)
-    assert torch.equal(noise.inside(zero, 0.0, INF, closed=True), zero)
-    assert torch.equal(Additive(dist.Normal(0.0, 1.0)).inside(h, 0.0, 1.0, closed=False), h)
+    assert torch.equal(noise.clamp(zero, Range(0.0, INF, closed=True)), zero)
+    assert torch.equal(Additive(dist.Normal(0.0, 1.0)).clamp(h, Range(0.0, 1.0)), h)
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 1, 1)])

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.distributions as td
-from pyro.nn import PyroParam, PyroSample
+from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import biject_to
@@ -25,13 +25,21 @@ from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import NormalEmission
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM
 from noisin_pyro.noise.affine import Additive
-from noisin_pyro.noise.spread import Learned, attribute, per_layer
+from noisin_pyro.noise.spread import Learned, as_spread, per_layer
 
 UNITS = 4
 
 
-def held(spread: Any, dtype: torch.dtype = torch.float32) -> Any:
-    return attribute(spread, UNITS, dtype, torch.device("cpu"))
+def attached(spread: Any, dtype: torch.dtype = torch.float32) -> PyroModule:
+    """A module with γ as its attribute ``gamma``."""
+    module = PyroModule()
+    as_spread(spread).attach(module, "gamma", UNITS, torch.empty((), dtype=dtype))
+    return module
+
+
+def read(spread: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """γ as a layer reads it."""
+    return as_spread(spread).read(attached(spread, dtype), "gamma", torch.empty((), dtype=dtype))
 
 
 def lstm(layers: int = 1, **options: Any) -> NoisyLSTM:
@@ -44,7 +52,7 @@ def lstm(layers: int = 1, **options: Any) -> NoisyLSTM:
 @pytest.mark.parametrize("spread", [0.3, 2, np.float32(0.25), np.float64(0.3), 1e-30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_number_is_a_constant(spread: Any, dtype: torch.dtype) -> None:
-    value = held(spread, dtype)
+    value = read(spread, dtype)
     assert torch.equal(value, torch.tensor(float(spread), dtype=dtype))
     assert not value.requires_grad
 
@@ -54,7 +62,7 @@ def test_a_number_must_be_positive_and_finite(spread: float) -> None:
     message = (
         f"spread must be positive and finite, got {spread}; use noise=None for a deterministic RNN"
     )
-    for build in (held, lambda value: lstm(spread=value)):
+    for build in (attached, lambda value: lstm(spread=value)):
         with pytest.raises(ValueError, match=re.escape(message)):
             build(spread)
 
@@ -62,19 +70,17 @@ def test_a_number_must_be_positive_and_finite(spread: float) -> None:
 @pytest.mark.parametrize("spread", [1e-60, 1e60])
 def test_a_number_must_be_positive_and_finite_in_its_dtype(spread: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"positive and finite, got {spread};")):
-        held(spread, torch.float32)
-    assert held(spread, torch.float64) == spread
+        attached(spread, torch.float32)
+    assert read(spread, torch.float64) == spread
 
 
-@pytest.mark.parametrize(
-    "spread", [True, False, None, "0.5", 0.5j, torch.tensor(0.5), td.Gamma(2.0, 2.0), Learned]
-)
+@pytest.mark.parametrize("spread", [True, False, None, "0.5", 0.5j, td.Gamma(2.0, 2.0), Learned])
 def test_a_spread_of_another_kind(spread: Any) -> None:
     message = (
-        "spread must be a number, Learned(...) or a distribution from pyro.distributions, "
-        f"got {spread!r}"
+        "spread must be a number, a tensor, Learned(...) or a distribution from "
+        f"pyro.distributions, got {spread!r}"
     )
-    for build in (held, lambda value: lstm(spread=value)):
+    for build in (attached, lambda value: lstm(spread=value)):
         with pytest.raises(TypeError, match=re.escape(message)):
             build(spread)
 
@@ -87,13 +93,15 @@ def test_a_spread_of_another_kind(spread: Any) -> None:
 def test_a_learned_spread_is_a_parameter_above_its_floor(
     per: Any, shape: tuple[int, ...], lower: float
 ) -> None:
-    param = held(Learned(0.5, lower, per), torch.float64)
-    assert isinstance(param, PyroParam) and param.event_dim == len(shape)
-    assert torch.equal(param.init_value, torch.full(shape, 0.5, dtype=torch.float64))
-    assert repr(param.constraint) == f"GreaterThan(lower_bound={lower})"
+    module = attached(Learned(0.5, lower, per), torch.float64)
+    constraint, event_dim = module._pyro_params["gamma"]
+    assert event_dim == len(shape)
+    start = torch.full(shape, 0.5, dtype=torch.float64)
+    torch.testing.assert_close(module.gamma, start, rtol=1e-15, atol=0)
+    assert repr(constraint) == f"GreaterThan(lower_bound={lower})"
     raw = torch.linspace(-30, 3, 12, dtype=torch.float64)
     expected = lower + raw.exp()  # γ = lower + exp(raw)
-    torch.testing.assert_close(biject_to(param.constraint)(raw), expected, rtol=1e-15, atol=0)
+    torch.testing.assert_close(biject_to(constraint)(raw), expected, rtol=1e-15, atol=0)
 
 
 def test_the_spread_stands_in_the_param_store_under_its_constraint() -> None:
@@ -202,7 +210,7 @@ def test_a_learned_spread_that_makes_no_sense(
 
 def test_a_start_that_rounds_to_the_floor() -> None:
     spread = Learned(0.100000000001)
-    assert isinstance(held(spread, torch.float64), PyroParam)
+    assert read(spread, torch.float64) > 0.1
     with pytest.raises(
         ValueError,
         match=re.escape(
@@ -210,7 +218,7 @@ def test_a_start_that_rounds_to_the_floor() -> None:
             "larger in torch.float32; raise init or lower the floor"
         ),
     ):
-        held(spread, torch.float32)
+        attached(spread, torch.float32)
 
 
 def test_learned_is_a_frozen_value() -> None:
@@ -238,7 +246,7 @@ def test_learned_is_a_frozen_value() -> None:
     ids=lambda prior: type(prior).__name__,
 )
 def test_a_prior_is_a_sample_site(prior: Any) -> None:
-    assert isinstance(held(prior), PyroSample)
+    assert attached(prior)._pyro_samples["gamma"] is prior
     rnn = lstm(spread=prior)
     trace = pyro.poutine.trace(rnn).get_trace(torch.zeros(2, 1, 3))
     site = next(name for name in trace.nodes if name.endswith("spread_l0"))
@@ -262,7 +270,7 @@ def test_a_prior_must_be_over_positive_numbers(prior: Any, support: str) -> None
         f"a prior on the spread must be over positive numbers, got {prior} with support {support}; "
         "use for example dist.LogNormal or dist.Gamma"
     )
-    for build in (held, lambda value: lstm(spread=value)):
+    for build in (attached, lambda value: lstm(spread=value)):
         with pytest.raises(ValueError, match=re.escape(message)):
             build(prior)
 
@@ -278,7 +286,7 @@ def test_a_prior_is_per_layer_or_per_unit(shape: tuple[int, ...], got: str) -> N
         "use .expand([hidden_size]).to_event(1) for one spread per unit"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        held(prior)
+        attached(prior)
 
 
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])

@@ -20,7 +20,6 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-import noisin_pyro.layers.layer as ways
 from noisin_pyro import (
     Additive,
     Learned,
@@ -32,9 +31,14 @@ from noisin_pyro import (
     NormalEmission,
     SequenceModel,
 )
-from noisin_pyro.cells.cells import CELLS, Weights
-from noisin_pyro.cells.scan import _workspace, scan
+from noisin_pyro.cells import elman, lstm
+from noisin_pyro.cells.base import Cell, Weights
+from noisin_pyro.cells.elman import NONLINEARITIES
+from noisin_pyro.cells.gru import GRU
+from noisin_pyro.cells.lstm import LSTM
+from noisin_pyro.cells.scan import workspace
 from noisin_pyro.kernels.onednn import packs
+from noisin_pyro.layers import layer
 from noisin_pyro.lengths import length_mask
 
 D, H, B = 3, 4, 3
@@ -49,6 +53,7 @@ NOISES = {
     f"{kind.__name__.lower()}-{name}": kind(base)
     for kind, (name, base) in itertools.product((Additive, Multiplicative), BASES.items())
 }
+CELLS: dict[str, Cell] = {**NONLINEARITIES, "lstm": LSTM, "gru": GRU}
 # layers, steps, noise_to, lengths
 SETTINGS = [
     (1, 1, "both", None),
@@ -136,7 +141,7 @@ def test_sequence_sites_equal_timestep_sites(cell: str, noise: Any) -> None:
 @cells
 @pytest.mark.parametrize("noise", ["additive-normal", "multiplicative-normal"])
 def test_sequence_sites_equal_timestep_sites_in_single_precision(cell: str, noise: str) -> None:
-    compare(cell, NOISES[noise], 2, 7, True, (3, 7, 1), torch.float32)
+    compare(cell, NOISES[noise], 2, 7, "both", (3, 7, 1), torch.float32)
 
 
 @pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.folds])
@@ -146,12 +151,12 @@ def test_a_large_layer_takes_the_scan_and_gives_the_same(
     """Additive noise on a CPU: folded into the input or walked, and which of the two."""
     calls: list[str] = []
 
-    def watched(name: str) -> Any:
-        way = getattr(ways, name)
-        return lambda *args: (calls.append(name), way(*args))[1]
+    def watched(name: str, backend: Any) -> Any:
+        return lambda *args: (calls.append(name), backend(*args))[1]
 
-    for name in ("fold", "scan"):
-        monkeypatch.setattr(ways, name, watched(name))
+    kind = type(CELLS[cell])
+    monkeypatch.setattr(layer, "fold", watched("fold", layer.fold))
+    monkeypatch.setattr(kind, "scan", watched("scan", kind.scan))
     torch.manual_seed(0)
     x = torch.randn(7, B, D, requires_grad=True)
     rnn = build(cell, 2, Additive(dist.Normal(0.0, 1.0)), torch.float32)
@@ -160,14 +165,14 @@ def test_a_large_layer_takes_the_scan_and_gives_the_same(
         epsilon = [torch.randn(*lead, 7, B, H) for _ in range(2)]
         rows = B * (lead[0] if lead else 1)
         found = {}
-        for way, above in (("fold", 1), ("scan", 0)):
-            monkeypatch.setattr(ways, "_LARGE_STATE", rows * H + above)
-            monkeypatch.setattr(ways, "_WIDE_LSTM", H + above)
+        for backend, above in (("fold", 1), ("scan", 0)):
+            monkeypatch.setattr(elman, "_LARGE", rows * H + above)
+            monkeypatch.setattr(lstm, "_WIDE", H + above)
             calls.clear()
             outputs = flat(rnn(x, state, lengths=lengths, epsilon=epsilon))
             inputs = [x, *flat(state), *rnn.parameters()]
-            found[way] = [*outputs, *torch.autograd.grad(probed(outputs), inputs)]
-            assert calls == [way] * 2 if packs(x) else ["fold"] * 2
+            found[backend] = [*outputs, *torch.autograd.grad(probed(outputs), inputs)]
+            assert calls == [backend] * 2 if packs(x) else ["fold"] * 2
         assert_close(found["scan"], found["fold"], torch.float32)
 
 
@@ -274,7 +279,7 @@ def scan_inputs(
 def scanned(cell: str, inputs: list[Any]) -> list[Tensor]:
     gates, z0, c0, w_hh, b_hh, mult, add = inputs
     weights = Weights(gates.new_zeros(len(w_hh), 1), w_hh, None, b_hh)
-    return flat(scan(CELLS[cell], gates, z0, c0, weights, mult, add))
+    return flat(CELLS[cell].scan(gates, z0, c0, weights, mult, add))
 
 
 def looped(cell: str, inputs: list[Any]) -> list[Tensor]:
@@ -500,15 +505,15 @@ def test_a_scan_without_gradients_gives_the_same_in_less_memory(cell: str) -> No
     gates, mult = torch.randn(steps, batch, width_of_gates), torch.rand(steps, batch, width)
     z0 = torch.randn(batch, width)
     c0 = torch.randn(batch, width) if cell == "lstm" else None
-    kept = scan(CELLS[cell], gates, z0, c0, weights, mult)
+    kept = CELLS[cell].scan(gates, z0, c0, weights, mult)
     with torch.no_grad():
-        free = scan(CELLS[cell], gates, z0, c0, weights, mult)
+        free = CELLS[cell].scan(gates, z0, c0, weights, mult)
     for ours, theirs in zip(free, kept):
         assert (ours is None) == (theirs is None)
         assert ours is None or torch.equal(ours, theirs)
     assert kept[0].requires_grad and not free[0].requires_grad
-    assert _workspace(gates, width, False).untyped_storage().nbytes() * steps == (
-        _workspace(gates, width, True).untyped_storage().nbytes()
+    assert workspace(gates, width, False).untyped_storage().nbytes() * steps == (
+        workspace(gates, width, True).untyped_storage().nbytes()
     )
 
 
@@ -532,9 +537,9 @@ def test_second_derivatives_of_the_scan(cell: str, noisy: str) -> None:
     def walked(*parts: Tensor) -> Any:
         held = dict.fromkeys(shapes) | dict(zip(given, parts))
         weights = Weights(held["w_hh"], held["w_hh"], None, held["b_hh"])  # type: ignore[arg-type]
-        found = scan(
-            CELLS[cell], held["gates"], held["z0"], held["c0"], weights, held["mult"], held["add"]
-        )  # type: ignore[arg-type]
+        found = CELLS[cell].scan(
+            held["gates"], held["z0"], held["c0"], weights, held["mult"], held["add"]
+        )
         return tuple(part for part in found if part is not None)
 
     by_hand, readable = (
