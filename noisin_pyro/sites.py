@@ -6,6 +6,7 @@ parameter its global store: a second module of the same name would share what it
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
+from noisin_pyro.naming import is_foreign
 
 __all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
 
@@ -47,6 +49,7 @@ class Call:
         lengths: each sequence's number of steps, with shape (B,); sites count only these.
         active: whether draws are sample sites.
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
+        suffix: of all names, in a module's later calls in one program.
     """
 
     owner: PyroModule
@@ -57,6 +60,7 @@ class Call:
     lengths: Tensor | None = None
     active: bool = False
     given: Plates | None = None
+    suffix: str = ""
 
     @classmethod
     def begin(
@@ -158,11 +162,9 @@ class Call:
             with self.plates[1]:
                 pyro.deterministic(self.name(module, name), value, event_dim=2)
 
-    @staticmethod
-    def name(module: PyroModule, name: str) -> str:
+    def name(self, module: PyroModule, name: str) -> str:
         """A site's full name."""
-        full: str = module._pyro_get_fullname(name)
-        return full
+        return f"{module._pyro_get_fullname(name)}{self.suffix}"
 
     def _sample(
         self,
@@ -199,6 +201,7 @@ class Freezable:
             statement = parameter.requires_grad and self._pyro_context.active and am_i_wrapped()
             if not statement:
                 return parameter
+            self._check_store(name, parameter)
         elif name in own.get("_pyro_params", ()) and not am_i_wrapped():
             constraint, _ = own["_pyro_params"][name]
             unconstrained = own["_parameters"][f"{name}_unconstrained"]
@@ -206,6 +209,22 @@ class Freezable:
             value.unconstrained = weakref.ref(unconstrained)
             return value
         return super().__getattr__(name)  # type: ignore[misc]
+
+    def _check_store(self, name: str, parameter: Tensor) -> None:
+        """Warns once if the param store would train another module's tensor in place of ours."""
+        own: Any = self.__dict__
+        if own.get("_warned_of_store") or pyro.settings.get("module_local_params"):
+            return
+        full = self._pyro_get_fullname(name)
+        if is_foreign(full, parameter):
+            own["_warned_of_store"] = True
+            warnings.warn(
+                f"the param store holds another tensor under {full!r}, so no parameter of this "
+                "model would train under SVI; call pyro.clear_param_store() before it, or give "
+                "the model a name= of its own (saved weights go into a fresh model by "
+                "load_state_dict, not by the store)",
+                stacklevel=3,
+            )
 
 
 def in_context(

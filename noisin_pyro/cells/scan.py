@@ -10,9 +10,9 @@ derivatives.
 All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m and a absent.
 
 Each scan is a ``torch.autograd.Function`` of the same arguments: the cell, seven tensors (gates,
-z0, c0, w_hh, b_hh, mult, add), and whether there will be a backward pass. It uses
-``setup_context``, as ``torch.func`` requires; the tensors that its backward pass needs follow its
-outputs.
+z0, c0, w_hh, b_hh, mult, add), and whether there will be a backward pass. The tensors that its
+backward pass needs follow its outputs. Under ``torch.func``, whose ``vmap`` has no rule for buffers
+that are filled in place, the readable form runs.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def run(
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
     gates, z0 = gates.contiguous(), z0.to(w_hh.dtype)
     c0 = None if c0 is None else c0.to(w_hh.dtype)
+    if torch._C._are_functorch_transforms_active():
+        return Cell.scan(cell, gates, z0, c0, weights, mult, add)
     parts = (gates, z0, c0, w_hh, b_hh, mult, add)
     outputs = function.apply(cell, *parts, _has_backward(*parts))
     return outputs[0], outputs[1] if cell.has_cell_state else None
 
 
 def _has_backward(*parts: Tensor | None) -> bool:
-    """Whether anything will be differentiated, now or by ``torch.func``."""
-    if torch._C._are_functorch_transforms_active():
-        return True
+    """Whether anything will be differentiated."""
     return torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parts)
 
 

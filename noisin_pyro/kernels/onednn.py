@@ -129,6 +129,8 @@ def packs(weight: Tensor) -> bool:
     The two operations are torch's own, for its compiler, and not of its public interface; so they
     are tried once, and without them everything runs by ``addmm``.
     """
+    if torch._C._get_tracing_state() is not None:  # torch.jit cannot record these operations
+        return False
     plain = type(weight) in (Tensor, torch.nn.Parameter)
     return plain and weight.dtype == torch.float32 and weight.device.type == "cpu" and _works()
 

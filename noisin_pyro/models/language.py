@@ -27,8 +27,8 @@ class LanguageModel(SequenceModel):
             size).
         dropout_words: probability of dropping a word type from a sequence: wherever the word
             stands in it, its embedding is zero (Gal and Ghahramani 2016, section 4.2).
-        **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` of
-            :class:`SequenceModel`.
+        **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` and
+            ``name`` of :class:`SequenceModel`.
 
     Raises:
         ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ, or a probability

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.layers.layer import add_noise, dropout
+from noisin_pyro.naming import warn_of_unmatched_sites
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
 from noisin_pyro.noise.affine import AffineNoise
@@ -63,6 +65,8 @@ class SequenceModel(Freezable, PyroModule):
         dropout_input: probability of zeroing a unit of the embedded input, while training. If the
             RNN is ``tied``, one mask serves all steps of a sequence, and is part of the noise.
         dropout_output: likewise for what the emission reads.
+        name: the prefix of its parameters' and sites' names in Pyro; two models in one program, or
+            one after the other under the same param store, need two.
 
     Raises:
         TypeError: if ``rnn`` is no noisy RNN or ``input_noise`` of another kind.
@@ -91,8 +95,9 @@ class SequenceModel(Freezable, PyroModule):
         input_spread: SpreadLike = 0.5,
         dropout_input: float = 0.0,
         dropout_output: float = 0.0,
+        name: str = "",
     ) -> None:
-        super().__init__()
+        super().__init__(name)
         if not isinstance(rnn, (NoisyRNN, NoisyLSTM, NoisyGRU)):
             raise TypeError(
                 f"rnn must be a NoisyRNN, NoisyLSTM or NoisyGRU, got {type(rnn).__name__}; "
@@ -155,6 +160,10 @@ class SequenceModel(Freezable, PyroModule):
         wanted = emitted.batch_shape[-2:] + emitted.event_shape
         if y is not None and y.shape[-len(wanted) :] != wanted:
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
+        if y is not None and call.mask is not None:
+            # Whatever stands in the padding (−100, NaN) becomes the sequence's first target.
+            inside = call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2))
+            y = torch.where(inside, y, y.narrow(y.dim() - len(wanted), 0, 1))
         return call.sample(self, "y", emitted, obs=y), state
 
     @in_context
@@ -223,6 +232,9 @@ class SequenceModel(Freezable, PyroModule):
                     getattr(module, name)  # cached for this call, and drawn outside the plates
         if not call.noisy:
             return Drawn(None, None)
+        if call.active and self.rnn.sites is not None and any(self.rnn.noise):
+            site = call.name(self.rnn, self.rnn.first_site)
+            warn_of_unmatched_sites(site, belongs_to_model=True)
         like, size = self.rnn.weight_ih_l0, self.rnn.input_size
         on_input = draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
         return Drawn(on_input, self.rnn.draw_noise(call.steps, call.batch, call=call))

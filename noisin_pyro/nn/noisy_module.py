@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -48,7 +49,9 @@ class NoisyModule(_Base):
         sites: Sites,
         tied: bool,
         noise_to: NoiseTo,
+        name: str,
     ) -> None:
+        self._pyro_name = name
         arguments.check_options(type(self).__name__, self.proj_size, sites, noise_to)
         self.cell, self.sites, self.tied, self.noise_to = cell, sites, tied, noise_to
         self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
@@ -120,13 +123,26 @@ class NoisyModule(_Base):
     def _spread_names(self) -> list[str]:
         return [f"spread_l{layer}{way}" for layer, way in self._tracks]
 
+    def get_extra_state(self) -> Tensor:
+        """Each γ in the order of :attr:`spread`, in float64; NaN where it is no plain number."""
+        numbers = (self.__dict__.get(name) for name in self._spread_names)
+        values = [math.nan if number is None else number for number in numbers]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Sets each γ that is a plain number to the saved one."""
+        for name, value in zip(self._spread_names, state.tolist()):
+            if name in self.__dict__ and not math.isnan(value):
+                setattr(self, name, value)
+
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any
     ) -> None:
         """Loads a torch module's state_dict too: it knows no spread, which keeps its value."""
         absent: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, *rest)
-        missing.extend(key for key in absent if not key.startswith(f"{prefix}spread_l"))
+        own = (f"{prefix}spread_l", f"{prefix}_extra_state")
+        missing.extend(key for key in absent if not key.startswith(own))
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisin_pyro.cells.base import State, Weights
 from noisin_pyro.layers.layer import clean_layers
+from noisin_pyro.naming import claim_name, repeat_suffix, warn_of_unmatched_sites
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.noisy_module import NoisyModule
@@ -29,6 +32,7 @@ class NoisyRecurrence(NoisyModule):
         # Outside Pyro this is a plain nn.Module: nothing of it enters the param store.
         if not am_i_wrapped():
             return nn.Module.__call__(self, *args, **kwargs)
+        claim_name(self, "weight_hh_l0")
         return super().__call__(*args, **kwargs)
 
     def forward(
@@ -132,9 +136,15 @@ class NoisyRecurrence(NoisyModule):
         self, x: Tensor, lengths: Tensor | None, sample: bool | None, plates: Plates | None
     ) -> Call:
         """Decides for a call on an input with shape (\\*S, T, B, I)."""
-        return Call.begin(
+        call = Call.begin(
             self, x.shape[-3:-1], x.device, lengths, sample, tied=self.tied, plates=plates
         )
+        if self.sites is None or not (call.active and call.noisy and any(self.noise)):
+            return call
+        site = call.name(self, self.first_site)
+        call = replace(call, suffix=repeat_suffix(site))
+        warn_of_unmatched_sites(call.name(self, self.first_site), belongs_to_model=False)
+        return call
 
     def _packed(
         self,
@@ -159,6 +169,8 @@ class NoisyRecurrence(NoisyModule):
             z, lengths = z[..., order, :], lengths[order.cpu()]
         return input._replace(data=pack_padded_sequence(z, lengths).data), state
 
+    # one opaque call, as torch.compile treats nn.LSTM
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(
         self, x: Tensor, hx: Any, call: Call, epsilon: Sequence[Tensor | None] | None
     ) -> tuple[Tensor, Any]:
@@ -222,6 +234,12 @@ class NoisyRecurrence(NoisyModule):
                 )
             )
         return Layers(self, self.cell, self.noise_to, self.tied, rate, tracks)
+
+    @property
+    def first_site(self) -> str:
+        """The name of a sample site that every noisy call issues."""
+        layer, noise = next((i, noise) for i, noise in enumerate(self.noise) if noise is not None)
+        return f"z_{layer}_0" if self._samples_steps(noise) else f"noise_{layer}"
 
     def _weights(self) -> list[Weights]:
         """The weights of each track, read by attribute so that a prior on one takes effect."""

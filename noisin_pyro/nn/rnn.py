@@ -17,7 +17,7 @@ from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import SpreadLike
 
-__all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch"]
+__all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch", "to_torch"]
 
 
 class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
@@ -27,7 +27,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.RNN``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        noise, spread, sites, tied, noise_to: as in :class:`NoisyLSTM`; see there for what
+        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`; see there for what
             interventions (``poutine.do``) need.
 
     Example:
@@ -57,6 +57,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        name: str = "",
     ) -> None:
         if nonlinearity not in NONLINEARITIES:
             known = ", ".join(NONLINEARITIES)
@@ -74,7 +75,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
-        self._add_noise(NONLINEARITIES[nonlinearity], noise, spread, sites, tied, noise_to)
+        self._add_noise(NONLINEARITIES[nonlinearity], noise, spread, sites, tied, noise_to, name)
 
 
 class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
@@ -88,19 +89,23 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
-            ``torch.nn.LSTM``. ``bidirectional`` and ``proj_size`` are refused.
+            ``torch.nn.LSTM``. ``proj_size`` is refused. With ``bidirectional`` each direction has a
+            noise and a spread of its own.
         noise: one noise for all layers or one per layer; None is the deterministic layer.
-        spread: γ, for all layers or one per layer: a number (fixed), :class:`Learned` (a
-            constrained ``pyro.param`` named ``spread_l{layer}``), or a distribution (a prior).
+        spread: γ, for all layers or one per layer: a number or a tensor (fixed, with shape () or
+            (H,)), an ``nn.Parameter``, :class:`Learned` (a constrained ``pyro.param`` named
+            ``spread_l{layer}``), or a distribution (a prior). ``rnn.spread = ...`` sets it anew.
             It is a standard deviation for additive noise and a coefficient of variation for
             multiplicative noise.
-        sites: ``"sequence"`` has one sample site per layer, the noise ε of the whole sequence,
-            and runs at the speed of torch's kernels; ``"timestep"`` has one per layer and step,
+        sites: ``"sequence"`` has one sample site per layer, the noise ε of the whole sequence, and
+            runs at the speed of torch's kernels; ``"timestep"`` has one per layer and step,
             the state z_t itself, as the paper writes it, and runs a Python loop. Both define
             the same joint. A :class:`MeanParameterized` noise has sites per timestep in
             either. Under ``"sequence"`` the deterministic ``z_{layer}`` is written and never read,
             so ``poutine.do`` on it changes nothing: intervene on ``noise_{layer}``, or on
             ``z_{layer}_{t}`` under ``"timestep"``.
+            None has none: the noise is drawn by torch, also inside Pyro, for encoders, inference
+            networks and baselines.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             masks then belong to the noise: they are drawn whenever it is, so also in an average
             over samples at test time. See ``TrainConfig.variational_dropout``.
@@ -108,9 +113,12 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             the layer hands up z. ``"output"``: the layer hands up z, and the next step reads h,
             so that the layer's E[z_t] is its deterministic h_t, given its input.
             ``"recurrence"``: the next step reads z, and the layer hands up h.
+        name: the prefix of its parameters' and sites' names in Pyro, where it is no attribute of a
+            ``PyroModule``, which names it. Without one, a second RNN in a program is named
+            ``noisy_lstm_1``, and the sites of an RNN's later calls end in ``__1``, ``__2``, ...
 
     Raises:
-        ValueError: for ``bidirectional``, ``proj_size``, a spread that is not positive, a number
+        ValueError: for ``proj_size``, a spread that is not positive, a number
             of noises or spreads other than the number of layers, or a noise that cannot have this
             cell's states as its means.
         TypeError: if ``noise`` or ``spread`` is of another kind.
@@ -142,6 +150,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        name: str = "",
     ) -> None:
         super().__init__(
             input_size,
@@ -155,7 +164,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(LSTM, noise, spread, sites, tied, noise_to)
+        self._add_noise(LSTM, noise, spread, sites, tied, noise_to, name)
 
 
 class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
@@ -164,7 +173,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.GRU``.
-        noise, spread, sites, tied, noise_to: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -191,6 +200,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        name: str = "",
     ) -> None:
         super().__init__(
             input_size,
@@ -203,7 +213,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(GRU, noise, spread, sites, tied, noise_to)
+        self._add_noise(GRU, noise, spread, sites, tied, noise_to, name)
 
 
 def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | NoisyGRU:
@@ -211,7 +221,8 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Args:
         module: a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
-        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to`` of :class:`NoisyLSTM`.
+        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to`` and ``name`` of
+            :class:`NoisyLSTM`.
 
     Raises:
         TypeError: if ``module`` is none of the three.
@@ -234,12 +245,6 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     kind = next((noisy for plain, noisy in kinds if isinstance(module, plain)), None)
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
-    for name in module._flat_weights_names:
-        if name not in module._parameters:
-            raise ValueError(
-                f"from_torch shares parameters, got {type(module).__name__} whose {name} is "
-                "computed from others; wrap it first and parametrise the noisy RNN afterwards"
-            )
     options: dict[str, Any] = {
         name: getattr(module, name)
         for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -257,7 +262,61 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
         dtype=weight.dtype,
         **noise,
     )
-    for name in module._flat_weights_names:
-        noisy.register_parameter(name, getattr(module, name))
+    _share(module, noisy)
     # moves a learned spread, and makes torch's list of weights anew
     return noisy.to(weight.device).train(module.training)  # type: ignore[no-any-return]
+
+
+def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
+    """The plain torch module that shares a noisy RNN's parameters: its mean path, in every mode.
+
+    For what knows torch's modules only: dynamic quantisation, ONNX, TorchScript.
+
+    Args:
+        module: a noisy RNN whose nonlinearity torch has.
+
+    Raises:
+        TypeError: if ``module`` is no noisy RNN.
+        ValueError: if torch has no such cell (sigmoid, identity), or a weight is random or computed
+            from others.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive
+        >>> noisy = NoisyGRU(3, 5, noise=Additive(dist.Normal(0.0, 1.0)))
+        >>> plain = to_torch(noisy)
+        >>> type(plain).__name__, plain.weight_hh_l0 is noisy.weight_hh_l0
+        ('GRU', True)
+    """
+    if not isinstance(module, NoisyRecurrence):
+        raise TypeError(f"to_torch takes a noisy RNN, got {type(module).__name__}")
+    options: dict[str, Any] = {
+        name: getattr(module, name)
+        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    }
+    if isinstance(module, nn.RNN):
+        if module.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"torch has no RNN with nonlinearity {module.nonlinearity!r}; use NoisyRNN with "
+                "noise=None, or export another cell"
+            )
+        options["nonlinearity"] = module.nonlinearity
+    kinds: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
+    kind: Any = next(kind for kind in kinds if isinstance(module, kind))
+    weight: Tensor = module.weight_hh_l0
+    plain: nn.RNNBase = kind(
+        module.input_size, module.hidden_size, **options, device="meta", dtype=weight.dtype
+    )
+    _share(module, plain)
+    return plain.to(weight.device).train(module.training)
+
+
+def _share(source: nn.RNNBase, target: nn.RNNBase) -> None:
+    """Gives a module the parameters of another."""
+    for name in source._flat_weights_names:
+        if name not in source._parameters:
+            raise ValueError(
+                f"the parameters of {type(source).__name__} cannot be shared, its {name} is "
+                "random or computed from others; convert it first and change it afterwards"
+            )
+        target.register_parameter(name, source._parameters[name])

@@ -19,9 +19,24 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.standardized import LocationScale, Standardized, moments, tensors
+from noisin_pyro.noise.standardized import LocationScale, Standardized, moments, moved, tensors
 
 __all__ = ["Additive", "AffineNoise", "Multiplicative"]
+
+
+def _check_density(name: str, base: Distribution, mean: float) -> None:
+    """Raises ValueError if a base does not give a log-probability for each of several values."""
+    exact = moved(base, torch.float64, torch.device("cpu"))
+    values = torch.full((3, 2), mean, dtype=torch.float64)
+    try:
+        shape = exact.log_prob(values).shape
+    except (NotImplementedError, RuntimeError):
+        shape = None
+    if shape != values.shape:
+        raise ValueError(
+            f"{name} needs a base with a density, got {base}, whose log_prob does not take several "
+            "values; fit one to the samples, such as a Normal or a MixtureSameFamily"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class AffineNoise(Noise):
                 f"{name} needs a base with finite mean and a finite, positive variance, got "
                 f"{base} with mean {mean} and standard deviation {stddev}; choose another base"
             )
+        _check_density(name, base, mean)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "stddev", stddev)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from noisin_pyro.noise.base import Noise, Range
@@ -30,6 +30,7 @@ class MeanParameterized(Noise):
 
     Raises:
         TypeError: if ``fn`` cannot be called.
+        ValueError: if it is a module with parameters.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -45,6 +46,11 @@ class MeanParameterized(Noise):
             raise TypeError(
                 "MeanParameterized needs a function from (mean, spread) to a distribution, such "
                 f"as lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)), got {self.fn!r}"
+            )
+        if isinstance(self.fn, nn.Module) and any(True for _ in self.fn.parameters()):
+            raise ValueError(
+                "MeanParameterized owns no parameter, got an nn.Module whose parameters no "
+                "optimizer would see; learn the RNN's spread, or freeze the values in a function"
             )
 
     def distribution(self, h: Tensor, spread: Tensor) -> Any:

@@ -288,7 +288,11 @@ class LocationScale(dist.TorchDistribution):
         (tensor([1., 2.]), tensor([0.5000, 0.5000]))
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.real}
+    arg_constraints = {
+        "loc": constraints.real,
+        "scale": constraints.real,
+        "standardized": constraints.dependent,  # Pyro's LocScaleReparam hands on what is listed
+    }
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -303,6 +307,9 @@ class LocationScale(dist.TorchDistribution):
         self.standardized = standardized
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        return f"LocationScale({self.standardized}, batch_shape={tuple(self.batch_shape)})"
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LocationScale:
         new: LocationScale = self._get_checked_instance(  # type: ignore[no-untyped-call]
