@@ -37,9 +37,9 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
             known = ", ".join(["none", *FAMILIES])
             raise ValueError(f"unknown noise {noise!r}; the known ones are {known}")
         return family(noise, config.injection, spread)
-    wanted: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
-    arguments: dict[str, Any] = wanted.get("init_args", {})
-    module, _, name = str(wanted.get("class_path", "")).rpartition(".")
+    spec: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
+    arguments: dict[str, Any] = spec.get("init_args", {})
+    module, _, name = str(spec.get("class_path", "")).rpartition(".")
     try:
         base = getattr(importlib.import_module(module), name)(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -69,22 +69,23 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "tied": bool(rate) or config.tied,
         "dropout": (rate or config.dropout_layers) if config.layers > 1 else 0.0,
     }
-    sizes = (config.embedding_size, config.hidden_size, config.layers)
-    rnn: NoisyLSTM | NoisyGRU | NoisyRNN
-    if config.cell == "lstm":
-        rnn = NoisyLSTM(*sizes, **options)
-    elif config.cell == "gru":
-        rnn = NoisyGRU(*sizes, **options)
-    else:
-        rnn = NoisyRNN(*sizes, nonlinearity=config.cell.removeprefix("rnn_"), **options)  # type: ignore[arg-type]
     return LanguageModel(
         vocab_size,
-        rnn,
+        _build_rnn(config, options),
         tied_weights=config.tied_weights,
         dropout_words=rate or config.dropout_words,
         dropout_input=rate or config.dropout_input,
         dropout_output=rate or config.dropout_output,
     )
+
+
+def _build_rnn(config: TrainConfig, options: dict[str, Any]) -> NoisyRNN | NoisyLSTM | NoisyGRU:
+    sizes = (config.embedding_size, config.hidden_size, config.layers)
+    if config.cell == "lstm":
+        return NoisyLSTM(*sizes, **options)
+    if config.cell == "gru":
+        return NoisyGRU(*sizes, **options)
+    return NoisyRNN(*sizes, nonlinearity=config.cell.removeprefix("rnn_"), **options)  # type: ignore[arg-type]
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:
@@ -99,19 +100,19 @@ def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int)
 
 @contextmanager
 def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Puts ASGD's averages in the place of the weights for a while; other optimizers keep none."""
-    held = [
+    """Replaces the weights by ASGD's averages in a block; other optimizers keep none."""
+    averaged = [
         (parameter, parameter.detach().clone(), optimizer.state[parameter]["ax"])
         for group in optimizer.param_groups
         for parameter in group["params"]
         if "ax" in optimizer.state.get(parameter, {})
     ]
     with torch.no_grad():
-        for parameter, _, average in held:
+        for parameter, _, average in averaged:
             parameter.copy_(average)
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, weight, _ in held:
+            for parameter, weight, _ in averaged:
                 parameter.copy_(weight)
