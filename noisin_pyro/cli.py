@@ -15,21 +15,33 @@ __all__ = ["main"]
 
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
-    from noisin_pyro.training.record import render_table
+    from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
-    _say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
-    record = run(config)
-    _say("\n" + render_table(record))
+    _print(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
+    try:
+        record = run(config)
+    except Interrupted:
+        _warn(
+            "stopped at the end of the step, nothing is lost; go on with "
+            f"noisin train --config {config.out}/config.yaml --resume true"
+        )
+        raise SystemExit(130) from None
+    _print("\n" + render_table(record))
     files = (
         "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
     )
-    _say(f"\nwrote {config.out}/: {files}, model.safetensors")
+    _print(f"\nwrote {config.out}/: {files}, model.safetensors")
     if len(record["models"]) > 1:
-        _say(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
+        _print(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
 
 
-def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", samples: int = 0) -> None:
+# Not `evaluate`: to a function of that name jsonargparse would prefer noisin_pyro.evaluate, whose
+# import brings torch.
+def evaluate_run(
+    run: str, split: Literal["train", "valid", "test"] = "test", samples: int = 0
+) -> None:
     """Perplexity of a finished run.
 
     Args:
@@ -40,8 +52,8 @@ def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", sample
     import torch
 
     from noisin_pyro.text.corpora import load_corpus
-    from noisin_pyro.text.evaluation import evaluate as measure
-    from noisin_pyro.training.run import load_run
+    from noisin_pyro.text.evaluation import evaluate
+    from noisin_pyro.training.folder import load_run
 
     config, vocabulary, model = load_run(run)
     corpus = load_corpus(config.corpus, config.data_dir)
@@ -52,10 +64,10 @@ def evaluate(run: str, split: Literal["train", "valid", "test"] = "test", sample
             "where it was trained"
         )
     torch.manual_seed(config.seed)
-    fit = measure(model, corpus.split(split), samples)
+    fit = evaluate(model, corpus.split(split), samples)
     how = f"averaged over {samples} samples" if samples else "mean path"
-    _say(f"{split}, {how}: {fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}, "
-         f"{fit.tokens:,} tokens")  # fmt: skip
+    _print(f"{split}, {how}: {fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}, "
+           f"{fit.tokens:,} tokens")  # fmt: skip
 
 
 def generate(
@@ -71,7 +83,7 @@ def generate(
         seed: of the draws.
     """
     from noisin_pyro.text.generate import continue_text
-    from noisin_pyro.training.run import load_run
+    from noisin_pyro.training.folder import load_run
 
     _, vocabulary, model = load_run(run)
     given = prompt.split()
@@ -81,10 +93,10 @@ def generate(
             f"the model knows no word of the prompt {prompt!r}; use words of {run}/vocabulary.txt"
         )
     if unknown:
-        print(f"noisin: became <unk>: {', '.join(unknown)}", file=sys.stderr)
+        _warn(f"became <unk>: {', '.join(unknown)}")
     drawn = continue_text(model, vocabulary, given, words, temperature, seed)
     lines = " ".join([*given, *drawn]).split("<eos>")
-    _say("\n".join(line.strip() for line in lines).strip())
+    _print("\n".join(line.strip() for line in lines).strip())
 
 
 def corpus(name: str, data_dir: str | None = None, min_count: int | None = None) -> None:
@@ -98,47 +110,34 @@ def corpus(name: str, data_dir: str | None = None, min_count: int | None = None)
     from noisin_pyro.text.corpora import load_corpus
 
     loaded = load_corpus(name, data_dir, min_count)
-    figures = loaded.statistics()
+    statistics = loaded.statistics()
     rows = [
         ("corpus", loaded.name),
-        *((f"tokens, {split}", f"{figures[split]:,}") for split in ("train", "valid", "test")),
-        ("vocabulary", f"{figures['vocabulary']:,}"),
-        ("OoV rate", f"{100 * figures['oov_rate']:.1f} %"),
+        *((f"tokens, {split}", f"{statistics[split]:,}") for split in ("train", "valid", "test")),
+        ("vocabulary", f"{statistics['vocabulary']:,}"),
+        ("OoV rate", f"{100 * statistics['oov_rate']:.1f} %"),
     ]
     if loaded.optimal_perplexity:
         rows.append(("best possible test perplexity", f"{loaded.optimal_perplexity:.2f}"))
     rows.append(("SHA-256", loaded.sha256))
     for title, value in rows:
-        _say(f"{title:<32}{value:>14}" if len(value) <= 14 else f"{title:<32}{value}")
+        _print(f"{title:<32}{value:>14}")
 
 
 def reproduce(
     experiment: Literal["table1", "table2", "table3", "figure2", "spread", "samples"],
     rows: str = "",
-    corpus: str | None = None,
-    data_dir: str | None = None,
-    seeds: int = 3,
-    grid: int | None = None,
-    epochs: int | None = None,
-    precision: Literal["32", "bf16-mixed"] | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
     jobs: int = 1,
     results: str = "results/reproduce",
     work: str = "runs/reproduce",
     render: bool = False,
+    **options: Any,
 ) -> None:
     """Run and render the paper's tables and figures.
 
     Args:
         experiment: table1, table2, table3, figure2, spread (γ by epoch) or samples (averaging).
         rows: some rows of it, separated by commas; all if omitted.
-        corpus: another text than the paper's, such as pydoc.
-        data_dir: the folder with the published corpora's files or folders; downloaded if omitted.
-        seeds: seeds of the hyper-parameter with the lowest validation perplexity.
-        grid: try only this many of each method's hyper-parameters.
-        epochs: another limit than the recipes'.
-        precision: another precision than 32.
-        device: auto, cpu or cuda.
         jobs: trainings at a time.
         results: where records and what is rendered from them go.
         work: where checkpoints go until a run has its record.
@@ -149,31 +148,29 @@ def reproduce(
     from noisin_pyro.experiments.recipe import Options
     from noisin_pyro.experiments.reproduce import reproduce as run
 
-    options = Options(corpus, data_dir, epochs, grid, seeds, device, precision)
-    wanted = [row.strip() for row in rows.split(",") if row.strip()]
     try:
         text, failures = run(
             experiment,
-            options,
-            wanted,
+            Options(**options),
+            [row.strip() for row in rows.split(",") if row.strip()],
             results=Path(results),
             work=Path(work),
             jobs=jobs,
             train=not render,
         )
     except KeyboardInterrupt:
-        print("noisin: stopped, nothing is lost; the same command goes on", file=sys.stderr)
+        _warn("stopped, nothing is lost; the same command goes on")
         raise
-    _say(text)
+    _print(text)
     for failure in failures:
-        print(f"noisin: {failure.run.name} failed: {failure.reason}", file=sys.stderr)
+        _warn(f"{failure.run.name} failed: {failure.reason}")
     if failures:
         raise SystemExit(1)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
-    "evaluate": evaluate,
+    "evaluate": evaluate_run,
     "generate": generate,
     "corpus": corpus,
     "reproduce": reproduce,
@@ -182,89 +179,92 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code, 2 for bad input and 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
-        print(f"noisin: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        _warn(" ".join(str(error).split()))
     except OSError as error:
-        print(
-            f"noisin: {error.filename or 'a file'} cannot be used ({error.strerror or error}); "
-            "give another path",
-            file=sys.stderr,
-        )
-        return 2
+        reason = error.strerror or error
+        _warn(f"{error.filename or 'a file'} cannot be used ({reason}); give another path")
+    return 2
 
 
-def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _say(_usage())
-        return 0 if arguments else 2
-    name = arguments[0]
-    if name == "--version":
-        from noisin_pyro import __version__
-
-        _say(__version__)
-        return 0
-    if name not in COMMANDS:
-        raise ValueError(f"unknown command {name!r}; the known ones are {', '.join(COMMANDS)}")
+def _run(arguments: list[str]) -> int:
     try:
-        from jsonargparse import ArgumentParser
+        from argparse import ArgumentError
+
+        import jsonargparse  # noqa: F401
     except ImportError:
         raise ImportError(
             'the command line needs the extra lm; run pip install "noisin-pyro[lm]"'
         ) from None
-    from argparse import ArgumentError
+    name = arguments[0] if arguments else "--help"
+    parser = _parser(name)
+    if not arguments:
+        parser.print_help()
+        return 2
+    try:
+        options = parser.parse_args(arguments)[name].as_dict()
+    except ArgumentError as error:
+        text = _sentence(str(error.message))
+        raise ValueError(
+            text if name not in COMMANDS else f"{text}; see noisin {name} --help"
+        ) from None
+    if name == "train":
+        from noisin_pyro.training.config import TrainConfig
 
-    command = COMMANDS[name]
+        del options["config"]
+        options = {"config": TrainConfig(**options)}
+    COMMANDS[name](**options)
+    return 0
+
+
+def _parser(name: str) -> Any:
+    """The parser of all commands, with the options of one: reading those of all takes a second."""
+    from jsonargparse import ArgumentParser
+
+    from noisin_pyro import __version__
+
     parser = ArgumentParser(
-        prog=f"noisin {name}",
-        description=_summary(command),
+        prog="noisin",
+        description="Noise-based regularisation of RNNs.",
         exit_on_error=False,
         default_env=False,
     )
-    try:
-        if name == "train":
-            return _train(parser, arguments[1:])
-        parser.add_function_arguments(command, as_positional=True)
-        options = parser.parse_args(arguments[1:])
-        command(**options.as_dict())
-    except ArgumentError as error:
-        raise ValueError(f"{_sentence(str(error.message))}; see noisin {name} --help") from None
-    return 0
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
+    for known, command in COMMANDS.items():
+        summary = (command.__doc__ or "").strip().splitlines()[0]
+        sub = ArgumentParser(description=summary, exit_on_error=False, default_env=False)
+        if known == name:
+            _add_options(sub, name)
+        commands.add_subcommand(known, sub, help=summary)
+        sub.prog = f"noisin {known}"
+    return parser
 
 
-def _train(parser: Any, arguments: list[str]) -> int:
-    from noisin_pyro.training.config import TrainConfig
+def _add_options(parser: Any, name: str) -> None:
+    if name == "train":
+        from noisin_pyro.training.config import TrainConfig
 
-    parser.add_argument("--config", action="config", help="a YAML file with any of the options")
-    parser.add_class_arguments(TrainConfig)
-    options = parser.parse_args(arguments).as_dict()
-    options.pop("config", None)
-    config = TrainConfig(**options)
-    from noisin_pyro.training.loop import Interrupted  # after what can be refused without torch
-
-    try:
-        train(config)
-    except Interrupted:
-        print(
-            f"noisin: stopped at the end of the step, nothing is lost; go on with "
-            f"noisin train --config {options['out']}/config.yaml --resume true",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+        parser.add_argument("--config", action="config", help="a YAML file with any of the options")
+        parser.add_class_arguments(TrainConfig)
+        return
+    parser.add_function_arguments(COMMANDS[name], as_positional=True)
 
 
 def _sentence(message: str) -> str:
-    """What jsonargparse says of a wrong value, as value and rule."""
-    found = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
-    if not found:
+    """The value and the rule in what jsonargparse says of a wrong argument."""
+    command = re.match(r"argument COMMAND: invalid choice: ('.*?') \(choose from (.*)\)", message)
+    if command:
+        known = command[2].replace("'", "")
+        return f"unknown command {command[1]}; the known ones are {known}"
+    match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
+    if not match:
         return message
-    key, text = found.groups()
+    key, text = match.groups()
     value = re.search(r".*(?:Got value|Given value): (.*)$", text, re.DOTALL)
     if not value:
         return f"{key}: {text}"
@@ -279,20 +279,12 @@ def _sentence(message: str) -> str:
     return f"{key} must be {kinds}, got {value[1]}"
 
 
-def _usage() -> str:
-    rows = [f"  {name:<10}{_summary(command)}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: noisin COMMAND [options]", "", "Noise-based regularisation of RNNs.", "", *rows,
-         "", "noisin COMMAND --help lists the options of a command."]
-    )  # fmt: skip
-
-
-def _summary(command: Callable[..., None]) -> str:
-    return (command.__doc__ or "").strip().splitlines()[0]
-
-
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"noisin: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

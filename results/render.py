@@ -11,15 +11,19 @@ import base64
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options
 from noisin_pyro.experiments.reproduce import render
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 ACCOUNT = HERE / "README.md"
+
+table = partial(markdown_table, rule="---")
 
 
 def runs(pattern: str, folder: str) -> str:
@@ -29,14 +33,11 @@ def runs(pattern: str, folder: str) -> str:
         pattern: which of the folders here.
         folder: where they are, as seen from the file that links to them.
     """
-    head = (
-        "| run | model | valid | test | test, 16 samples averaged | best epoch | tokens/s |\n"
-        "|---|---|---|---|---|---|---|"
-    )
+    head = ["run", "model", "valid", "test", "test, 16 samples averaged", "best epoch", "tokens/s"]
     records = {path.parent.name: load(path) for path in sorted(HERE.glob(f"{pattern}/record.json"))}
     rows = [row for name, record in records.items() for row in run_rows(name, record, folder)]
     notes = [hardware(name, record) for name, record in records.items()]
-    return "\n".join([head, *rows, "", *notes])
+    return "\n".join([table(head, rows), "", *notes])
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def load(path: Path) -> dict[str, Any]:
     return record
 
 
-def run_rows(name: str, record: dict[str, Any], folder: str) -> list[str]:
+def run_rows(name: str, record: dict[str, Any], folder: str) -> list[list[str]]:
     rows = []
     for label, model in record["models"].items():
         final = model.get("final") or {"mean_path": None, "averaged": None}  # still training
@@ -60,7 +61,7 @@ def run_rows(name: str, record: dict[str, Any], folder: str) -> list[str]:
             f"{model['best_epoch']} of {epochs}" + ("" if model["finished"] else ", unfinished"),
             f"{model['timing']['tokens_per_second']:,.0f}",
         ]
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
     return rows
 
 
@@ -103,25 +104,21 @@ def speed() -> str:
 
 def speed_table(path: Path) -> str:
     record = load(path)
-    rows = record["steps"]
-    head = "| training step, ratio to torch's | " + " | ".join(row["setting"] for row in rows)
-    lines = [f"{head} |", "|---|" + "---|" * len(rows)]
-    for name, title in SPEED.items():
-        ratios = (f"{ratio_of(row, name):.2f}" for row in rows)
-        lines.append(f"| {title} | " + " | ".join(ratios) + " |")
-    over = (f"{ratio_of(row, 'textbook') / ratio_of(row, 'additive'):.1f}" for row in rows)
-    lines.append("| the textbook program over ours, additive | " + " | ".join(over) + " |")
-    seconds = (f"{row['variants']['torch']['seconds'] * 1e3:.0f} ms" for row in rows)
-    lines.append("| torch's own takes | " + " | ".join(seconds) + " |")
-    products = (f"{ratio_of(row, 'products'):.2f}" for row in rows)
-    title = "its matrix products alone, by `torch.mm`"
-    lines.append(f"| {title} | " + " | ".join(products) + " |")
+    steps = record["steps"]
+    over = (f"{ratio_of(row, 'textbook') / ratio_of(row, 'additive'):.1f}" for row in steps)
+    seconds = (f"{row['variants']['torch']['seconds'] * 1e3:.0f} ms" for row in steps)
+    rows = [
+        *([title, *ratios_of(steps, name)] for name, title in SPEED.items()),
+        ["the textbook program over ours, additive", *over],
+        ["torch's own takes", *seconds],
+        ["its matrix products alone, by `torch.mm`", *ratios_of(steps, "products")],
+    ]
     if "memory" in record:
         for name in ("additive", "multiplicative"):
-            peaks = (f"{ratio_of(row, name):.2f}" for row in record["memory"])
-            lines.append(f"| peak memory, {name} | " + " | ".join(peaks) + " |")
-    lines += ["", *other_costs(record), ""]
+            rows.append([f"peak memory, {name}", *ratios_of(record["memory"], name)])
+    head = ["training step, ratio to torch's", *(row["setting"] for row in steps)]
     machine, versions = record["hardware"], record["versions"]
+    lines = [table(head, rows), "", *other_costs(record), ""]
     lines.append(
         f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, fused "
         f"Adam. {machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
@@ -130,8 +127,12 @@ def speed_table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def ratios_of(rows: list[dict[str, Any]], variant: str) -> list[str]:
+    return [f"{ratio_of(row, variant):.2f}" for row in rows]
+
+
 def ratio_of(row: dict[str, Any], variant: str) -> float:
-    """To torch's own, deterministic."""
+    """The cost of a variant over that of torch's own deterministic RNN."""
     ratio: float = row["variants"][variant]["ratio"]
     return ratio
 
@@ -192,20 +193,20 @@ MIXED = {
 def precision() -> str:
     """Two runs in float32 and in bf16-mixed."""
     single = load(HERE / SINGLE / "record.json")
-    lines = ["| 1 layer, tanh | precision | valid | test | best epoch |", "|---|---|---|---|---|"]
+    rows = []
     for model, name in MIXED.items():
         mixed = load(HERE / "reproduce" / "ptb" / "table2" / name)
-        for record, held in ((single, single["models"][model]), (mixed, mixed)):
-            final = held["final"]["mean_path"]
+        for record, training in ((single, single["models"][model]), (mixed, mixed)):
+            final = training["final"]["mean_path"]
             cells = [
                 mixed["method"],
                 record["config"]["precision"],
                 f"{final['valid']:.1f}",
                 f"{final['test']:.1f}",
-                str(held["best_epoch"]),
+                str(training["best_epoch"]),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append(cells)
+    return table(["1 layer, tanh", "precision", "valid", "test", "best epoch"], rows)
 
 
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
@@ -213,15 +214,14 @@ PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figur
 
 def pictures() -> dict[Path, bytes]:
     """README's pictures by their paths, as the committed notebooks hold them."""
-    found = {}
+    images_by_path = {}
     for name, index in PICTURES.items():
         cells = load(HERE.parent / "notebooks" / f"{name}.ipynb")["cells"]
         outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
         images = [data["image/png"] for data in outputs if "image/png" in data]
-        found[HERE.parent / "notebooks" / "figures" / f"{name}.png"] = base64.b64decode(
-            images[index]
-        )
-    return found
+        path = HERE.parent / "notebooks" / "figures" / f"{name}.png"
+        images_by_path[path] = base64.b64decode(images[index])
+    return images_by_path
 
 
 def rendered() -> dict[Path, str]:

@@ -1,17 +1,16 @@
-"""Pictures from records."""
+"""Figures from records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from noisin_pyro.experiments.summary import Row
-from noisin_pyro.training.checkpoint import replace_file
+from noisin_pyro.training.plots import plot_epochs
 
 __all__ = ["FIGURES"]
 
-_STYLES = ("-", "--", ":", "-.")
+_LINES = ("-", "--", ":", "-.")  # by layer
 
 
 def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
@@ -23,43 +22,33 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
         if record is not None and record["history"]  # one may diverge in its first epoch
     ]
     for panel, split in zip(panels, ("train", "valid")):
-        for index, (label, record) in enumerate(curves):
-            epochs = [held["epoch"] for held in record["history"]]
-            values = [held[f"{split}_perplexity"] for held in record["history"]]
-            best = record["best_epoch"]
-            panel.plot(epochs, values, color=f"C{index}", label=label)
-            panel.plot(epochs[best - 1], values[best - 1], "o", color=f"C{index}")
-        panel.set_ylabel("perplexity")
+        key = f"{split}_perplexity"
         panel.set_xlabel("epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_ylabel("perplexity")
+        for index, (label, record) in enumerate(curves):
+            best = record["history"][record["best_epoch"] - 1]
+            plot_epochs(panel, record["history"], key, color=f"C{index}", label=label)
+            panel.plot(best["epoch"], best[key], "o", color=f"C{index}")
     if curves:
-        lowest = min(min(held["valid_perplexity"] for held in r["history"]) for _, r in curves)
+        lowest = min(min(row["valid_perplexity"] for row in r["history"]) for _, r in curves)
         panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
     panels[0].set_title("Training, as trained")
     panels[1].set_title("Validation, mean path; dots: best")
 
 
 def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
-    """γ per layer, and the validation perplexity that would have stopped it."""
+    """γ per layer, and the validation perplexity by which early stopping would have ended it."""
     for index, row in enumerate(rows):
+        color, method = f"C{index}", row.recipe.method
         for record in filter(None, row.grid.values()):
-            epochs = [held["epoch"] for held in record["history"]]
-            for layer, style in zip(range(record["config"]["layers"]), _STYLES):
-                panels[0].plot(
-                    epochs,
-                    [held["spread"][layer] for held in record["history"]],
-                    style,
-                    color=f"C{index}",
-                    label=f"{row.recipe.method}, layer {layer}",
-                )
-            panels[1].plot(
-                epochs,
-                [held["valid_perplexity"] for held in record["history"]],
-                color=f"C{index}",
-                label=row.recipe.method,
-            )
+            for layer, line in zip(range(record["config"]["layers"]), _LINES):
+                history = [{**epoch, "γ": epoch["spread"][layer]} for epoch in record["history"]]
+                label = f"{method}, layer {layer}"
+                plot_epochs(panels[0], history, "γ", linestyle=line, color=color, label=label)
+            history = record["history"]
+            plot_epochs(panels[1], history, "valid_perplexity", color=color, label=method)
             for panel in panels:
-                panel.axvline(record["best_epoch"], color=f"C{index}", linestyle=":", alpha=0.6)
+                panel.axvline(record["best_epoch"], color=color, linestyle=":", alpha=0.6)
     panels[0].set_ylabel("spread γ")
     panels[0].set_title("Learned γ; dotted: stopped by validation")
     panels[1].set_ylabel("perplexity")
@@ -73,17 +62,16 @@ def perplexity_by_samples(rows: Sequence[Row], panels: Any) -> None:
     for panel, split in zip(panels, ("valid", "test")):
         for index, row in enumerate(rows):
             for record in row.records[:1]:
-                averaged = record["final"]["averaged"]
+                final = record["final"]
                 panel.plot(
-                    [held["samples"] for held in averaged],
-                    [held[split] for held in averaged],
+                    [result["samples"] for result in final["averaged"]],
+                    [result[split] for result in final["averaged"]],
                     marker="o",
                     markersize=3,
                     color=f"C{index}",
                     label=row.recipe.method,
                 )
-                mean_path = record["final"]["mean_path"][split]
-                panel.axhline(mean_path, color=f"C{index}", linestyle="--")
+                panel.axhline(final["mean_path"][split], color=f"C{index}", linestyle="--")
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_xlabel("noisy RNNs averaged, S")
@@ -92,39 +80,9 @@ def perplexity_by_samples(rows: Sequence[Row], panels: Any) -> None:
     panels[1].set_title("Test; dashed: mean path")
 
 
-_DRAWINGS: dict[str, Callable[[Sequence[Row], Any], None]] = {
+#: By experiment, the function that draws its figure on two panels.
+FIGURES: dict[str, Callable[[Sequence[Row], Any], None]] = {
     "figure2": perplexity_by_epoch,
     "spread": spread_by_epoch,
     "samples": perplexity_by_samples,
 }
-
-#: The experiments that have a picture.
-FIGURES = tuple(_DRAWINGS)
-
-
-def draw(experiment: str, rows: Sequence[Row], title: str, path: Path) -> None:
-    """Writes an experiment's picture as PNG.
-
-    Args:
-        experiment: one of :data:`FIGURES`.
-        rows: its rows.
-        title: what stands above it.
-        path: the file.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
-    _DRAWINGS[experiment](rows, panels)
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
-    # Without a date or a version in it, the same records give the same bytes.
-    replace_file(
-        path,
-        lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None}),
-    )

@@ -1,4 +1,4 @@
-"""What would fail in every worker is refused before the first one starts."""
+"""Errors that would end every worker are raised before the first one starts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["make_folder", "refuse_early"]
 
 
 def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
-    """Looks at the device, the texts, the folders and the texts of the records in them.
+    """Checks the device, the corpora, the folders, and the corpora of the records in them.
 
     Raises:
-        ValueError: if there is no such device or text, a record is of another text than the one
-            at hand, or a folder cannot be written to.
+        ValueError: if there is no such device or corpus, a record is of another text than the one
+            that the corpus's name stands for now, or a folder cannot be written to.
     """
     from noisin_pyro.training.fit import make_fabric
 
@@ -40,10 +40,10 @@ def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: 
 
 
 def make_folder(folder: Path, option: str = "results") -> None:
-    """Makes a folder, if there is none, and tries whether it can be written to.
+    """Makes a folder, if there is none, and checks that it can be written to.
 
     Raises:
-        ValueError: if it cannot; the option that named it is in the sentence.
+        ValueError: if it cannot; the sentence names the command-line option.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How far a reproduction is, and how long it will take."""
+"""How many runs of a reproduction are done, and how long the others will take."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Tally:
     epochs: float = 0.0
 
     def seconds_left(self, running: Iterable[float], jobs: int) -> float | None:
-        """When all will be done, None before there is a finished run to judge by.
+        """Seconds until all are done, None before there is a finished run to estimate from.
 
         Args:
-            running: how many epochs each running training has behind it.
+            running: the epochs that each running training has done.
             jobs: trainings at a time.
 
         Example:
@@ -50,17 +50,17 @@ class Tally:
 
 def count(rows: Sequence[Recipe], options: Options, results: Path) -> Tally:
     """Counts what is planned and what has a finished record."""
-    found: dict[Path, dict[str, Any] | None] = {}
+    known: dict[Path, dict[str, Any] | None] = {}
     later = 0
     for recipe in rows:
         records = {run.path: run.record() for run in planned(recipe, options, results)}
-        found.update(records)
+        known.update(records)
         if not all(record and record["finished"] for record in records.values()):
             later += len(recipe.points(options)) + options.seeds - 1 - len(records)
-    done = [record for record in found.values() if record and record["finished"]]
+    done = [record for record in known.values() if record and record["finished"]]
     timed = [record for record in done if record["history"]]  # one may diverge in its first epoch
     if not timed:
-        return Tally(len(done), len(found) + later)
+        return Tally(len(done), len(known) + later)
     seconds = mean(record["timing"]["seconds"] for record in timed)
     epochs = mean(len(record["history"]) for record in timed)
-    return Tally(len(done), len(found) + later, seconds, epochs)
+    return Tally(len(done), len(known) + later, seconds, epochs)

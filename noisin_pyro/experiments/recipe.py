@@ -1,11 +1,11 @@
-"""What a row of a table trains: a recipe in YAML that inherits from others."""
+"""What the rows of a table train: a YAML file with its blocks and methods."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -24,11 +24,11 @@ class Options:
     """What a reproduction may change about its recipes.
 
     Args:
-        corpus: another text than the recipe's.
-        data_dir: the folder that holds a published corpus's files, or a folder of its name.
-        epochs: another limit than the recipe's.
-        grid: how many entries of each grid to try.
-        seeds: how many seeds the chosen entry is run with.
+        corpus: another text than the paper's, such as pydoc.
+        data_dir: the folder with the published corpora's files or folders; downloaded if omitted.
+        epochs: another limit than the recipes'.
+        grid: try only this many of each method's hyper-parameters.
+        seeds: seeds of the hyper-parameter with the lowest validation perplexity.
         device: auto, cpu or cuda.
         precision: another precision than 32.
     """
@@ -38,8 +38,8 @@ class Options:
     epochs: int | None = None
     grid: int | None = None
     seeds: int = 3
-    device: str = "auto"
-    precision: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32", "bf16-mixed"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "grid", "seeds"):
@@ -112,17 +112,17 @@ def data_folder(data_dir: str | None, corpus: str) -> str | None:
     """Where a published corpus's files are: ``data_dir``, or its folder of the corpus's name."""
     if data_dir is None:
         return None
-    own = Path(data_dir) / corpus
-    return str(own if own.is_dir() else data_dir)
+    folder = Path(data_dir) / corpus
+    return str(folder if folder.is_dir() else data_dir)
 
 
 def recipes(experiment: str, options: Options = Options()) -> list[Recipe]:
-    """The rows of an experiment, in the order of its table.
+    """The rows of an experiment, in the order of its file.
 
     Args:
         experiment: one of :data:`EXPERIMENTS`.
-        options: of which ``corpus`` counts here. An experiment may bring sizes of its own for a
-            text, in ``_<corpus>.yaml``.
+        options: of which only ``corpus`` matters here. A table may name other sizes for a corpus,
+            under ``on_corpus``.
 
     Raises:
         ValueError: if there is no such experiment.
@@ -135,45 +135,54 @@ def recipes(experiment: str, options: Options = Options()) -> list[Recipe]:
         raise ValueError(
             f"unknown experiment {experiment!r}; the known ones are {', '.join(EXPERIMENTS)}"
         )
-    files = sorted((_FOLDER / experiment).glob("[!_]*.yaml"))
-    return [_on_corpus(_recipe(path), options.corpus) for path in files]
+    return [_on_corpus(recipe, options.corpus) for recipe in _rows(experiment)]
 
 
-def _recipe(path: Path) -> Recipe:
-    held = _read(path)
-    name = path.relative_to(_FOLDER).with_suffix("").as_posix()
+def _rows(experiment: str) -> list[Recipe]:
+    table = _read(experiment)
+    if "rows" in table:  # of other tables, under names of their own
+        return [
+            replace(_find(name), name=f"{experiment}/{row}") for row, name in table["rows"].items()
+        ]
+    return [
+        _recipe(experiment, block, method)
+        for block in table["blocks"]
+        for method in table["methods"]
+    ]
+
+
+def _find(name: str) -> Recipe:
+    return next(recipe for recipe in _rows(name.partition("/")[0]) if recipe.name == name)
+
+
+def _recipe(experiment: str, block: str, method: str) -> Recipe:
+    """A method in a block; a table with a single block names its rows by their methods alone."""
+    table, protocol = _read(experiment), _read("protocol")
+    about_block, about_method = table["blocks"][block], table["methods"][method]
+    config: dict[str, Any] = {}
+    for part in (protocol, about_block, about_method):
+        config.update(part.get("config", {}))
+    row = method if len(table["blocks"]) == 1 else f"{block}-{method}"
     return Recipe(
-        name=name,
-        records=held.get("records", name),
-        method=str(held["method"]),
-        block=held["block"],
-        paper=held.get("paper"),
-        config=held["config"],
-        grid=held["grid"],
-        samples=tuple(held["samples"]),
+        name=f"{experiment}/{row}",
+        records=f"{experiment}/{row}",
+        method=str(about_method["title"]),
+        block=about_block["title"],
+        paper=about_block.get("paper", {}).get(method),
+        config=config,
+        grid=about_method["grid"],
+        samples=tuple(table.get("samples", protocol["samples"])),
     )
 
 
 def _on_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
     if corpus is None or corpus == recipe.corpus:
         return recipe
-    sizes = (_FOLDER / recipe.records).parent / f"_{corpus}.yaml"
-    own = _read(sizes)["config"] if sizes.exists() else {}
-    return replace(recipe, config={**recipe.config, **own, "corpus": corpus}, paper=None)
+    sizes = _read(recipe.records.partition("/")[0]).get("on_corpus", {}).get(corpus, {})
+    return replace(recipe, config={**recipe.config, **sizes, "corpus": corpus}, paper=None)
 
 
 @cache
-def _read(path: Path) -> dict[str, Any]:
-    """A recipe's file on top of what it inherits; ``config`` is merged, all else replaced."""
-    own: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parents = own.pop("inherits", [])
-    merged: dict[str, Any] = {}
-    for part in [*map(_read, _paths(path, parents)), own]:
-        config = {**merged.get("config", {}), **part.get("config", {})}
-        merged = {**merged, **part, "config": config}
-    return merged
-
-
-def _paths(path: Path, parents: str | list[str]) -> list[Path]:
-    names = [parents] if isinstance(parents, str) else parents
-    return [(path.parent / name).resolve() for name in names]
+def _read(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.experiments.figures import FIGURES, draw
+from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
@@ -21,8 +21,9 @@ from noisin_pyro.experiments.tables import (
     details,
     provenance,
 )
+from noisin_pyro.text.atomic import replacing
 from noisin_pyro.text.corpora import load_corpus
-from noisin_pyro.training.checkpoint import replace_file
+from noisin_pyro.training.plots import two_panels
 
 __all__ = ["render", "reproduce"]
 
@@ -70,12 +71,12 @@ def reproduce(
 def render(experiment: str, options: Options, results: Path, *, write: bool = False) -> str:
     """The Markdown of an experiment from its records alone; blocks without any are left out.
 
-    Its parts, an empty line between them: the comparison, a line for each row, hardware and
-    versions, and the command that it is of.
+    Its parts, with an empty line between them: the comparison, a line for each row, hardware and
+    versions, and the command that renders it.
 
     Args:
         experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
-        options: those that it was run with.
+        options: the options that it was run with.
         results: where its records are.
         write: also write ``<corpus>/<experiment>.md`` and its picture there.
 
@@ -92,13 +93,10 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     text = "\n\n".join([first(rows), details(rows), provenance(rows), shown])
     if write:
         place = results / rows[0].recipe.folder
-        make_folder(place)
-        replace_file(
-            place / f"{experiment}.md",
-            lambda part: part.write_text(text + "\n", encoding="utf-8"),
-        )
+        _write(place / f"{experiment}.md", text)
         if experiment in FIGURES:
-            draw(experiment, rows, _title(rows), place / f"{experiment}.png")
+            with two_panels(place / f"{experiment}.png", _title(rows)) as panels:
+                FIGURES[experiment](rows, panels)
     return text
 
 
@@ -126,23 +124,25 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Recipe]:
-    every = {recipe.row: recipe for recipe in recipes(experiment, options)}
+    known = {recipe.row: recipe for recipe in recipes(experiment, options)}
     for row in rows:
-        if row not in every:
+        if row not in known:
             raise ValueError(
-                f"unknown row {row!r} of {experiment}; the known ones are {', '.join(every)}"
+                f"unknown row {row!r} of {experiment}; the known ones are {', '.join(known)}"
             )
-    return [every[row] for row in rows] if rows else list(every.values())
+    return [known[row] for row in rows] if rows else list(known.values())
 
 
 def _table1(options: Options, results: Path) -> str:
     names = [options.corpus] if options.corpus else list(PAPER_CORPORA)
-    found = {
-        name: load_corpus(name, data_folder(options.data_dir, name)).statistics() for name in names
-    }
-    text = corpora(found)
+    loaded = {name: load_corpus(name, data_folder(options.data_dir, name)) for name in names}
+    text = corpora({name: corpus.statistics() for name, corpus in loaded.items()})
     place = results / Path(options.corpus).name if options.corpus else results
-    make_folder(place)
-    target = place / "table1.md"
-    replace_file(target, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    _write(place / "table1.md", text)
     return text
+
+
+def _write(path: Path, text: str) -> None:
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

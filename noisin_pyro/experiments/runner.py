@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from noisin_pyro.experiments.preflight import refuse_early
+from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import Run, due
+from noisin_pyro.experiments.worker import LOCK
 
 __all__ = ["Failure", "run_all"]
 
 POLL = 0.2  # seconds between two looks at the workers
-RETRY = 2.0  # seconds until a run that another process has is tried again
-GRACE = 60.0  # seconds that workers have to save after Ctrl-C
+RETRY = 2.0  # seconds until a run that another reproduction has in hand is tried again
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended without a record, and the last line it left."""
+    """A run that ended without a record, and the last line of its log."""
 
     run: Run
     reason: str
@@ -51,8 +47,8 @@ def run_all(
     """Trains until every run of the rows has a finished record.
 
     The entries of a row's grid come first, then the other seeds of the entry with the lowest
-    validation perplexity. What was cut off resumes from its checkpoint. What another process has in
-    hand is put aside, and tried again until it has its record.
+    validation perplexity. What was cut off resumes from its checkpoint. A run that a worker of
+    another reproduction has in hand is tried again until it has its record.
 
     Args:
         rows: what to run.
@@ -73,7 +69,7 @@ def run_all(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     refuse_early(rows, options, results, work)
     failures: list[Failure] = []
-    active: dict[Path, _Worker] = {}
+    active: dict[Path, Worker] = {}
     tally = count(rows, options, results)
     bar = tqdm(
         desc=title, total=tally.total, initial=tally.done,
@@ -82,167 +78,67 @@ def run_all(
     )  # fmt: skip
     try:
         while True:
-            failed = {failure.run.path for failure in failures}
-            ready = [run for run in due(rows, options, results) if run.path not in failed]
-            waiting = [run for run in ready if run.path not in active]
-            aside = 0
-            for run in waiting:
-                if len(active) == jobs:
-                    break
-                lock = _lock(run, work / run.place)
-                if lock:
-                    active[run.path] = _Worker(run, work / run.place, lock, jobs)
-                else:
-                    aside += 1
+            done = {failure.run.path for failure in failures} | set(active)
+            waiting = [run for run in due(rows, options, results) if run.path not in done]
+            elsewhere = _start(waiting, active, work, jobs)
             tally = count(rows, options, results)
-            _show(bar, tally, list(active.values()), aside, jobs)
+            _show(bar, tally, list(active.values()), elsewhere, jobs)
             if not (active or waiting):
                 return failures
-            until = time.monotonic() + RETRY if aside else math.inf
-            time.sleep(POLL)
+            until = time.monotonic() + (RETRY if elsewhere else math.inf)
             while time.monotonic() < until and all(w.running for w in active.values()):
                 time.sleep(POLL)
-                _show(bar, tally, list(active.values()), aside, jobs)
-            for path, worker in list(active.items()):
-                if not worker.running:
-                    del active[path]
-                    worker.join()
-                    if worker.run.finished:
-                        shutil.rmtree(worker.folder, ignore_errors=True)
-                    else:
-                        failures.append(Failure(worker.run, worker.last_words()))
-                    worker.lock.close()
+                _show(bar, tally, list(active.values()), elsewhere, jobs)
+            failures += _collect(active)
     finally:
         for worker in active.values():
             worker.interrupt()
         for worker in active.values():
             worker.join()
-            worker.lock.close()
         bar.close()
 
 
-def _lock(run: Run, folder: Path) -> IO[str] | None:
-    """The lock on a run's folder; None where another process has it, or has just done the run.
+def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs: int) -> int:
+    """Starts workers while there is room; returns how many runs another reproduction has."""
+    elsewhere = 0
+    for run in waiting:
+        if len(active) == jobs:
+            break
+        if _is_free(run, work / run.place):
+            active[run.path] = Worker(run, work / run.place, jobs)
+        else:
+            elsewhere += 1
+    return elsewhere
 
-    A worker inherits it, so that what a killed reproduction left running keeps it to its end.
+
+def _is_free(run: Run, folder: Path) -> bool:
+    """Whether no worker has the run in hand or has just finished it.
+
+    The worker takes the lock again. Should that of another reproduction be faster, it ends at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = (folder / "lock").open("w")
-    except FileNotFoundError:  # whoever has done the run removed the folder
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    if run.finished:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
-        return None
-    return lock
+        with FileLock(folder / LOCK, timeout=0):
+            if not run.finished:
+                return True
+            shutil.rmtree(folder, ignore_errors=True)
+    except (Timeout, FileNotFoundError):  # a worker has it, or removed its folder just now
+        pass
+    return False
 
 
-@dataclass
-class _Worker:
-    """A process that carries out a run, and what it last said."""
-
-    run: Run
-    folder: Path
-    lock: IO[str]
-    jobs: int
-    report: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        recipe, order = self.run.recipe, self.folder / "order.json"
-        about = {
-            "recipe": recipe.records,
-            "method": recipe.method,
-            "point": self.run.point,
-            "seed": self.run.seed,
-        }
-        config = {k: v for k, v in asdict(self.run.config).items() if k not in ("out", "resume")}
-        target = self.run.path.resolve()
-        text = {
-            "config": config, "record": str(target), "samples": recipe.samples, "about": about
-        }  # fmt: skip
-        order.write_text(json.dumps(text), encoding="utf-8")
-        cores = max(1, (os.cpu_count() or 1) // self.jobs)
-        self.log = self.folder / "log.txt"
-        with self.log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "noisin_pyro.experiments.worker", str(order)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                encoding="utf-8",
-                pass_fds=[self.lock.fileno()],
-                env={"OMP_NUM_THREADS": str(cores), **os.environ},
-                start_new_session=True,  # Ctrl-C reaches it through us, once
-            )
-        assert self.process.stdout is not None
-        self.listener = threading.Thread(
-            target=self._listen, args=(self.process.stdout,), daemon=True
-        )
-        self.listener.start()
-
-    def _listen(self, lines: IO[str]) -> None:
-        with lines:
-            for line in lines:
-                try:
-                    self.report = json.loads(line)
-                except ValueError:  # something else that a library printed
-                    continue
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    @property
-    def stage(self) -> str:
-        """How far it is."""
-        said = self.report
-        if "averaging" in said:
-            return f"averaging {said['averaging']} samples"
-        if not said:
-            return "starting"
-        share = 100 * said["step"] // max(said["steps"], 1)
-        return f"epoch {said['epoch']}, {share} %"
-
-    @property
-    def epochs(self) -> float:
-        """How many it has behind it; infinite once it only measures."""
-        said = self.report
-        if "averaging" in said:
-            return math.inf
-        return said["epoch"] - 1 + said["step"] / max(said["steps"], 1) if said else 0.0
-
-    def interrupt(self) -> None:
-        if self.running:
-            self.process.send_signal(signal.SIGINT)
-
-    def join(self) -> None:
-        try:
-            self.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.listener.join()
-
-    def last_words(self) -> str:
-        """The last line of its log, which for a Python error names it."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        code = self.process.returncode
-        ending = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{said[-1]} ({ending}, {self.log})" if said else f"{ending}, {self.log}"
+def _collect(active: dict[Path, Worker]) -> list[Failure]:
+    """Takes the workers that have ended from the active ones; returns those that failed."""
+    ended = [path for path, worker in active.items() if not worker.running]
+    workers = [active.pop(path) for path in ended]
+    return [Failure(worker.run, worker.last_words()) for worker in workers if worker.failed]
 
 
-def _show(bar: Any, tally: Tally, workers: list[_Worker], aside: int, jobs: int) -> None:
-    """Brings the bar up to date: runs done, when all will be, and where each worker is."""
+def _show(bar: Any, tally: Tally, workers: list[Worker], elsewhere: int, jobs: int) -> None:
+    """Brings the bar up to date: runs done, the time left, and how far each worker is."""
     bar.total, bar.n = tally.total, tally.done
-    stages = [f"{worker.run.name}: {worker.stage}" for worker in workers]
-    text = "; ".join([*stages, f"{aside} in another process"] if aside else stages)
+    parts = [f"{worker.run.name}: {worker.stage}" for worker in workers]
+    text = "; ".join([*parts, f"{elsewhere} in another process"] if elsewhere else parts)
     seconds = tally.seconds_left([worker.epochs for worker in workers], jobs)
     if seconds is not None:
         text = f"about {_duration(seconds)} left; {text}"

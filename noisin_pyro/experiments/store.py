@@ -14,7 +14,7 @@ from noisin_pyro.training.config import FEEDBACK, TrainConfig
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
-#: What a run's numbers do not depend on, or not by intent.
+#: Options that a run's numbers do not depend on, at least not by intent.
 _FREE = {"out", "resume", "tensorboard", "device", "devices", "data_dir"}
 
 
@@ -30,24 +30,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """The name that is displayed."""
         return f"{self.recipe.records} {self.point} seed {self.seed}"
 
     @property
     def place(self) -> Path:
-        """Where it stands below the results, without a suffix.
+        """The path of its record below the results, without a suffix.
 
-        The name ends in a digest of all that sets the run apart from the defaults, so that a run
-        with another limit of epochs, say, has a record of its own.
+        The name ends in a digest of all options that differ from the defaults, so that a run with
+        another limit of epochs, say, has a record of its own.
         """
-        held = {
+        changed = {
             field.name: getattr(self.config, field.name)
             for field in fields(TrainConfig)
             if field.name not in _FREE and getattr(self.config, field.name) != field.default
         }
-        if "noise_to" in held:  # as it was called when the first records were written
-            held["feedback"] = FEEDBACK[held.pop("noise_to")]
-        digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
+        if "noise_to" in changed:  # the name and values that the first records were written with
+            changed["feedback"] = FEEDBACK[changed.pop("noise_to")]
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return (
             Path(self.recipe.folder)
             / self.recipe.records
@@ -56,18 +56,18 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Its record."""
+        """The file of its record."""
         return self.results / f"{self.place}.json"
 
     def record(self) -> dict[str, Any] | None:
-        """What its record holds, None where there is none.
+        """Its record, None where there is none.
 
         Raises:
             ValueError: if the file is no record, or lacks averages that the recipe asks for.
         """
         try:
-            held: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            final = held["finished"] and held["final"]
+            record: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            final = record["finished"] and record["final"]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -79,11 +79,11 @@ class Run:
                     f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
                     f"samples that {self.recipe.name} asks for; delete it to run it again"
                 )
-        return held
+        return record
 
     @property
     def finished(self) -> bool:
-        """Whether it need not be run again."""
+        """Whether its record is complete."""
         record = self.record()
         return record is not None and record["finished"]
 
@@ -98,14 +98,14 @@ def best_point(recipe: Recipe, options: Options, results: Path) -> str | None:
 
     None until all entries have been run, or where all of them diverged.
     """
-    found = {}
+    valid = {}
     for point in recipe.points(options):
         record = run_of(recipe, point, 1, options, results).record()
         if record is None or not record["finished"]:
             return None
         if record["final"]:
-            found[point] = record["final"]["mean_path"]["valid"]
-    return min(found, key=lambda point: found[point], default=None)
+            valid[point] = record["final"]["mean_path"]["valid"]
+    return min(valid, key=lambda point: valid[point], default=None)
 
 
 def planned(recipe: Recipe, options: Options, results: Path) -> list[Run]:
@@ -119,11 +119,13 @@ def planned(recipe: Recipe, options: Options, results: Path) -> list[Run]:
 
 
 def due(rows: Iterable[Recipe], options: Options, results: Path) -> list[Run]:
-    """The runs without a finished record, each once; first seeds first, so that a whole table of
-    them is there early."""
-    found: dict[Path, Run] = {}
+    """The runs without a finished record, each once.
+
+    First seeds come first, so that there is early a table in which every cell has one run.
+    """
+    runs: dict[Path, Run] = {}
     for recipe in rows:
         for run in planned(recipe, options, results):
             if not run.finished:
-                found.setdefault(run.path, run)
-    return sorted(found.values(), key=lambda run: run.seed)
+                runs.setdefault(run.path, run)
+    return sorted(runs.values(), key=lambda run: run.seed)

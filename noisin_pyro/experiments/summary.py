@@ -1,4 +1,4 @@
-"""What the records say of a row: the chosen hyper-parameter, and its figures over seeds."""
+"""A row of a table from its records: the chosen hyper-parameter, and its results over seeds."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from typing import Any
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import best_point, run_of
 
-__all__ = ["Figure", "Row", "summarise_row"]
+__all__ = ["MeanStd", "Row", "summarise_row"]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Mean and sample standard deviation over ``count`` runs."""
+class MeanStd:
+    """Mean and sample standard deviation over ``count`` runs; that of one run is NaN."""
 
     mean: float
-    deviation: float
+    std: float
     count: int
 
     @classmethod
-    def of(cls, values: list[float]) -> Figure | None:
-        """Of nothing, None; the deviation of one run is NaN.
+    def of(cls, values: list[float]) -> MeanStd | None:
+        """Of a list of values, None if it is empty.
 
         Example:
-            >>> str(Figure.of([140.0, 141.0, 142.0])), str(Figure.of([140.0]))
+            >>> str(MeanStd.of([140.0, 141.0, 142.0])), str(MeanStd.of([140.0]))
             ('141.0 ± 1.0', '140.0')
         """
         if not values:
             return None
         return cls(mean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
-    def level_with(self, other: Figure) -> bool:
+    def level_with(self, other: MeanStd) -> bool:
         """Whether the difference is within twice its standard error; never so after one run each.
 
         Example:
-            >>> Figure(48.0, 0.6, 3).level_with(Figure(48.9, 0.6, 3))
+            >>> MeanStd(48.0, 0.6, 3).level_with(MeanStd(48.9, 0.6, 3))
             True
-            >>> Figure(48.0, 0.6, 3).level_with(Figure(49.1, 0.6, 3))
+            >>> MeanStd(48.0, 0.6, 3).level_with(MeanStd(49.1, 0.6, 3))
             False
         """
-        error = math.sqrt(self.deviation**2 / self.count + other.deviation**2 / other.count)
+        error = math.sqrt(self.std**2 / self.count + other.std**2 / other.count)
         return abs(self.mean - other.mean) <= 2 * error
 
     def __str__(self) -> str:
-        spread = "" if math.isnan(self.deviation) else f" ± {self.deviation:.1f}"
+        spread = "" if math.isnan(self.std) else f" ± {self.std:.1f}"
         return f"{self.mean:.1f}{spread}"
 
 
@@ -69,13 +69,13 @@ class Row:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Those of the seeds that came to figures."""
-        return [held for held in self.seeds if held and held["finished"] and held["final"]]
+        """The finished ones of the seeds, but for those that diverged."""
+        return [r for r in self.seeds if r and r["finished"] and r["final"]]
 
     @property
     def diverged(self) -> int:
         """How many of the seeds diverged."""
-        return sum(bool(held and held["diverged"]) for held in self.seeds)
+        return sum(bool(record and record["diverged"]) for record in self.seeds)
 
     @property
     def missing(self) -> int:
@@ -85,7 +85,7 @@ class Row:
     @property
     def hopeless(self) -> bool:
         """Whether every entry of the grid diverged."""
-        return all(held and held["diverged"] for held in self.grid.values())
+        return all(record and record["diverged"] for record in self.grid.values())
 
     @property
     def complete(self) -> bool:
@@ -94,30 +94,25 @@ class Row:
 
     @property
     def shortfall(self) -> str:
-        """Which of the seeds are not in :meth:`figure`; empty if all are."""
+        """The seeds that :meth:`perplexity` lacks, in words; empty if it lacks none."""
         parts = [f"{len(self.records)} of {len(self.seeds)} seeds"] if self.missing else []
         parts += [f"{self.diverged} of {len(self.seeds)} diverged"] if self.diverged else []
         return ", ".join(parts)
 
-    def figure(self, split: str, samples: int = 0) -> Figure | None:
+    def perplexity(self, split: str, samples: int = 0) -> MeanStd | None:
         """Perplexity on the mean path, or averaged over a number of samples."""
-        values = [held[split] for held in map(_final(samples), self.records) if held]
-        return Figure.of([value for value in values if value is not None])
+        results = [
+            result
+            for record in self.records
+            for result in [record["final"]["mean_path"], *record["final"]["averaged"]]
+            if result["samples"] == samples
+        ]
+        return MeanStd.of([r[split] for r in results if r[split] is not None])
 
     @property
-    def minutes(self) -> Figure | None:
-        """Of training a run, over all its epochs, however often it was cut off."""
-        return Figure.of([record["timing"]["seconds"] / 60 for record in self.records])
-
-
-def _final(samples: int) -> Any:
-    def held(record: dict[str, Any]) -> dict[str, Any] | None:
-        final = record["final"]
-        if not samples:
-            return final["mean_path"]  # type: ignore[no-any-return]
-        return next((part for part in final["averaged"] if part["samples"] == samples), None)
-
-    return held
+    def minutes(self) -> MeanStd | None:
+        """Minutes of training, over all epochs of a run, however often it was cut off."""
+        return MeanStd.of([record["timing"]["seconds"] / 60 for record in self.records])
 
 
 def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:

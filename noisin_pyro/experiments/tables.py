@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from noisin_pyro.experiments.summary import Figure, Row
+from noisin_pyro.experiments.markdown import markdown_table
+from noisin_pyro.experiments.summary import MeanStd, Row
 
-__all__ = ["averages", "comparison", "corpora", "details", "provenance"]
+__all__ = ["PAPER_CORPORA", "averages", "comparison", "corpora", "details", "provenance"]
 
-_ORDER = ("NOISIN", "NOISIN*", "Dropout", "None")
+#: The columns of the paper's Table 2; other methods follow them.
+_METHODS = ("NOISIN", "NOISIN*", "Dropout", "None")
 
 #: Table 1 of the paper: tokens of each split, vocabulary and out-of-vocabulary rate.
 PAPER_CORPORA = {
@@ -30,78 +33,73 @@ def comparison(rows: Sequence[Row]) -> str:
     seeds it lacks, then the paper's value in brackets. Bold is the lowest of a line and what is
     level with it: within twice the standard error of the difference.
     """
-    methods = sorted({row.recipe.method for row in rows}, key=_method_order)
-    blocks = list(dict.fromkeys(row.recipe.block for row in rows))
-    lines = [_line(["", *methods, "lowest"]), _line(["---"] * (len(methods) + 2))]
-    for block in sorted(blocks):
-        held = {row.recipe.method: row for row in rows if row.recipe.block == block}
-        figures = {m: row.figure("test") for m, row in held.items()}
-        best = _best({method: figure for method, figure in figures.items() if figure})
-        complete = all(method in held and held[method].complete for method in methods)
+    methods = sorted({row.recipe.method for row in rows}, key=_method_rank)
+    lines = []
+    for block in sorted({row.recipe.block for row in rows}):
+        by_method = {row.recipe.method: row for row in rows if row.recipe.block == block}
+        lowest = _lowest(by_method)
+        complete = all(method in by_method and by_method[method].complete for method in methods)
         cells = []
         for method in methods:
-            text = _cell(held[method], bold=method in best) if method in held else "–"
-            paper = held[method].recipe.paper if method in held else None
-            cells.append(text + (f" ({paper})" if paper else ""))
-        lowest = ", ".join(best) or "–"
-        lines.append(_line([block, *cells, lowest if complete else "not all run"]))
-    return "\n".join(lines)
+            row = by_method.get(method)
+            paper = f" ({row.recipe.paper})" if row and row.recipe.paper else ""
+            cells.append((_cell(row, bold=method in lowest) if row else "–") + paper)
+        last = (", ".join(lowest) or "–") if complete else "not all run"
+        lines.append([block, *cells, last])
+    return markdown_table(["", *methods, "lowest"], lines)
 
 
 def _cell(row: Row, samples: int = 0, bold: bool = False) -> str:
     """Test perplexity, and which seeds it lacks."""
-    figure = row.figure("test", samples)
-    if figure is None:
+    value = row.perplexity("test", samples)
+    if value is None:
         return "diverged" if row.hopeless else "–"
-    text = f"**{figure}**" if bold else str(figure)
+    text = f"**{value}**" if bold else str(value)
     return f"{text} ({row.shortfall})" if row.shortfall else text
 
 
-def _best(figures: dict[str, Figure]) -> list[str]:
-    """The lowest and what is level with it, in order; nobody wins alone."""
-    order = sorted(figures, key=lambda method: figures[method].mean)
-    if len(order) < 2:
+def _lowest(rows: dict[str, Row]) -> list[str]:
+    """The method with the lowest perplexity and those level with it; none if there is only one."""
+    values: dict[str, MeanStd] = {}
+    for method, row in rows.items():
+        value = row.perplexity("test")
+        if value is not None:
+            values[method] = value
+    if len(values) < 2:
         return []
-    first = figures[order[0]]
-    return order[:1] + [method for method in order[1:] if figures[method].level_with(first)]
+    first, *others = sorted(values, key=lambda method: values[method].mean)
+    return [first, *(method for method in others if values[method].level_with(values[first]))]
 
 
 def details(rows: Sequence[Row]) -> str:
-    """A line for each row: what was tried, what was chosen, and what it gave."""
+    """A line for each row: what was tried, what was chosen, and the result."""
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
     head += ["best epoch", "minutes of training", "grid: validation perplexity of its first seed"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for row in sorted(rows, key=lambda row: (row.recipe.block, _method_order(row.recipe.method))):
-        epochs = ", ".join(f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)
-        lines.append(
-            _line(
-                [
-                    row.recipe.block,
-                    row.recipe.method,
-                    row.point or "–",
-                    row.shortfall or str(len(row.records)),
-                    str(row.figure("valid") or "–"),
-                    str(row.figure("test") or "–"),
-                    *(str(row.figure("test", count) or "–") for count in samples),
-                    epochs or "–",
-                    str(row.minutes or "–"),
-                    "; ".join(f"{point} {_valid(held)}" for point, held in row.grid.items()),
-                ]
-            )
-        )
-    return "\n".join(lines)
+    lines = []
+    for row in sorted(rows, key=lambda row: (row.recipe.block, _method_rank(row.recipe.method))):
+        epochs = (f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)
+        over_samples = (row.perplexity("test", count) for count in samples)
+        cells = [
+            row.point,
+            row.shortfall or len(row.records),
+            *(row.perplexity("valid"), row.perplexity("test"), *over_samples),
+            *(", ".join(epochs), row.minutes),
+        ]
+        grid = "; ".join(f"{point} {_valid(record)}" for point, record in row.grid.items())
+        texts = ("–" if cell in (None, "") else str(cell) for cell in cells)
+        lines.append([row.recipe.block, row.recipe.method, *texts, grid])
+    return markdown_table(head, lines)
 
 
 def averages(rows: Sequence[Row]) -> str:
     """Test perplexity by the number of noisy RNNs averaged over, beside the mean path."""
     counts = sorted({count for row in rows for count in row.recipe.samples})
     head = ["test perplexity", *(f"S = {count}" for count in counts), "mean path"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for row in rows:
-        lines.append(_line([row.recipe.method, *(_cell(row, count) for count in [*counts, 0])]))
-    return "\n".join(lines)
+    return markdown_table(
+        head, [[row.recipe.method, *(_cell(row, count) for count in [*counts, 0])] for row in rows]
+    )
 
 
 def _valid(record: dict[str, Any] | None) -> str:
@@ -117,45 +115,44 @@ def _valid(record: dict[str, Any] | None) -> str:
 
 def provenance(rows: Sequence[Row]) -> str:
     """Hardware, versions and commits of the records, a line for each distinct set."""
-    found: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for row in rows:
-        every = {id(r): r for r in [*row.seeds, *row.grid.values()] if r}
-        for record in every.values():
+        records = {id(r): r for r in [*row.seeds, *row.grid.values()] if r}  # each once
+        for record in records.values():
             versions, hardware = record["versions"], record["hardware"]
             device = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} thread"
-            text = (
+            counts[
                 f"{device}, {record['config']['precision']} precision, torch {versions['torch']}, "
                 f"Pyro {versions['pyro-ppl']}, commit {(versions['commit'] or 'unknown')[:9]}"
-            )
-            found[text] = found.get(text, 0) + 1
-    return "\n".join(f"- {text}: {count} records" for text, count in found.items())
+            ] += 1
+    return "\n".join(f"- {text}: {count} records" for text, count in counts.items())
 
 
-def corpora(found: dict[str, dict[str, Any]]) -> str:
-    """The paper's Table 1 beside the statistics of the texts at hand."""
-    head = ["", *(f"{name} ({whose})" for name in found for whose in ("here", "paper"))]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for key, title in (
-        ("train", "tokens, train"),
-        ("valid", "tokens, valid"),
-        ("test", "tokens, test"),
-        ("vocabulary", "vocabulary"),
-        ("oov_rate", "OoV rate"),
-    ):
-        cells = []
-        for name, figures in found.items():
-            for held in (figures, PAPER_CORPORA.get(name, {})):
-                value = held.get(key)
-                rate = key == "oov_rate"
-                text = "–" if value is None else f"{value:.1%}" if rate else f"{value:,}"
-                cells.append(text)
-        lines.append(_line([title, *cells]))
-    return "\n".join(lines)
+def corpora(statistics: dict[str, dict[str, Any]]) -> str:
+    """The paper's Table 1 beside the statistics of the corpora, by their names."""
+    columns = [(s, PAPER_CORPORA.get(name, {})) for name, s in statistics.items()]
+    head = ["", *(f"{name} ({source})" for name in statistics for source in ("here", "paper"))]
+    titles = {
+        "train": "tokens, train",
+        "valid": "tokens, valid",
+        "test": "tokens, test",
+        "vocabulary": "vocabulary",
+        "oov_rate": "OoV rate",
+    }
+    return markdown_table(
+        head,
+        [
+            [title, *(_statistic(values.get(key)) for pair in columns for values in pair)]
+            for key, title in titles.items()
+        ],
+    )
 
 
-def _method_order(method: str) -> tuple[int, str]:
-    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), method)
+def _statistic(value: int | float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _method_rank(method: str) -> tuple[int, str]:
+    return (_METHODS.index(method) if method in _METHODS else len(_METHODS), method)

@@ -17,9 +17,9 @@ def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor
         tokens: Token ids with shape (N,).
         batch_size: B, the number of streams.
         overlap: Whether a stream starts with the last token of the one before it. Without it, the
-            default and the custom in training, the first token of every stream is predicted by
-            nobody. With it every token but the first is predicted exactly once (up to the fewer
-            than B at the end), which is what an evaluation should count.
+            default and the custom in training, the first token of each stream is never a target.
+            With it every token but the first is a target exactly once (up to the fewer than B at
+            the end), which is what an evaluation should count.
 
     Returns:
         A tensor with shape (N // B, B), column b holding tokens b N//B to (b+1) N//B - 1. With
@@ -82,7 +82,7 @@ def window_count(stream: Tensor, unroll: int) -> int:
 
 
 def windows(stream: Tensor, unroll: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Walks down the streams window by window; each target, a row further on, comes once.
+    """Yields the inputs and targets of each window; every row but the first is a target once.
 
     Args:
         stream: Token ids with shape (L, B), from `streams`.

@@ -15,6 +15,7 @@ from torch import Tensor
 from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.sites import own_store
 from noisin_pyro.text.batching import streams, windows
+from noisin_pyro.text.perplexity import perplexity
 
 __all__ = ["Evaluation", "evaluate", "evaluating"]
 
@@ -30,7 +31,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(nats per token), infinite where that overflows."""
-        return math.exp(self.nats) if self.nats < 709 else math.inf
+        return perplexity(self.nats)
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.nn.registry import build_rnn
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.families import FAMILIES, family
 from noisin_pyro.noise.spread import Learned, per_layer
@@ -38,9 +38,9 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
             known = ", ".join(["none", *FAMILIES])
             raise ValueError(f"unknown noise {noise!r}; the known ones are {known}")
         return family(noise, config.injection, spread)
-    wanted: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
-    arguments: dict[str, Any] = wanted.get("init_args", {})
-    module, _, name = str(wanted.get("class_path", "")).rpartition(".")
+    spec: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
+    arguments: dict[str, Any] = spec.get("init_args", {})
+    module, _, name = str(spec.get("class_path", "")).rpartition(".")
     try:
         base = getattr(importlib.import_module(module), name)(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -70,17 +70,9 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "tied": bool(rate) or config.tied,
         "dropout": (rate or config.dropout_layers) if config.layers > 1 else 0.0,
     }
-    sizes = (config.embedding_size, config.hidden_size, config.layers)
-    rnn: NoisyLSTM | NoisyGRU | NoisyRNN
-    if config.cell == "lstm":
-        rnn = NoisyLSTM(*sizes, **options)
-    elif config.cell == "gru":
-        rnn = NoisyGRU(*sizes, **options)
-    else:
-        rnn = NoisyRNN(*sizes, nonlinearity=config.cell.removeprefix("rnn_"), **options)  # type: ignore[arg-type]
     return LanguageModel(
         vocab_size,
-        rnn,
+        build_rnn(config.cell, config.embedding_size, config.hidden_size, config.layers, **options),
         tied_weights=config.tied_weights,
         dropout_words=rate or config.dropout_words,
         dropout_input=rate or config.dropout_input,
@@ -100,19 +92,19 @@ def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int)
 
 @contextmanager
 def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Puts ASGD's averages in the place of the weights for a while; other optimizers keep none."""
-    held = [
+    """Replaces the weights by ASGD's averages in a block; other optimizers keep none."""
+    averaged = [
         (parameter, parameter.detach().clone(), optimizer.state[parameter]["ax"])
         for group in optimizer.param_groups
         for parameter in group["params"]
         if "ax" in optimizer.state.get(parameter, {})
     ]
     with torch.no_grad():
-        for parameter, _, average in held:
+        for parameter, _, average in averaged:
             parameter.copy_(average)
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, weight, _ in held:
+            for parameter, weight, _ in averaged:
                 parameter.copy_(weight)

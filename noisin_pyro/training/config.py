@@ -1,11 +1,13 @@
-"""What a training run is: one flat, frozen configuration. Imports nothing heavy."""
+"""The configuration of a training run: one flat, frozen dataclass. It imports no torch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+
+from noisin_pyro.nn.registry import RNNS
 
 __all__ = ["Schedule", "TrainConfig"]
 
@@ -13,7 +15,8 @@ __all__ = ["Schedule", "TrainConfig"]
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
 
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
-Cell = Literal["rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru"]
+#: The values of ``--cell``.
+Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Schedule:
         )
 
     def factor(self, epoch: int, worsened: bool) -> float:
-        """What the learning rate is multiplied by after ``epoch`` (1, 2, ...)."""
+        """The factor of the learning rate after ``epoch`` (1, 2, ...)."""
         if self.kind == "halve-after" and epoch >= self.value:
             return 0.5
         if self.kind == "divide-when-worse" and worsened:
@@ -153,7 +156,7 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
         self._require(
             "variational_dropout",
-            not self.variational_dropout or self._leaves_room(),
+            not self.variational_dropout or self._no_other_noise(),
             "be 0 unless noise is none, learn_spread false, noise_to both, tied false and every "
             "other dropout 0, whose places it takes",
         )
@@ -180,10 +183,10 @@ class TrainConfig:
         if not holds:
             raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
 
-    def _leaves_room(self) -> bool:
-        free = self.noise == "none" and not self.learn_spread
-        free = free and self.noise_to == "both" and not self.tied
-        return free and not any(getattr(self, name) for name in DROPOUTS)
+    def _no_other_noise(self) -> bool:
+        plain = (self.noise, self.learn_spread, self.noise_to, self.tied)
+        dropouts = any(getattr(self, name) for name in DROPOUTS)
+        return plain == ("none", False, "both", False) and not dropouts
 
     @property
     def deterministic(self) -> bool:
@@ -191,13 +194,13 @@ class TrainConfig:
         return self.noise == "none" and not self.variational_dropout
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-        """What separates two configurations, but for fields a resumed run may change."""
+        """The fields in which two configurations differ, but for those a resumed run may change."""
         free = {"out", "resume", "tensorboard", "epochs", "patience", "device", "data_dir"}
-        mine, theirs = asdict(self), asdict(other)
+        theirs = asdict(other)
         return {
-            field.name: (mine[field.name], theirs[field.name])
-            for field in fields(self)
-            if field.name not in free and mine[field.name] != theirs[field.name]
+            name: (value, theirs[name])
+            for name, value in asdict(self).items()
+            if name not in free and value != theirs[name]
         }
 
     def save(self, path: Path) -> None:
@@ -216,8 +219,8 @@ class TrainConfig:
         """
         values = dict(values)
         if "feedback" in values:
-            before = values.pop("feedback")
-            values["noise_to"] = next(new for new, old in FEEDBACK.items() if old == before)
+            old = values.pop("feedback")
+            values["noise_to"] = next(name for name, value in FEEDBACK.items() if value == old)
         return cls(**values)
 
     @classmethod

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.loop import Progress, Trainer
+from noisin_pyro.training.loop import Trainer
+from noisin_pyro.training.progress import ProgressBar
 
-__all__ = ["fit_model", "make_fabric", "measure", "summarise"]
+__all__ = ["fit_model", "make_fabric", "measure"]
 
 
 def make_fabric(config: TrainConfig, loggers: Sequence[Any] = ()) -> Fabric:
@@ -45,21 +45,14 @@ def fit_model(
     corpus: Corpus,
     folder: Path,
     label: str,
-    *,
-    checkpoint_seconds: float = 60.0,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
-    on_steps: Callable[[Progress, int], None] | None = None,
+    **options: Any,
 ) -> LanguageModel:
     """Trains a model to its end, from its last checkpoint if there is one.
 
     Args:
-        fabric: a launched Fabric.
-        config: what to train.
-        corpus: its text.
-        folder: where its checkpoints are.
-        label: what the progress bar calls it.
-        checkpoint_seconds: seconds of training between two checkpoints within an epoch.
-        on_epoch, on_steps: see :class:`~noisin_pyro.training.loop.Trainer`.
+        fabric, config, corpus, folder, label, options: as of
+            :class:`~noisin_pyro.training.loop.Trainer`, but that ``on_steps`` is a progress bar
+            by default.
 
     Returns:
         The model with the weights of its best epoch.
@@ -67,19 +60,10 @@ def fit_model(
     Raises:
         Interrupted, FloatingPointError, ValueError: as :meth:`Trainer.fit` does.
     """
-    with seeded(config.seed):
+    with seeded(config.seed), closing(ProgressBar()) as bar:
         model = build_model(config, len(corpus.vocabulary))
-        trainer = Trainer(
-            fabric,
-            config,
-            model,
-            corpus,
-            folder,
-            label,
-            checkpoint_seconds,
-            on_epoch,
-            on_steps,
-        )
+        options = {"on_steps": bar, **options}
+        trainer = Trainer(fabric, config, model, corpus, folder, label, **options)
         trainer.fit()
         trainer.load_best()
     return model
@@ -94,41 +78,9 @@ def measure(
     return {**{name: fit.perplexity for name, fit in fits.items()}, "samples": samples}
 
 
-def summarise(progress: Progress, corpus: Corpus, batch_size: int) -> dict[str, Any]:
-    """What a record says of a training: every epoch, the best of them, and the time they took."""
-    tokens = (len(corpus.train) // batch_size - 1) * batch_size
-    seconds = [row["seconds"] for row in progress.history]
-    best = min(progress.history, key=lambda row: row["valid"], default={"epoch": 0})
-    return {
-        "history": [
-            {
-                "epoch": row["epoch"],
-                "train_nats": row["train"],
-                "train_perplexity": _exp(row["train"]),
-                "valid_nats": row["valid"],
-                "valid_perplexity": _exp(row["valid"]),
-                "spread": row["spread"],
-                "learning_rate": row["learning_rate"],
-            }
-            for row in progress.history
-        ],
-        "best_epoch": best["epoch"],
-        "finished": progress.finished,
-        "timing": {
-            "seconds": sum(seconds),
-            "tokens_per_second": tokens * len(seconds) / max(sum(seconds), 1e-9),
-            "epochs": [{"seconds": s, "tokens_per_second": tokens / max(s, 1e-9)} for s in seconds],
-        },
-    }
-
-
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 709 else math.inf
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A random state and a parameter store of one's own."""
+    """Isolates torch's random state, seeded, and Pyro's param store."""
     with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
         torch.manual_seed(seed)
         yield

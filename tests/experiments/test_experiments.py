@@ -189,7 +189,10 @@ def test_the_choice_is_made_on_validation_and_only_once_the_grid_is_done(tmp_pat
     fake(left[1], valid=142, test=147)
     assert due([recipe], options, tmp_path) == []
     row = summarise_row(recipe, options, tmp_path)
-    assert str(row.figure("test")) == "146.0 ± 1.0" and str(row.figure("test", 16)) == "147.0 ± 1.0"
+    assert (
+        str(row.perplexity("test")) == "146.0 ± 1.0"
+        and str(row.perplexity("test", 16)) == "147.0 ± 1.0"
+    )
 
 
 def test_first_seeds_come_first(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from noisin_pyro.experiments.recipe import Options, Recipe, recipes
 from noisin_pyro.experiments.runner import run_all
@@ -157,14 +157,15 @@ def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path) -> No
     (work / held.place).mkdir(parents=True)
     log = work / held.place / "log.txt"
     log.write_text("another's")
-    with ThreadPoolExecutor(1) as pool, (work / held.place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(work / held.place / "lock")
+    with ThreadPoolExecutor(1) as pool:
+        lock.acquire()
         running = pool.submit(run_all, together, wanted, results=results, work=work, jobs=1)
         deadline = time.monotonic() + 120
         while not free.finished and time.monotonic() < deadline:
             time.sleep(0.1)
         told = free.finished, held.record(), log.read_text(), running.done()
-        fcntl.flock(lock, fcntl.LOCK_UN)
+        lock.release()
         assert running.result(timeout=120) == []
     assert told == (True, None, "another's", False)
     assert due(together, wanted, results) == []

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from noisin_pyro.training.build import averaged_weights, build_model, build_noise, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import Schedule, TrainConfig
-from noisin_pyro.training.loop import Interrupted, Trainer
-from noisin_pyro.training.run import load_run, train
+from noisin_pyro.training.folder import load_run
+from noisin_pyro.training.interrupt import Interrupted
+from noisin_pyro.training.loop import Trainer
+from noisin_pyro.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ def read_text(path: Path, sha256: str | None = None) -> str:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path")
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, found):
+    actual = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, actual):
         raise ValueError(
-            f"{path} has SHA-256 {found}, but the published file has {sha256}; "
+            f"{path} has SHA-256 {actual}, but the published file has {sha256}; "
             "fetch it again, or to use this text as it is, give its folder as the corpus"
         )
     if b"\0" in data:
@@ -57,12 +57,12 @@ def find_splits(folder: Path, names: Sequence[Sequence[str]]) -> list[Path]:
     if not folder.is_dir():
         wanted = ", ".join(usual for usual, *_ in names)
         raise ValueError(f"{folder} is not a folder; give the folder that holds {wanted}")
-    found = [[folder / name for name in split if (folder / name).is_file()] for split in names]
-    missing = [split for split, paths in zip(names, found, strict=True) if not paths]
+    candidates = [[folder / name for name in split if (folder / name).is_file()] for split in names]
+    missing = [split for split, paths in zip(names, candidates, strict=True) if not paths]
     if missing:
         wanted = ", ".join(" or ".join(split) for split in missing)
         raise ValueError(f"{folder} lacks {wanted}; train, valid and test must all be there")
-    return [paths[0] for paths in found]
+    return [paths[0] for paths in candidates]
 
 
 def cut_lines(text: str) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
 from noisin_pyro.text.corpora.vocabulary import EOS, Vocabulary
+from noisin_pyro.text.perplexity import perplexity
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class HiddenMarkovLanguage:
             symbols: Symbols with shape (N,), N at least 2, the first of which starts a sentence.
         """
         log_prob = self.log_prob(symbols) - self.log_prob(symbols[:1])
-        return math.exp(-log_prob.item() / (len(symbols) - 1))
+        return perplexity(-log_prob.item() / (len(symbols) - 1))
 
     def over(self, vocabulary: Vocabulary, words: list[str]) -> HiddenMarkovLanguage:
         """The same language with token ids for symbols; symbols of one id are merged.

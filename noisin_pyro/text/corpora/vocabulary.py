@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noisin_pyro.text.atomic import replacing
 from noisin_pyro.text.corpora.files import read_text
 
 UNK = "<unk>"
@@ -21,7 +21,7 @@ EOS = "<eos>"
 
 @dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """The words a model knows; a word's id is its place among them.
+    """The words a model knows; a word's id is its position among them.
 
     `Vocabulary.build` orders words by falling frequency, ties alphabetically, so that one text
     always gives one vocabulary.
@@ -98,8 +98,8 @@ class Vocabulary:
         if isinstance(words, str):
             raise TypeError(f"encode takes a list of words, got the string {words!r}; split it")
         ids, unknown = self.ids, self.ids[UNK]
-        found = np.fromiter((ids.get(word, unknown) for word in words), dtype=np.int64)
-        return torch.from_numpy(found)
+        array = np.fromiter((ids.get(word, unknown) for word in words), dtype=np.int64)
+        return torch.from_numpy(array)
 
     def decode(self, ids: Tensor | Iterable[int]) -> list[str]:
         """Spells out ids.
@@ -120,14 +120,9 @@ class Vocabulary:
         return [self.words[index] for index in indices]
 
     def save(self, path: str | Path) -> None:
-        """Writes one word per line, to a temporary name that is then renamed to `path`."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp")
-        try:
+        """Writes one word per line; `path` is never half-written."""
+        with replacing(Path(path)) as temporary:
             temporary.write_bytes("".join(f"{word}\n" for word in self.words).encode())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:

@@ -1,0 +1,65 @@
+"""What a worker does: train, measure and record one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.text.corpora import load_corpus
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.fit import fit_model, make_fabric, measure
+from noisin_pyro.training.progress import Progress, Status
+from noisin_pyro.training.record import describe_training, new_record, write_record
+
+__all__ = ["run"]
+
+OMIT = ("out", "resume", "tensorboard", "data_dir")  # of the configuration, in the record
+
+
+def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
+    """Trains, measures and records.
+
+    Args:
+        job: ``config``, ``record`` (the file to write), ``samples`` and, in ``about``, further
+            entries of the record.
+        folder: where checkpoints are.
+        report: called with ``epoch``, ``step`` and ``steps`` while training, and with
+            ``averaging``, the number of samples, while measuring.
+    """
+    target = Path(job["record"])
+    start = time.monotonic()
+    config = TrainConfig(**job["config"])
+    corpus = load_corpus(config.corpus, config.data_dir)
+    fabric = make_fabric(config)
+    fabric.launch()
+    record = new_record(config, corpus, OMIT, **job["about"], final=None, diverged=None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    latest = Progress()
+
+    def write(progress: Progress, finished: bool = False) -> None:
+        nonlocal latest
+        latest = progress
+        if progress.history or finished:
+            record.update(describe_training(progress, corpus, config.batch_size))
+            record["finished"] = finished
+            write_record(target, record)
+
+    def on_steps(status: Status) -> None:
+        report({"epoch": status.epoch, "step": status.step, "steps": status.steps})
+
+    try:
+        model = fit_model(fabric, config, corpus, folder, "run", on_epoch=write, on_steps=on_steps)
+    except FloatingPointError as error:  # a result, which another attempt would repeat
+        record["diverged"] = str(error).split(";")[0]
+    else:
+        splits = {"valid": corpus.valid, "test": corpus.test}
+        averaged = []
+        for samples in job["samples"] if not config.deterministic else ():
+            report({"averaging": samples})
+            averaged.append(measure(model, splits, samples, config.seed))
+        mean_path = measure(model, splits, 0, config.seed)
+        record["final"] = {"mean_path": mean_path, "averaged": averaged}
+    record["wall_seconds"] = time.monotonic() - start  # since the last resume
+    write(latest, finished=True)

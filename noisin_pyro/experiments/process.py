@@ -1,0 +1,123 @@
+"""A worker as the reproduction that started it sees it: its progress, its end, its last words."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.experiments.store import Run
+from noisin_pyro.experiments.worker import BUSY, PROGRESS
+from noisin_pyro.text.atomic import replacing
+
+__all__ = ["Worker"]
+
+GRACE = 60.0  # seconds that a worker has to save after Ctrl-C
+
+
+class Worker:
+    """A process that carries out a run.
+
+    Args:
+        run: the run.
+        folder: where its job, checkpoints, progress and log are.
+        jobs: how many workers share the cores.
+    """
+
+    def __init__(self, run: Run, folder: Path, jobs: int) -> None:
+        self.run, self.folder, self.log = run, folder, folder / "log.txt"
+        (folder / PROGRESS).unlink(missing_ok=True)
+        with replacing(folder / "job.json") as temporary:
+            temporary.write_text(json.dumps(_job(run)), encoding="utf-8")
+        cores = max(1, (os.cpu_count() or 1) // jobs)
+        with self.log.open("a", encoding="utf-8") as log:  # another worker may be writing to it
+            self._log_start = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "noisin_pyro.experiments.worker", str(folder / "job.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"OMP_NUM_THREADS": str(cores), **os.environ},
+                start_new_session=True,  # Ctrl-C is passed on to it by `interrupt`, once
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without a finished record, and no other worker has the run."""
+        return self.process.returncode != BUSY and not self.run.finished
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The latest progress that it wrote; empty before the first."""
+        try:
+            progress: dict[str, Any] = json.loads((self.folder / PROGRESS).read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        return progress
+
+    @property
+    def stage(self) -> str:
+        """How far it is, in words."""
+        progress = self.progress
+        if not progress:
+            return "starting"
+        if "averaging" in progress:
+            return f"averaging {progress['averaging']} samples"
+        share = 100 * progress["step"] // max(progress["steps"], 1)
+        return f"epoch {progress['epoch']}, {share} %"
+
+    @property
+    def epochs(self) -> float:
+        """How many epochs it has done; infinite once it only measures."""
+        progress = self.progress
+        if "averaging" in progress:
+            return math.inf
+        if not progress:
+            return 0.0
+        return float(progress["epoch"] - 1 + progress["step"] / max(progress["steps"], 1))
+
+    def interrupt(self) -> None:
+        """Asks it to save a checkpoint and to end."""
+        if self.running:
+            self.process.send_signal(signal.SIGINT)
+
+    def join(self) -> None:
+        """Waits for its end, which it is given some time for."""
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_words(self) -> str:
+        """The last line of its log, which for a Python error names it, and how it ended."""
+        text = self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
+        code = self.process.returncode
+        ending = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        if not text:
+            return f"{ending}, {self.log}"
+        return f"{text.splitlines()[-1].strip()} ({ending}, {self.log})"
+
+
+def _job(run: Run) -> dict[str, Any]:
+    config = {k: v for k, v in asdict(run.config).items() if k not in ("out", "resume")}
+    about = {
+        "recipe": run.recipe.records,
+        "method": run.recipe.method,
+        "point": run.point,
+        "seed": run.seed,
+    }
+    samples = run.recipe.samples
+    return {
+        "config": config, "record": str(run.path.resolve()), "samples": samples, "about": about
+    }  # fmt: skip

@@ -1,0 +1,56 @@
+"""The noisy RNNs by the names of the command line; nothing here imports torch early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+__all__ = ["RNNS", "build_rnn"]
+
+
+class Entry(NamedTuple):
+    """Where a class is, and the arguments that make it this RNN."""
+
+    module: str
+    kind: str
+    arguments: Mapping[str, Any]
+
+
+def _elman(nonlinearity: str) -> Entry:
+    return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity})
+
+
+#: By name; a new RNN is a line here.
+RNNS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "rnn_tanh": _elman("tanh"),
+        "rnn_relu": _elman("relu"),
+        "rnn_sigmoid": _elman("sigmoid"),
+        "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}),
+        "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}),
+    }
+)
+
+
+def build_rnn(name: str, *sizes: int, **options: Any) -> Any:
+    """A noisy RNN by its name.
+
+    Args:
+        name: one of :data:`RNNS`.
+        *sizes: input size, hidden size and number of layers.
+        **options: the other arguments of its class.
+
+    Raises:
+        ValueError: if the name is unknown, or as the class does.
+
+    Example:
+        >>> build_rnn("rnn_sigmoid", 3, 5, 1).nonlinearity
+        'sigmoid'
+    """
+    if name not in RNNS:
+        raise ValueError(f"unknown cell {name!r}; the known ones are {', '.join(RNNS)}")
+    entry = RNNS[name]
+    kind = getattr(import_module(entry.module), entry.kind)
+    return kind(*sizes, **entry.arguments, **options)

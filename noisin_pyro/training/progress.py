@@ -1,0 +1,113 @@
+"""Where a training stands: the part of a checkpoint that is not tensors, and what is displayed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from noisin_pyro.text.perplexity import perplexity
+
+__all__ = ["OnSteps", "Progress", "ProgressBar", "Status"]
+
+
+@dataclass
+class Progress:
+    """Counters of a training; with the weights and random states, all that a resume needs.
+
+    Args:
+        epoch: the current epoch, counted from 1.
+        step: the steps done in it.
+        nats: the sum of their losses in nats.
+        tokens: the number of their targets.
+        best: the lowest validation loss so far, in nats per token.
+        since_best: epochs since then.
+        seconds: time spent on the current epoch.
+        finished: whether the training is over.
+        history: a row for each finished epoch; losses are in nats per token.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    nats: float = 0.0
+    tokens: int = 0
+    best: float = math.inf
+    since_best: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a training reports every few steps.
+
+    Args:
+        label: the name of the model.
+        epoch, epochs: the current epoch, counted from 1, and their limit.
+        step, steps: the steps done in this epoch, and their number.
+        nats: the mean training loss of this epoch so far, None before its first step.
+        valid_nats: the validation loss at the end of the epoch, None before.
+        spread: γ of each layer, None for a deterministic one.
+        tokens_per_second: the speed of training in this epoch.
+    """
+
+    label: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    nats: float | None
+    valid_nats: float | None
+    spread: list[float | None]
+    tokens_per_second: float
+
+    def __str__(self) -> str:
+        if self.nats is None:
+            return ""
+        spread = " ".join("-" if value is None else f"{value:.3f}" for value in self.spread)
+        text = (
+            f"loss {self.nats:.5g} nats/token, ppl {_format(self.nats)}, γ {spread}, "
+            f"{self.tokens_per_second:,.0f} tok/s"
+        )
+        return text if self.valid_nats is None else f"{text} valid {_format(self.valid_nats)}"
+
+
+OnSteps = Callable[[Status], None]
+
+
+class ProgressBar:
+    """Displays the status of a training on stderr, one bar per epoch."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, status: Status) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=status.steps,
+                initial=status.step,
+                desc=f"{status.label} epoch {status.epoch}/{status.epochs}",
+                bar_format="{desc} {percentage:3.0f}%|{bar:12}| {elapsed}{postfix}",
+                dynamic_ncols=True,
+                mininterval=0.5,
+            )
+        ended = status.valid_nats is not None
+        self._bar.update(status.step - self._bar.n)
+        self._bar.set_postfix_str(str(status), refresh=ended)
+        if ended:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the current bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _format(nats: float) -> str:
+    value = perplexity(nats)
+    return f"{value:.1f}" if value < 1e8 else f"e^{nats:.3g}"

@@ -1,0 +1,92 @@
+"""A worker holds the lock on its run, tells its progress in a file, and outlives its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from noisin_pyro.experiments import process, worker
+from noisin_pyro.experiments.process import Worker
+from noisin_pyro.experiments.recipe import Options, recipes
+from noisin_pyro.experiments.store import Run, planned
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of a few seconds."""
+    text = tmp_path / "words.txt"
+    text.write_text("a b c d e\nf g h\n" * 2000)
+    options = Options(corpus=str(text), epochs=3, grid=1, seeds=1, device="cpu")
+    recipe = next(r for r in recipes("table2", options) if r.row == "1-tanh-none")
+    return planned(recipe, options, tmp_path / "results")[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / worker.LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def test_a_run_that_another_worker_has_is_no_failure(run: Run, folder: Path) -> None:
+    with FileLock(folder / worker.LOCK):
+        other = Worker(run, folder, jobs=1)
+        other.join()
+    assert other.process.returncode == worker.BUSY
+    assert not other.failed and not run.finished
+
+
+def test_progress_comes_from_a_file(run: Run, folder: Path) -> None:
+    own = Worker(run, folder, jobs=1)
+    assert (own.stage, own.epochs) == ("starting", 0.0)
+    for progress, stage, epochs in (
+        ({"epoch": 2, "step": 5, "steps": 20}, "epoch 2, 25 %", 1.25),
+        ({"averaging": 16}, "averaging 16 samples", float("inf")),
+    ):
+        (folder / worker.PROGRESS).write_text(json.dumps(progress))
+        assert (own.stage, own.epochs) == (stage, epochs)
+    own.process.kill()
+    own.join()
+    assert own.failed and own.last_words().startswith("ended by signal 9")
+
+
+def test_a_worker_whose_parent_died_keeps_the_lock_and_finishes(run: Run, folder: Path) -> None:
+    (folder / "job.json").write_text(json.dumps(process._job(run)))
+    command = [sys.executable, "-m", "noisin_pyro.experiments.worker", str(folder / "job.json")]
+    script = f"""
+import subprocess, time
+subprocess.Popen({command}, start_new_session=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / worker.PROGRESS).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert is_locked(folder) and not run.finished
+    while not run.finished and time.monotonic() < deadline:
+        time.sleep(0.1)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.finished and not folder.exists()
