@@ -12,9 +12,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from noisin_pyro import MeanParameterized, NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro import (
+    Additive,
+    LanguageModel,
+    Learned,
+    MeanParameterized,
+    Multiplicative,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyRNN,
+    NormalEmission,
+    SequenceModel,
+)
 
 CELLS = ("tanh", "relu", "sigmoid", "identity", "lstm", "gru")
 
@@ -88,7 +99,7 @@ def value_and_gradients(leaves: Any, loss: Callable[[], Tensor]) -> list[Tensor]
         leaves: the tensors to differentiate by, or a module with these parameters.
         loss: draws its noise from torch's generator.
     """
-    leaves = list(leaves.parameters() if isinstance(leaves, torch.nn.Module) else leaves)
+    leaves = list(leaves.parameters() if isinstance(leaves, nn.Module) else leaves)
     pyro.clear_param_store()
     pyro.set_rng_seed(1)
     value = loss()
@@ -107,7 +118,7 @@ def t_statistics(draws: Tensor, expected: Tensor | float) -> Tensor:
     return (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
 
 
-def set_parameters(model: torch.nn.Module, values: dict[str, Any]) -> None:
+def set_parameters(model: nn.Module, values: dict[str, Any]) -> None:
     """Writes numbers or nested lists of them into the parameters of these names."""
     with torch.no_grad():
         for name, value in values.items():
@@ -164,6 +175,106 @@ def joint_gaussian(model: Any, x: Tensor, start: Tensor | None = None) -> JointG
     mean_z = response @ drive.flatten()
     cov_z = spread.square() * response @ response.T
     cov_zy = cov_z @ read.T
-    noise = torch.diag((2 * emission.log_scale).exp().expand(len(emission.weight)).repeat(steps))
+    noise = torch.diag((2 * emission.log_scale).exp().repeat(steps))
     mean_y = read @ mean_z + emission.bias.repeat(steps)
     return JointGaussian(mean_z, cov_z, mean_y, read @ cov_zy + noise, cov_zy)
+
+
+# -- the models that the tests of inference and of sequence models use -------------------------
+
+K, D, H, T, B = 7, 3, 4, 5, 3  # words, embedding, units, steps, sequences
+LENGTHS = torch.tensor([5, 2, 4])
+NORMAL = dist.Normal(0.0, 1.0)
+
+# the cell, and its noise
+NOISES: dict[str, tuple[str, Any]] = {
+    "additive": ("lstm", Additive(dist.Gumbel(0.0, 1.0))),
+    "multiplicative": ("gru", Multiplicative(dist.Gamma(2.0, 1.0))),
+    "lattice": ("lstm", Multiplicative(dist.Poisson(1.0))),
+    # of the state's mean, reparameterised, with a KL that torch knows
+    "gamma": ("sigmoid", gamma_noise()),
+    "lognormal": (
+        "sigmoid",
+        MeanParameterized(lambda m, s: dist.LogNormal(m.log() - s**2 / 2, s)),
+    ),
+    # without a pathwise gradient
+    "bernoulli": ("sigmoid", MeanParameterized(lambda m, s: dist.Bernoulli(m))),
+}
+
+
+def build(noise: str = "additive", *, layers: int = 2, spread: Any = None, **options: Any) -> Any:
+    """A language model in double precision."""
+    cell, distribution = NOISES[noise]
+    rnn_options = {k: options.pop(k) for k in ("sites", "noise_to", "tied") if k in options}
+    rnn = make_rnn(
+        cell, D, H, layers, noise=distribution, spread=spread or Learned(0.5), **rnn_options
+    )
+    return LanguageModel(K, rnn, **options).double()
+
+
+def batch(words: int = K) -> tuple[Tensor, Tensor]:
+    return random_tokens(words, T, B)
+
+
+def state_of(model: Any) -> Any:
+    parts = tuple(torch.rand(model.rnn.num_layers, B, H, dtype=torch.float64) for _ in range(2))
+    return parts if isinstance(model.rnn, NoisyLSTM) else parts[0]
+
+
+def linear_gaussian(sites: Any = "sequence", *, spread: float = 0.6, scale: float = 0.5) -> Any:
+    """z_t = W z_{t-1} + U x_t + γ ε_t and y_t = V z_t + b + σ η_t, with two states, unalike."""
+    rnn = NoisyRNN(
+        1,
+        2,
+        nonlinearity="identity",
+        bias=False,
+        noise=Additive(NORMAL),
+        spread=spread,
+        sites=sites,
+    )
+    model = SequenceModel(nn.Identity(), rnn, NormalEmission(2, 1, scale=scale)).double()
+    values = {
+        "rnn.weight_hh_l0": [[0.8, 0.3], [-0.3, 0.6]],
+        "rnn.weight_ih_l0": [[0.7], [-0.4]],
+        "emission.weight": [[1.3, 0.5]],
+        "emission.bias": [0.2],
+    }
+    set_parameters(model, values)
+    return model
+
+
+def random_walk(sites: Any = "sequence") -> Any:
+    """z_t = z_{t-1} + ε_t and y_t = z_t + η_t / 2."""
+    rnn = NoisyRNN(
+        1,
+        1,
+        nonlinearity="identity",
+        bias=False,
+        noise=Additive(NORMAL),
+        spread=1.0,
+        sites=sites,
+    )
+    model = SequenceModel(nn.Identity(), rnn, NormalEmission(1, 1, scale=0.5)).double()
+    values = {
+        "rnn.weight_hh_l0": 1.0,
+        "rnn.weight_ih_l0": 0.0,
+        "emission.weight": 1.0,
+        "emission.bias": 0.0,
+    }
+    set_parameters(model, values)
+    return model
+
+
+@torch.no_grad()
+def exact(model: Any, x: Tensor) -> JointGaussian:
+    return joint_gaussian(model, x)
+
+
+def series(model: Any, steps: int) -> tuple[Tensor, Tensor, JointGaussian]:
+    """Inputs, observations a standard deviation above what was expected, the exact answers.
+
+    They are the same whatever the seed.
+    """
+    x = torch.linspace(0.0, 0.7 * steps, steps, dtype=torch.float64).sin().view(-1, 1, 1)
+    joint = exact(model, x)
+    return x, (joint.mean_y + joint.cov_y.diagonal().sqrt()).view(-1, 1, 1), joint

@@ -12,20 +12,8 @@ import torch
 import torch.distributions as td
 
 from noisin_pyro import FAMILIES, Additive, Multiplicative, family
-from noisin_pyro.noise.standardized import (
-    bounds,
-    moved,
-    tensors,
-)
-from tests.noise.bases import (
-    INF,
-    LIKEWISE,
-    SPREAD,
-    f64,
-    logistic_recipe,
-    mixture,
-    states,
-)
+from noisin_pyro.noise.standardized import bounds, moved, tensors
+from tests.noise.bases import INF, LIKEWISE, SPREAD, f64, logistic_recipe, mixture, states
 
 
 def test_torchs_own_distributions_serve_as_well() -> None:

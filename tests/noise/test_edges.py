@@ -13,23 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from noisin_pyro import Additive, Multiplicative
-from noisin_pyro.noise.standardized import (
-    LocationScale,
-    Standardized,
-    bounds,
-    moments,
-)
-from tests.noise.bases import (
-    BASES,
-    DISCRETE,
-    INF,
-    KINDS,
-    SPREAD,
-    each_base,
-    f64,
-    standard,
-    states,
-)
+from noisin_pyro.noise.standardized import LocationScale, Standardized, bounds, moments
+from tests.noise.bases import BASES, DISCRETE, INF, KINDS, SPREAD, each_base, f64, standard, states
 
 
 @each_base

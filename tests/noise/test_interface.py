@@ -16,15 +16,7 @@ from torch.distributions import biject_to, constraints
 
 from noisin_pyro import FAMILIES, Additive, Multiplicative
 from noisin_pyro.noise.noise import Noise
-from tests.noise.bases import (
-    BASES,
-    INF,
-    SPREAD,
-    each_base,
-    each_kind,
-    f64,
-    states,
-)
+from tests.noise.bases import BASES, INF, SPREAD, each_base, each_kind, f64, states
 
 
 @each_base

@@ -14,9 +14,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from noisin_pyro import Additive, MeanParameterized
-from tests.noise.bases import (
-    INF,
-)
+from tests.noise.bases import INF
 
 
 def gamma(m: Tensor, s: Tensor) -> Any:

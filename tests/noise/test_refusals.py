@@ -11,11 +11,7 @@ import pytest
 import torch
 
 from noisin_pyro import Additive, family
-from tests.noise.bases import (
-    INF,
-    each_kind,
-    logistic_recipe,
-)
+from tests.noise.bases import INF, each_kind, logistic_recipe
 
 
 @each_kind

@@ -34,23 +34,16 @@ from noisin_pyro import (
     PriorGuide,
     SequenceModel,
 )
+from tests.helpers import double, joint_gaussian, set_parameters, t_statistics
 
 NO_CHANCE = 7.0
 """A limit for t statistics, exceeded once in 10⁷ with 29 degrees of freedom; here are more."""
-
-
-def double(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def flat_gradient(value: Tensor, model: Any) -> Tensor:
     leaves = list(model.parameters())
     gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in gradients])
-
-
-def t_statistics(draws: Tensor, exact: Tensor) -> Tensor:
-    return (draws.mean(0) - exact) / (draws.std(0) / math.sqrt(len(draws)))
 
 
 # -- a linear Gaussian model -------------------------------------------------------------------
@@ -73,9 +66,7 @@ def linear_gaussian(noise: Any = None, spread: float = 0.6) -> Any:
         "emission.bias": [0.2, -0.1],
         "emission.log_scale": [math.log(0.8), math.log(1.2)],
     }
-    with torch.no_grad():
-        for name, value in values.items():
-            model.get_parameter(name).copy_(double(value))
+    set_parameters(model, values)
     return model
 
 
@@ -87,16 +78,9 @@ def copies(number: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def observed(model: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and covariance of all V z_t + b, with shapes (T·D,) and (T·D, T·D), and all σ."""
-    w, v, (spread,) = model.rnn.weight_hh_l0, model.emission.weight, model.rnn.spread
-    h, response = START, w.new_zeros(2, 0)  # of z_t to ε_1, ..., ε_t
-    mean, rows = [], []
-    for x in X:
-        h = model.rnn.weight_ih_l0 @ x + w @ h
-        response = torch.cat([w @ response, spread * torch.eye(2, dtype=w.dtype)], 1)
-        mean.append(v @ h + model.emission.bias)
-        rows.append(nn.functional.pad(v @ response, (0, 2 * T - response.shape[1])))
-    root = torch.cat(rows)
-    return torch.cat(mean), root @ root.T, model.emission.log_scale.exp().repeat(T)
+    joint = joint_gaussian(model, X, START)
+    scale = model.emission.log_scale.exp().repeat(T)
+    return joint.mean_y, joint.cov_y - torch.diag(scale**2), scale
 
 
 def exact(model: Any, shrink: float = 1.0) -> Tensor:
