@@ -30,10 +30,11 @@ from noisin_pyro import (
     SequenceModel,
     from_torch,
 )
+from tests.helpers import gamma_noise
 
 NORMAL = dist.Normal(0.0, 1.0)
 NOISE = Additive(NORMAL)
-GAMMA = MeanParameterized(lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)))
+GAMMA = gamma_noise()
 D, H, T, B = 3, 5, 4, 2
 
 
