@@ -19,6 +19,8 @@ from noisin_pyro import LanguageModel, Multiplicative, NoisyLSTM, NoisyRNN, eval
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
+pytestmark = pytest.mark.lm  # it builds models as the command line does
+
 CELLS = ("rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru")
 STEPS, BATCH, WORDS = 6, 3, 7
 
