@@ -35,13 +35,13 @@ site_kinds = pytest.mark.parametrize("sites", ["sequence", "timestep"])
 # -- models and data ---------------------------------------------------------------------------
 
 
-def make_rnn(cell: str, *sizes: int, **options: Any) -> Any:
-    """A noisy RNN by the name of its cell, one of ``CELLS``; sizes are those of torch's RNN."""
+def make_rnn(cell: str, inputs: int, hidden: int, layers: int = 1, **options: Any) -> Any:
+    """A noisy RNN by the name of its cell, one of ``CELLS``."""
     if cell == "lstm":
-        return NoisyLSTM(*sizes, **options)
+        return NoisyLSTM(inputs, hidden, layers, **options)
     if cell == "gru":
-        return NoisyGRU(*sizes, **options)
-    return NoisyRNN(*sizes, nonlinearity=cell, **options)  # type: ignore[arg-type]
+        return NoisyGRU(inputs, hidden, layers, **options)
+    return NoisyRNN(inputs, hidden, layers, nonlinearity=cell, **options)  # type: ignore[arg-type]
 
 
 def random_state(cell: str, *shape: int, dtype: torch.dtype = torch.float32) -> Any:

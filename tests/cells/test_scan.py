@@ -137,10 +137,10 @@ def test_second_derivatives_of_the_scan(cell: str, noisy: str) -> None:
 
     def walked(*parts: Tensor) -> Any:
         held = dict.fromkeys(shapes) | dict(zip(given, parts))
-        weights = Weights(held["w_hh"], held["w_hh"], None, held["b_hh"])  # type: ignore[arg-type]
+        weights = Weights(held["w_hh"], held["w_hh"], None, held["b_hh"])
         found = scan(
             CELLS[cell], held["gates"], held["z0"], held["c0"], weights, held["mult"], held["add"]
-        )  # type: ignore[arg-type]
+        )
         return tuple(part for part in found if part is not None)
 
     by_hand, readable = (

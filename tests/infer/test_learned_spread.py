@@ -23,7 +23,7 @@ def test_gradient_of_the_spread(noise: str, per: Any) -> None:
 
     def loss() -> Tensor:
         pyro.set_rng_seed(1)
-        return objective(x, y, None, LENGTHS)  # type: ignore[no-any-return]
+        return objective(x, y, None, LENGTHS)
 
     for layer in range(2):
         raw = model.rnn.get_parameter(f"spread_l{layer}_unconstrained")
@@ -46,7 +46,7 @@ def test_spread_in_the_param_store(per: Any) -> None:
     model, (x, y) = build(spread=[Learned(0.5, 0.2, per), 0.3]), batch()
     svi = SVI(model, PriorGuide(model), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     svi.step(x, y)
-    store = pyro.get_param_store()
+    store: Any = pyro.get_param_store()
     assert "rnn.spread_l0" in store and "rnn.spread_l1" not in store
     held = store["rnn.spread_l0"]
     assert held.shape == ((H,) if per == "unit" else ())

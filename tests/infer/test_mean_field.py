@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_mean_field_elbo_is_noisin_elbo(noise: str, sites: str, vectorized: bool
     """
     model = build(noise, sites=sites, input_noise=Additive(NORMAL), input_spread=Learned(0.3))
     guide, (x, y) = PriorGuide(model), batch()
-    options = {"num_particles": 3, "vectorize_particles": vectorized}
+    options: dict[str, Any] = {"num_particles": 3, "vectorize_particles": vectorized}
     for lengths in (None, LENGTHS):
         mean_field, noisin = (
             value_and_gradients(model.parameters(), lambda: objective(x, y, None, lengths))  # noqa: B023

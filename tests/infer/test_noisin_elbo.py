@@ -90,7 +90,7 @@ def test_what_is_frozen_stays_so(how: str, estimator: Any, local: bool, sites: s
 
 @site_kinds
 @pytest.mark.parametrize("base", [dist.Gumbel(0.0, 1.0), dist.Bernoulli(0.3)], ids=str)
-def test_training_after_inference_mode(base: Any, sites: str) -> None:
+def test_training_after_inference_mode(base: Any, sites: Any) -> None:
     """A noise keeps its standardised base, and that its lazy properties; none may be tainted."""
     noise = Additive(base)
     model = LanguageModel(K, NoisyRNN(D, H, noise=noise, sites=sites)).double()
@@ -107,7 +107,10 @@ def test_training_after_inference_mode(base: Any, sites: str) -> None:
 @pytest.mark.parametrize("local", [False, True], ids=["global params", "local params"])
 def test_trace_elbo_is_noisin_elbo_is_the_likelihood(noise: str, sites: str, local: bool) -> None:
     with pyro.settings.context(module_local_params=local):
-        options = {"input_noise": Additive(dist.Laplace(0.0, 1.0)), "input_spread": Learned(0.3)}
+        options: dict[str, Any] = {
+            "input_noise": Additive(dist.Laplace(0.0, 1.0)),
+            "input_spread": Learned(0.3),
+        }
         model = build(noise, sites=sites, **options)
         guide, (x, y) = PriorGuide(model), batch()
         for state, lengths in ((None, None), (state_of(model), LENGTHS)):
@@ -150,7 +153,7 @@ def test_score_function_is_added_to_the_likelihood_and_leaves_its_value() -> Non
 def test_particles(noise: str, vectorized: bool) -> None:
     model, lengths = build(noise), None if noise == "bernoulli" else LENGTHS
     guide, (x, y) = PriorGuide(model), batch()
-    options = {"num_particles": 3, "vectorize_particles": vectorized}
+    options: dict[str, Any] = {"num_particles": 3, "vectorize_particles": vectorized}
     estimates = (
         Trace_ELBO(**options, max_plate_nesting=2)(model, guide),
         NoisinELBO(**options)(model, guide),
@@ -163,7 +166,7 @@ def test_particles(noise: str, vectorized: bool) -> None:
     if not vectorized and noise != "bernoulli":  # the same draws as three passes of one
 
         def mean() -> Tensor:
-            return sum(NoisinELBO()(model, guide)(x, y, None, LENGTHS) for _ in range(3)) / 3  # type: ignore[return-value]
+            return sum(NoisinELBO()(model, guide)(x, y, None, LENGTHS) for _ in range(3)) / 3
 
         assert_all_close(noisin, value_and_gradients(model, mean))
 
@@ -243,7 +246,7 @@ def test_mean_path_under_svi() -> None:
 
 def test_a_guide_that_is_not_the_models_prior_is_refused() -> None:
     model, (x, y) = build(), batch()
-    others = {
+    others: dict[str, Any] = {
         "PriorGuide": PriorGuide(build()),
         "AutoNormal": AutoNormal(model),
         "function": lambda *args: None,
@@ -269,7 +272,7 @@ def test_padding_changes_nothing(noise: str, sites: str) -> None:
     def loss(x: Tensor, y: Tensor) -> Tensor:
         loss, final = NoisinELBO()(model, guide).with_state(x, y, state, LENGTHS)
         finals.append(final)
-        return loss  # type: ignore[no-any-return]
+        return loss
 
     ours = value_and_gradients(model, lambda: loss(x, y))
     other = (torch.where(past, (part + 1) % K, part) for part in (x, y))
@@ -307,14 +310,14 @@ def nested(state: Any, column: slice) -> Any:
 
 
 @site_kinds
-def test_priors_on_a_weight_and_on_the_spread(sites: str) -> None:
-    rnn = NoisyLSTM(
+def test_priors_on_a_weight_and_on_the_spread(sites: Any) -> None:
+    rnn: Any = NoisyLSTM(
         D,
         H,
         2,
         noise=NOISES["additive"][1],
         spread=[dist.LogNormal(-1.0, 0.3), dist.Gamma(2.0, 4.0).expand([H]).to_event(1)],
-        sites=sites,  # type: ignore[arg-type]
+        sites=sites,
     )
     rnn.weight_hh_l0 = PyroSample(dist.Normal(0.0, 0.3).expand([4 * H, H]).to_event(2))
     model = LanguageModel(K, rnn)
@@ -348,7 +351,7 @@ def test_priors_on_a_weight_and_on_the_spread(sites: str) -> None:
             NoisinELBO(4, vectorize_particles=True),
         )
     ]
-    assert_all_close(*vectorized, 1e-4)
+    assert_all_close(vectorized[0], vectorized[1], 1e-4)
 
 
 @noises

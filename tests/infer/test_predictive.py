@@ -34,7 +34,7 @@ from tests.helpers import (
 def states_in(samples: Any, sites: str) -> Tensor:
     """The states of a dictionary of samples, with shape (S, T, B, H)."""
     if sites == "sequence":
-        return samples["rnn.z_0"]  # type: ignore[no-any-return]
+        return samples["rnn.z_0"]
     steps = sum(name.startswith("rnn.z_0_") for name in samples)
     return torch.cat([samples[f"rnn.z_0_{t}"] for t in range(steps)], -3)
 
@@ -146,7 +146,7 @@ def test_without_y_the_model_draws_one() -> None:
     model = LanguageModel(K, NoisyGRU(D, H, noise=Additive(NORMAL), spread=0.5))
     x, y = batch()
     trace = poutine.trace(model).get_trace(x)
-    site = trace.nodes["y"]
+    site: Any = trace.nodes["y"]
     assert not site["is_observed"] and site["value"].shape == (T, B)
     torch.testing.assert_close(
         site["fn"].log_prob(site["value"]),

@@ -82,7 +82,7 @@ def test_renyi_bounds_of_both_kinds_of_sites_agree(alpha: float, lengths: Any) -
         model.zero_grad()
         with poutine.replay(trace=given):
             loss = estimator.loss_and_grads(program, PriorGuide(program), x, y, None, lengths)
-        gradients = [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+        gradients = [parameter.grad.clone() for parameter in model.parameters()]
         return [torch.tensor(loss, dtype=torch.float64), *gradients]
 
     sequence, timestep = bound(model, epsilon), bound(steps, states())

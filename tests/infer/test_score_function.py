@@ -6,6 +6,7 @@ Statistical tests have fixed seeds and say how often they would fail by chance o
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -17,11 +18,10 @@ from noisin_pyro import (
     CategoricalEmission,
     MeanParameterized,
     NoisinELBO,
-    NoisyRNN,
     PriorGuide,
     SequenceModel,
 )
-from tests.helpers import D, K
+from tests.helpers import D, K, make_rnn
 
 
 @pytest.mark.parametrize("family", ["bernoulli", "poisson"])
@@ -32,13 +32,11 @@ def test_score_function_gradient_against_enumeration(family: str) -> None:
     in 10⁶ seeds (Student's t with 39 degrees of freedom, Bonferroni).
     """
     steps, hidden = 2, 2
-    law, nonlinearity, values = {
+    law, cell, values = {
         "bernoulli": (dist.Bernoulli, "sigmoid", 2),
         "poisson": (dist.Poisson, "relu", 9),  # P(z ≥ 9) is below 1e-9 for these means
     }[family]
-    rnn = NoisyRNN(
-        D, hidden, nonlinearity=nonlinearity, noise=MeanParameterized(lambda m, s: law(m))
-    )
+    rnn = make_rnn(cell, D, hidden, noise=MeanParameterized(lambda m, s: law(m)))
     model = SequenceModel(nn.Identity(), rnn, CategoricalEmission(hidden, K)).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,7 +55,7 @@ def test_score_function_gradient_against_enumeration(family: str) -> None:
     wide = [part.expand(-1, paths.shape[1], *part.shape[2:]) for part in (x, y)]
     trace = poutine.trace(poutine.condition(model, conditions)).get_trace(*wide)
     trace.compute_log_prob()
-    log_p = sum(trace.nodes[name]["log_prob"].squeeze(0) for name in conditions)
+    log_p: Any = sum(trace.nodes[name]["log_prob"].squeeze(0) for name in conditions)
     probability = log_p.exp()
     torch.testing.assert_close(
         probability.sum().detach(), torch.ones((), dtype=torch.float64), rtol=1e-8, atol=1e-8

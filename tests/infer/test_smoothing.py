@@ -73,7 +73,8 @@ def test_an_untrained_guide_is_the_prior(kind: str, lengths: Any, kl_weight: flo
 def test_an_embedding_with_a_prior_is_drawn_once() -> None:
     """The guide reads the embedding that the model then has."""
     model = words(MODELS["prior on γ"])
-    model.embedding = PyroModule[nn.Embedding](11, 4)
+    embedding: Any = PyroModule[nn.Embedding]
+    model.embedding = embedding(11, 4)
     law = dist.Normal(torch.zeros(11, 4, dtype=torch.float64), 1.0).to_event(2)
     model.embedding.weight = PyroSample(law)
     model.rnn = model.rnn  # now after the embedding, which either guide then draws first
@@ -85,10 +86,10 @@ def test_an_embedding_with_a_prior_is_drawn_once() -> None:
     assert_close(losses[1], losses[0], atol=1e-12, rtol=1e-12)
     guide = SmoothingGuide(model, hidden_size=3)
     nn.init.normal_(guide.correction.weight)
-    nodes = pyro.poutine.trace(guide).get_trace(x, y).nodes
+    nodes: Any = pyro.poutine.trace(guide).get_trace(x, y).nodes
     assert nodes["embedding.weight"]["value"].shape == (11, 4)
     with pyro.poutine.condition(data={"embedding.weight": nodes["embedding.weight"]["value"]}):
-        again = pyro.poutine.trace(guide).get_trace(x, y).nodes
+        again: Any = pyro.poutine.trace(guide).get_trace(x, y).nodes
     for layer in (0, 1):
         laws = (found[f"rnn.noise_{layer}"]["fn"].base_dist for found in (nodes, again))
         assert_close(*(law.loc for law in laws))
@@ -105,7 +106,7 @@ def test_each_step_reads_the_present_and_the_future_of_its_own_sequence(lengths:
     def shifts(y: Tensor) -> Tensor:
         with torch.no_grad():
             law = guide._laws(x, y, lengths)[1]
-        return law.base_dist.loc.sum(-1)  # type: ignore[no-any-return]
+        return law.base_dist.loc.sum(-1)
 
     before = shifts(y)
     for step in range(len(y)):

@@ -95,7 +95,7 @@ def test_linear_is_torchs(
         ]
         y = function(*given)
         first = torch.autograd.grad((y.tanh() * probe).sum(), given, create_graph=True)
-        along = sum((g * o).sum() for g, o in zip(first, other))
+        along: Any = sum((g * o).sum() for g, o in zip(first, other))
         second = torch.autograd.grad(along, given)
         return [t.double() for t in (y, *first, *second)]
 

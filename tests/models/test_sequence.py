@@ -87,7 +87,7 @@ def test_inside_a_users_plate_a_deterministic_rnn_is_torchs() -> None:
 
         def program() -> Tensor:
             with pyro.plate("data", B, dim=-1):
-                return one(torch.randn(T, B, D), **options)[0]  # type: ignore[no-any-return]  # noqa: B023
+                return one(torch.randn(T, B, D), **options)[0]  # noqa: B023
 
         nodes = poutine.trace(program).get_trace().nodes
         assert {name for name, site in nodes.items() if site["type"] == "sample"} == {"data"}

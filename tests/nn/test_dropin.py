@@ -156,7 +156,7 @@ def test_cells_that_torch_lacks(nonlinearity: str, layers: int, bias: bool) -> N
                 finals.append(state)
             return x, torch.stack(finals)
 
-        parameters = rnn.parameters  # type: ignore[assignment]
+        parameters = rnn.parameters
 
     x = torch.randn(T, B, D, dtype=torch.float64, requires_grad=True)
     h = random_state("gru", layers, B, H, dtype=torch.float64)
@@ -174,7 +174,7 @@ def test_sample_overrides_the_mode(cell: str, noise: Any) -> None:
 
     def draw(**options: Any) -> Tensor:
         torch.manual_seed(1)
-        return rnn(x, **options)[0]  # type: ignore[no-any-return]
+        return rnn(x, **options)[0]
 
     trained, mean = draw(), draw(sample=False)
     assert not torch.equal(trained, mean)
@@ -212,7 +212,7 @@ def test_dropout_keeps_torchs_meaning(cell: str) -> None:
 def test_one_layer_may_be_without_noise() -> None:
     plain, noisy = twins("lstm", 2, [None, ADDITIVE], [0.5, 0.3])
     assert noisy.spread[0] is None and float(noisy.spread[1]) == pytest.approx(0.3)
-    x, captured = torch.randn(T, B, D), {}
+    x = torch.randn(T, B, D)
     trace = pyro.poutine.trace(noisy).get_trace(x)
     captured = {k for k, v in trace.nodes.items() if v["type"] == "sample" and not v["is_observed"]}
     assert captured - {"time", "batch"} == {"noise_1"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyro.infer.inspect import get_dependencies
 
 from noisin_pyro import Additive, LanguageModel, NoisyLSTM
@@ -12,7 +14,7 @@ def test_pyro_sees_the_past_alone_behind_a_state() -> None:
     """What ``pyro.render_model`` draws: no arrow back in time, though the layers run in turn."""
     rnn = NoisyLSTM(D, H, 2, noise=Additive(NORMAL), spread=0.5, sites="timestep")
     x, y = batch()
-    arrows = get_dependencies(LanguageModel(K, rnn), (x, y))["prior_dependencies"]
+    arrows: Any = get_dependencies(LanguageModel(K, rnn), (x, y))["prior_dependencies"]
     states = [name for name in arrows if name.startswith("rnn.z_")]
     assert len(states) == 2 * len(x)
     for state in states:

@@ -108,7 +108,7 @@ def quadrature(name: str) -> tuple[Tensor, Tensor]:
     else:
         low, high = (-INF, INF) if name == "mixture" else reference.support()
         low, end = max(low, mean - 30 * stddev), min(high, mean + 20 * stddev)
-        tail = mean + stddev * np.geomspace(20, 200, 21)[1:] if end < high else []
+        tail: Any = mean + stddev * np.geomspace(20, 200, 21)[1:] if end < high else []
         edges = np.concatenate([np.linspace(low, mean, 61), np.linspace(mean, end, 61)[1:], tail])
         node, node_weight = np.polynomial.legendre.leggauss(20)
         half = np.diff(edges)[:, None] / 2

@@ -63,7 +63,7 @@ def test_a_categorical_base_takes_its_moments_from_the_caller() -> None:
 def test_draws_have_the_states_dtype(name: str, dtype: torch.dtype) -> None:
     h = torch.tensor([-0.5, 0.0, 2.0], dtype=dtype)
     for injection in ("additive", "multiplicative"):
-        law = family(name, injection, 0.5).distribution(h, h.new_tensor(0.5))  # type: ignore[arg-type]
+        law = family(name, injection, 0.5).distribution(h, h.new_tensor(0.5))
         z = law.rsample((4,))
         assert z.dtype == dtype and z.shape == (4, 3)
         assert law.log_prob(z).isfinite().all()
@@ -95,7 +95,7 @@ def test_moving_a_base_moves_all_of_it_and_leaves_the_original(base: Any) -> Non
         (dist.Gamma(1.0, 1.0), (0.0, INF)),
         (dist.Uniform(-1.0, 2.0), (-1.0, 2.0)),
         (dist.Bernoulli(0.3), (0.0, 1.0)),
-        (dist.Binomial(7, 0.3), (0.0, 7.0)),
+        (dist.Binomial(7, torch.tensor(0.3)), (0.0, 7.0)),
         (
             dist.MixtureSameFamily(
                 dist.Categorical(torch.ones(2)),

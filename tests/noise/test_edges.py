@@ -108,7 +108,7 @@ def test_nan_stays_nan(name: str) -> None:
 def test_an_infinite_draw_of_the_base_becomes_its_mean() -> None:
     """Pyro's Logistic makes one of every 2²⁴ float32 draws infinite: a uniform draw of 0."""
 
-    class Unlucky(dist.Logistic):  # type: ignore[misc]
+    class Unlucky(dist.Logistic):
         def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
             return torch.tensor([-INF, INF, 1.0]).expand(sample_shape)
 
@@ -118,7 +118,7 @@ def test_an_infinite_draw_of_the_base_becomes_its_mean() -> None:
 
 
 def test_a_draw_is_never_written_into_the_base() -> None:
-    class Constant(dist.Normal):  # type: ignore[misc]
+    class Constant(dist.Normal):
         held = torch.tensor(3.0)
 
         def sample(self, sample_shape: Any = torch.Size()) -> Tensor:

@@ -97,7 +97,7 @@ def compare(
     epsilons = [sequence.nodes[f"rnn.noise_{layer}"]["value"] for layer in range(layers)]
     zs = [sequence.nodes[f"rnn.z_{layer}"]["value"] for layer in range(layers)]
     final = flat(sequence.nodes["_RETURN"]["value"][1])
-    log_joint = sequence.log_prob_sum()
+    log_joint: Any = sequence.log_prob_sum()
 
     pyro.clear_param_store()
     timestep = poutine.trace(Driven(epsilons)(models["timestep"])).get_trace(x, y, state, lengths)
@@ -105,7 +105,7 @@ def compare(
     drawn = [torch.cat([timestep.nodes[site]["value"] for site in names]) for names in sites]
     loop_zs = [z * mask for z in drawn]
     loop_final = flat(timestep.nodes["_RETURN"]["value"][1])
-    loop_log_joint = timestep.log_prob_sum()
+    loop_log_joint: Any = timestep.log_prob_sum()
 
     # −Σ log |∂z/∂ε|; a unit at h = 0 (ReLU) has no density under multiplicative noise: its law
     # is the point 0, and the density of its ε does not count
@@ -138,5 +138,5 @@ def compare(
         for t, site in enumerate(names)
     }
     conditioned = poutine.trace(poutine.condition(models["timestep"], values))
-    again = conditioned.get_trace(x, y, state, lengths).log_prob_sum()
+    again: Any = conditioned.get_trace(x, y, state, lengths).log_prob_sum()
     assert_close([again], [loop_log_joint], dtype)

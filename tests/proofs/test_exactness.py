@@ -87,7 +87,7 @@ def exact(model: Any, shrink: float = 1.0) -> Tensor:
     """log p(y) by the joint Gaussian of all observations, σ multiplied by ``shrink``."""
     mean, covariance, scale = observed(model)
     law = dist.MultivariateNormal(mean, covariance + torch.diag((shrink * scale) ** 2))
-    return law.log_prob(Y.flatten())  # type: ignore[no-any-return]
+    return law.log_prob(Y.flatten())
 
 
 def filtered(model: Any) -> Tensor:
@@ -103,14 +103,14 @@ def filtered(model: Any) -> Tensor:
         model.emission.weight.T,
         dist.Normal(model.emission.bias, model.emission.log_scale.exp()).to_event(1),
     )
-    return law.log_prob(Y)  # type: ignore[no-any-return]
+    return law.log_prob(Y)
 
 
 def noisin(model: Any) -> Tensor:
     """E[Σ log p(y_t | z_t)], whose integrand is quadratic in z."""
     mean, covariance, scale = observed(model)
     fit = dist.Normal(mean, scale).log_prob(Y.flatten()).sum()
-    return fit - (covariance.diagonal() / (2 * scale**2)).sum()  # type: ignore[no-any-return]
+    return fit - (covariance.diagonal() / (2 * scale**2)).sum()
 
 
 def weight_variance(model: Any) -> float:
@@ -125,7 +125,7 @@ def log_weights(model: Any, particles: int, number: int) -> Tensor:
     with torch.no_grad(), pyro.plate("particles", particles, dim=-3):
         trace = poutine.trace(model).get_trace(*copies(number))
     trace.compute_log_prob()
-    return trace.nodes["y"]["log_prob"].sum(-2)  # type: ignore[no-any-return]
+    return trace.nodes["y"]["log_prob"].sum(-2)
 
 
 def log_mean_exp(weights: Tensor) -> Tensor:
@@ -359,7 +359,7 @@ class Joint(dist.Independent):
     has_rsample = False  # TraceEnum_ELBO weights a listed value by its score-function part only
 
     @property
-    def has_enumerate_support(self) -> bool:
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
         return bool(self.base_dist.has_enumerate_support)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -386,7 +386,7 @@ def enumerable(program: Any) -> Any:
 
 def by_trace_enum(case: Dropout, program: Any, guide: Any) -> Tensor:
     elbo = TraceEnum_ELBO(max_plate_nesting=2)
-    return -elbo.differentiable_loss(program, guide, case.x, case.y)  # type: ignore[no-any-return]
+    return -elbo.differentiable_loss(program, guide, case.x, case.y)
 
 
 @sizes

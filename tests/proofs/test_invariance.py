@@ -76,7 +76,7 @@ def test_a_mean_parameterized_normal_is_additive_noise(cell: str) -> None:
         f"z_{layer}_{t}": 3 * torch.randn(1, B, H, dtype=torch.float64)
         for layer, t in itertools.product(range(2), range(4))
     }
-    log_joints = []
+    log_joints: list[Any] = []
     for noise in (Additive(BASES["normal"]), MeanParameterized(dist.Normal)):
         torch.manual_seed(1)
         pyro.clear_param_store()

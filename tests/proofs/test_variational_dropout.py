@@ -106,7 +106,8 @@ def test_it_is_gal_and_ghahramanis(cell: str, layers: int, masks: list[Tensor]) 
     model = model_of(cell, layers)
     x, y = torch.randint(WORDS, (2, STEPS, BATCH))
     trace = poutine.trace(model).get_trace(x, y)
-    loss = trace.nodes["y"]["fn"].log_prob(y).sum()
+    likelihood: Any = trace.nodes["y"]["fn"]
+    loss = likelihood.log_prob(y).sum()
     recurrent = []
     for layer, spread in enumerate(model.rnn.spread):
         assert spread is not None
