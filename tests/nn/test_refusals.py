@@ -278,3 +278,12 @@ def test_what_is_not_refused() -> None:
     lstm()(X[:1])
     lstm()(X, [torch.zeros(2, B, H)] * 2)
     model()(tokens(T, B), tokens(T, B))
+
+
+def test_noise_to_and_the_dropout_of_words() -> None:
+    with pytest.raises(
+        ValueError, match="noise_to must be 'both', 'output' or 'recurrence', got 'maybe'"
+    ):
+        NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):
+        LanguageModel(5, NoisyRNN(3, 4), dropout_words=1)

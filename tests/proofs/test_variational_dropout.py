@@ -1,4 +1,6 @@
-"""Variational dropout as tied noise, against Gal and Ghahramani (2016) written out.
+"""Variational dropout as tied noise, against Gal and Ghahramani written out.
+
+Y. Gal and Z. Ghahramani (2016), https://arxiv.org/abs/1512.05287.
 
 The models are those that ``variational_dropout`` of ``noisin train`` builds.
 """
@@ -20,7 +22,6 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 
 pytestmark = pytest.mark.lm  # it builds models as the command line does
-
 CELLS = ("rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru")
 STEPS, BATCH, WORDS = 6, 3, 7
 
@@ -211,31 +212,3 @@ def test_untied_dropout_stays_torchs() -> None:
     x = torch.randint(WORDS, (STEPS, BATCH))
     clean, noisy = (model.predict(x, sample=sample)[0].logits for sample in (False, True))
     torch.testing.assert_close(clean, noisy, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"variational_dropout": 1.0}, r"variational_dropout must lie in \[0, 1\), got 1.0"),
-        ({"variational_dropout": 0.2, "noise": "laplace"}, "must be 0 unless noise is none"),
-        ({"variational_dropout": 0.2, "dropout_output": 0.1}, "every other dropout 0"),
-        ({"variational_dropout": 0.2, "learn_spread": True}, "learn_spread false"),
-        ({"dropout_words": -0.1}, r"dropout_words must lie in \[0, 1\), got -0.1"),
-        (
-            {"noise_to": "sometimes"},
-            "unknown noise_to 'sometimes'; the known ones are both, output",
-        ),
-    ],
-)
-def test_refusals(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        TrainConfig(**{"noise": "none", **changes})
-
-
-def test_refusals_of_the_modules() -> None:
-    with pytest.raises(
-        ValueError, match="noise_to must be 'both', 'output' or 'recurrence', got 'maybe'"
-    ):
-        NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):
-        LanguageModel(5, NoisyRNN(3, 4), dropout_words=1)
