@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -12,19 +14,61 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-SEED = random.SystemRandom().randrange(2**31) if os.environ.get("UNLOCK_SEED") else 0
-"""``UNLOCK_SEED=1 pytest`` hunts for tests that pass by luck; the header names the seed."""
+ROOT = Path(__file__).resolve().parents[1]
+
+CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"}
+"""The rooms that need no extra; every other room is of the tier ``lm``."""
+
+NEEDED = ("lightning_fabric", "jsonargparse", "pooch", "tqdm", "safetensors", "matplotlib", "yaml")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+"""What the tier ``lm`` needs and this environment lacks. If there is any, the tier is left out."""
+
+if os.environ.get("UNLOCK_SEED"):
+    os.environ.setdefault("SEED_OF_THIS_RUN", str(random.SystemRandom().randrange(2**31)))
+SEED = int(os.environ.get("SEED_OF_THIS_RUN", "0"))
+"""``UNLOCK_SEED=1 pytest`` hunts for tests that pass by luck; the header names the seed.
+
+The environment hands the seed to xdist's workers. ``SEED_OF_THIS_RUN=123 pytest`` repeats a run.
+"""
+
+pytest.register_assert_rewrite("tests.helpers")
 
 
-def pytest_report_header() -> str:
-    return f"seed: {SEED}"
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each of xdist's workers, and for the processes that its tests start."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
+def pytest_report_header() -> list[str]:
+    lines = [f"seed: {SEED}"]
+    if MISSING:
+        lines.append(f"left out: the tests of the tier lm, which need {', '.join(MISSING)}")
+    return lines
+
+
+def tier(path: Path) -> str | None:
+    """``core`` or ``lm`` for a file of a room, by the folder it lies in."""
+    for place in (ROOT / "tests", ROOT / "noisin_pyro"):
+        if path.is_relative_to(place) and path != place:
+            room = path.relative_to(place).parts[0].removesuffix(".py")
+            if room not in ("__init__", "conftest", "helpers", "__pycache__"):
+                return "core" if room in CORE else "lm"
+    return None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if MISSING and tier(collection_path) == "lm" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by these markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can see"))
+    for item in items:
+        if item.get_closest_marker("lm") is None:  # a module of a core room may say otherwise
+            item.add_marker(tier(item.path) or "core")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can see"))
 
 
 def global_state() -> dict[str, Any]:

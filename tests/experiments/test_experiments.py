@@ -255,7 +255,7 @@ def test_seeds_that_are_missing_or_diverged_are_told(tmp_path: Path) -> None:
     options = Options(grid=1, seeds=3)
     nan: dict[str, Any] = {"diverged": "the loss became nan", "final": None}
     rows = [row_of(f"1-tanh-{suffix}") for suffix in ("noisin", "noisin-star", "dropout", "none")]
-    outcomes = ([{}, {}, {}], [{}, {}, nan], [nan], [{}, {}])
+    outcomes: Any = ([{}, {}, {}], [{}, {}, nan], [nan], [{}, {}])
     for recipe, value, seeds in zip(rows, (130, 130, 130, 150), outcomes):
         for seed, changes in enumerate(seeds, 1):
             point = recipe.points(options)[0]

@@ -34,6 +34,7 @@ from noisin_pyro import (
     PriorGuide,
     from_torch,
 )
+from tests.helpers import flat, probed, random_state
 
 D, H, T, B = 3, 5, 6, 4
 ADDITIVE = Additive(dist.Normal(0.0, 1.0))
@@ -58,29 +59,15 @@ def twins(cell: str, layers: int = 1, noise: Any = None, spread: Any = 0.5, **op
     return plain, noisy
 
 
-def parts(state: Any) -> tuple[Tensor, ...]:
-    return state if isinstance(state, tuple) else (state,)
-
-
 def run(rnn: nn.Module, x: Any, state: Any, **options: Any) -> list[Tensor]:
     """Output, final state, and the gradients of a function that reads each of their elements."""
-    leaves = [*rnn.parameters(), *(parts(state) if state is not None else ()), x]
+    leaves = [*rnn.parameters(), *flat(state), x]
     leaves = [leaf for leaf in leaves if getattr(leaf, "requires_grad", False)]
     output, final = rnn(x, state, **options)
     output = output if isinstance(output, Tensor) else output.data
-    results = [output, *parts(final)]
-    generator = torch.Generator().manual_seed(1)
-    total = sum(
-        (part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum()
-        for part in results
-    )
-    grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    results = [output, *flat(final)]
+    grads = torch.autograd.grad(probed(results), leaves, allow_unused=True)
     return results + [g for g in grads if g is not None]
-
-
-def start(cell: str, *shape: int, dtype: torch.dtype = torch.float32) -> Any:
-    state = tuple(torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(2))
-    return state if cell == "lstm" else state[0]
 
 
 def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -101,7 +88,7 @@ def test_without_noise_it_is_torchs_module(cell: str, layers: int, dtype: torch.
         shape = (T, D) if unbatched else (B, T, D) if batch_first else (T, B, D)
         x = torch.randn(shape, dtype=dtype, requires_grad=True)
         state_shape = (layers, H) if unbatched else (layers, B, H)
-        state = start(cell, *state_shape, dtype=dtype) if given else None
+        state = random_state(cell, *state_shape, dtype=dtype) if given else None
         options = {"batch_first": batch_first, "bias": not given, "dtype": dtype}
         noise = ADDITIVE if given else [None] * (layers - 1) + [MULTIPLICATIVE]
         plain, noisy = twins(cell, layers, noise, **options)
@@ -122,7 +109,7 @@ def test_packed_sequences(cell: str, enforce_sorted: bool) -> None:
     lengths = torch.tensor([6, 4, 4, 1] if enforce_sorted else [4, 6, 1, 4])
     packed = pack_padded_sequence(torch.randn(T, B, D), lengths, enforce_sorted=enforce_sorted)
     plain, noisy = twins(cell, 2, batch_first=True)  # which torch ignores here
-    state = start(cell, 2, B, H)
+    state = random_state(cell, 2, B, H)
     assert_same(run(noisy, packed, state), run(plain, packed, state))
     ours, theirs = noisy(packed)[0], plain(packed)[0]
     assert torch.equal(ours.batch_sizes, theirs.batch_sizes)
@@ -136,14 +123,14 @@ def test_packed_sequences(cell: str, enforce_sorted: bool) -> None:
 @pytest.mark.parametrize("noise", [ADDITIVE, MULTIPLICATIVE], ids=["additive", "multiplicative"])
 def test_packed_and_padded_sequences_agree(cell: str, noise: Any) -> None:
     lengths = torch.tensor([4, 6, 1, 4])
-    x, state = torch.randn(T, B, D), start(cell, 2, B, H)
+    x, state = torch.randn(T, B, D), random_state(cell, 2, B, H)
     noisy = twins(cell, 2, noise)[1]
     torch.manual_seed(1)
     packed, final = noisy(pack_padded_sequence(x, lengths, enforce_sorted=False), state)
     torch.manual_seed(1)
     padded, final_padded = noisy(x, state, lengths=lengths)
     again = pack_padded_sequence(padded, lengths, enforce_sorted=False)
-    assert_same([packed.data, *parts(final)], [again.data, *parts(final_padded)])
+    assert_same([packed.data, *flat(final)], [again.data, *flat(final_padded)])
     past = torch.arange(T).unsqueeze(1) >= lengths
     assert bool((padded[past] == 0).all()) and bool((padded[~past] != 0).any(-1).all())
 
@@ -169,10 +156,10 @@ def test_cells_that_torch_lacks(nonlinearity: str, layers: int, bias: bool) -> N
                 finals.append(state)
             return x, torch.stack(finals)
 
-        parameters = rnn.parameters  # type: ignore[assignment]
+        parameters = rnn.parameters
 
     x = torch.randn(T, B, D, dtype=torch.float64, requires_grad=True)
-    h = start("gru", layers, B, H, dtype=torch.float64)
+    h = random_state("gru", layers, B, H, dtype=torch.float64)
     for mine, reference in zip(run(rnn, x, h), run(Loop(), x, h)):
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
 
@@ -187,7 +174,7 @@ def test_sample_overrides_the_mode(cell: str, noise: Any) -> None:
 
     def draw(**options: Any) -> Tensor:
         torch.manual_seed(1)
-        return rnn(x, **options)[0]  # type: ignore[no-any-return]
+        return rnn(x, **options)[0]
 
     trained, mean = draw(), draw(sample=False)
     assert not torch.equal(trained, mean)
@@ -225,7 +212,7 @@ def test_dropout_keeps_torchs_meaning(cell: str) -> None:
 def test_one_layer_may_be_without_noise() -> None:
     plain, noisy = twins("lstm", 2, [None, ADDITIVE], [0.5, 0.3])
     assert noisy.spread[0] is None and float(noisy.spread[1]) == pytest.approx(0.3)
-    x, captured = torch.randn(T, B, D), {}
+    x = torch.randn(T, B, D)
     trace = pyro.poutine.trace(noisy).get_trace(x)
     captured = {k for k, v in trace.nodes.items() if v["type"] == "sample" and not v["is_observed"]}
     assert captured - {"time", "batch"} == {"noise_1"}

@@ -237,7 +237,8 @@ def test_categorical_emission_is_a_linear_layer_and_a_softmax(bias: bool) -> Non
 
 def test_a_prior_on_the_weight_is_drawn() -> None:
     emission = CategoricalEmission(HIDDEN, CLASSES)
-    emission.weight = PyroSample(dist.Normal(0.0, 1.0).expand([CLASSES, HIDDEN]).to_event(2))
+    prior: Any = PyroSample(dist.Normal(0.0, 1.0).expand([CLASSES, HIDDEN]).to_event(2))
+    emission.weight = prior
     z = torch.randn(4, 3, HIDDEN)
     trace = pyro.poutine.trace(emission).get_trace(z)
     assert trace.nodes["weight"]["type"] == "sample"

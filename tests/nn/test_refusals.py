@@ -30,10 +30,11 @@ from noisin_pyro import (
     SequenceModel,
     from_torch,
 )
+from tests.helpers import gamma_noise
 
 NORMAL = dist.Normal(0.0, 1.0)
 NOISE = Additive(NORMAL)
-GAMMA = MeanParameterized(lambda m, s: dist.Gamma(1 / s**2, 1 / (m * s**2)))
+GAMMA = gamma_noise()
 D, H, T, B = 3, 5, 4, 2
 
 
@@ -280,3 +281,12 @@ def test_what_is_not_refused() -> None:
     lstm()(X[:1])
     lstm()(X, [torch.zeros(2, B, H)] * 2)
     model()(tokens(T, B), tokens(T, B))
+
+
+def test_noise_to_and_the_dropout_of_words() -> None:
+    with pytest.raises(
+        ValueError, match="noise_to must be 'both', 'output' or 'recurrence', got 'maybe'"
+    ):
+        NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):
+        LanguageModel(5, NoisyRNN(3, 4), dropout_words=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_noise_is_noise(variants: Any) -> None:
         assert (losses[0] == losses[1]) == (name in ("torch", "clean")), name
 
 
-def test_it_runs(tmp_path: Path) -> None:
+def test_it_runs(variants: Any, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--quick", "--rounds", "2"]
     parts = ["steps", "particles", "evaluation", "growth", "loop"]
@@ -65,8 +66,13 @@ def test_it_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads(path.read_text(encoding="utf-8"))
     assert set(parts) <= record.keys()
-    ratios = record["steps"][0]["variants"]
-    assert ratios["torch"]["ratio"] == 1 and ratios["textbook"]["ratio"] > 1
+    (row,) = record["steps"][:1]
+    assert set(row["variants"]) == {*variants.VARIANTS, "products"}
+    assert row["variants"]["torch"]["ratio"] == 1
+    for name, measured in row["variants"].items():  # no claim about speed: the machine may be busy
+        figures = [value for value in measured.values() if isinstance(value, float)]
+        assert figures and all(value > 0 and math.isfinite(value) for value in figures), name
+        assert measured["ratio_q1"] <= measured["ratio"] <= measured["ratio_q3"], name
 
 
 def test_peak_memory_is_that_of_a_fresh_process() -> None:

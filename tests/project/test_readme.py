@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_code_runs() -> None:
     torch.manual_seed(0)
-    names = {"input": torch.randn(5, 2, 256)}
+    names: dict[str, Any] = {"input": torch.randn(5, 2, 256)}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 5
     for block in blocks:

@@ -34,23 +34,16 @@ from noisin_pyro import (
     PriorGuide,
     SequenceModel,
 )
+from tests.helpers import double, joint_gaussian, set_parameters, t_statistics
 
 NO_CHANCE = 7.0
 """A limit for t statistics, exceeded once in 10⁷ with 29 degrees of freedom; here are more."""
-
-
-def double(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def flat_gradient(value: Tensor, model: Any) -> Tensor:
     leaves = list(model.parameters())
     gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in gradients])
-
-
-def t_statistics(draws: Tensor, exact: Tensor) -> Tensor:
-    return (draws.mean(0) - exact) / (draws.std(0) / math.sqrt(len(draws)))
 
 
 # -- a linear Gaussian model -------------------------------------------------------------------
@@ -73,9 +66,7 @@ def linear_gaussian(noise: Any = None, spread: float = 0.6) -> Any:
         "emission.bias": [0.2, -0.1],
         "emission.log_scale": [math.log(0.8), math.log(1.2)],
     }
-    with torch.no_grad():
-        for name, value in values.items():
-            model.get_parameter(name).copy_(double(value))
+    set_parameters(model, values)
     return model
 
 
@@ -87,23 +78,16 @@ def copies(number: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def observed(model: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and covariance of all V z_t + b, with shapes (T·D,) and (T·D, T·D), and all σ."""
-    w, v, (spread,) = model.rnn.weight_hh_l0, model.emission.weight, model.rnn.spread
-    h, response = START, w.new_zeros(2, 0)  # of z_t to ε_1, ..., ε_t
-    mean, rows = [], []
-    for x in X:
-        h = model.rnn.weight_ih_l0 @ x + w @ h
-        response = torch.cat([w @ response, spread * torch.eye(2, dtype=w.dtype)], 1)
-        mean.append(v @ h + model.emission.bias)
-        rows.append(nn.functional.pad(v @ response, (0, 2 * T - response.shape[1])))
-    root = torch.cat(rows)
-    return torch.cat(mean), root @ root.T, model.emission.log_scale.exp().repeat(T)
+    joint = joint_gaussian(model, X, START)
+    scale = model.emission.log_scale.exp().repeat(T)
+    return joint.mean_y, joint.cov_y - torch.diag(scale**2), scale
 
 
 def exact(model: Any, shrink: float = 1.0) -> Tensor:
     """log p(y) by the joint Gaussian of all observations, σ multiplied by ``shrink``."""
     mean, covariance, scale = observed(model)
     law = dist.MultivariateNormal(mean, covariance + torch.diag((shrink * scale) ** 2))
-    return law.log_prob(Y.flatten())  # type: ignore[no-any-return]
+    return law.log_prob(Y.flatten())
 
 
 def filtered(model: Any) -> Tensor:
@@ -119,14 +103,14 @@ def filtered(model: Any) -> Tensor:
         model.emission.weight.T,
         dist.Normal(model.emission.bias, model.emission.log_scale.exp()).to_event(1),
     )
-    return law.log_prob(Y)  # type: ignore[no-any-return]
+    return law.log_prob(Y)
 
 
 def noisin(model: Any) -> Tensor:
     """E[Σ log p(y_t | z_t)], whose integrand is quadratic in z."""
     mean, covariance, scale = observed(model)
     fit = dist.Normal(mean, scale).log_prob(Y.flatten()).sum()
-    return fit - (covariance.diagonal() / (2 * scale**2)).sum()  # type: ignore[no-any-return]
+    return fit - (covariance.diagonal() / (2 * scale**2)).sum()
 
 
 def weight_variance(model: Any) -> float:
@@ -141,7 +125,7 @@ def log_weights(model: Any, particles: int, number: int) -> Tensor:
     with torch.no_grad(), pyro.plate("particles", particles, dim=-3):
         trace = poutine.trace(model).get_trace(*copies(number))
     trace.compute_log_prob()
-    return trace.nodes["y"]["log_prob"].sum(-2)  # type: ignore[no-any-return]
+    return trace.nodes["y"]["log_prob"].sum(-2)
 
 
 def log_mean_exp(weights: Tensor) -> Tensor:
@@ -375,7 +359,7 @@ class Joint(dist.Independent):
     has_rsample = False  # TraceEnum_ELBO weights a listed value by its score-function part only
 
     @property
-    def has_enumerate_support(self) -> bool:
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
         return bool(self.base_dist.has_enumerate_support)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -402,7 +386,7 @@ def enumerable(program: Any) -> Any:
 
 def by_trace_enum(case: Dropout, program: Any, guide: Any) -> Tensor:
     elbo = TraceEnum_ELBO(max_plate_nesting=2)
-    return -elbo.differentiable_loss(program, guide, case.x, case.y)  # type: ignore[no-any-return]
+    return -elbo.differentiable_loss(program, guide, case.x, case.y)
 
 
 @sizes

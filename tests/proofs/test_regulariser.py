@@ -32,7 +32,11 @@ from noisin_pyro import (
 
 INPUTS, H, T, K = 2, 2, 3, 4
 TORCH: dict[Any, Any] = {NoisyRNN: nn.RNN, NoisyLSTM: nn.LSTM, NoisyGRU: nn.GRU}
-SYMMETRIC, SKEWED, THREE = dist.Bernoulli(0.5), dist.Bernoulli(0.25), dist.Binomial(2, 0.75)
+SYMMETRIC, SKEWED, THREE = (
+    dist.Bernoulli(0.5),
+    dist.Bernoulli(0.25),
+    dist.Binomial(2, torch.tensor(0.75)),
+)
 
 cells = pytest.mark.parametrize("cell", TORCH)
 kinds = pytest.mark.parametrize("kind", [Additive, Multiplicative])
@@ -110,7 +114,7 @@ def losses(model: Any, epsilon: Tensor, mass: Tensor, y: Tensor) -> tuple[Tensor
 
 def clean_states(rnn: Any) -> Tensor:
     """h with shape (T, H), by torch."""
-    return reference(rnn)(randn(T, 1, INPUTS), start(rnn, 1))[0].squeeze(1)  # type: ignore[no-any-return]
+    return reference(rnn)(randn(T, 1, INPUTS), start(rnn, 1))[0].squeeze(1)
 
 
 def reference(rnn: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN
-from noisin_pyro.kernels import onednn as products
+from noisin_pyro.kernels import onednn
 from noisin_pyro.nn.emissions import LinearCategorical
 
 
@@ -18,8 +18,8 @@ def test_this_machine_takes_the_fast_way() -> None:
     """Or the comparisons below would compare ``addmm`` with itself."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("needs a torch with oneDNN")
-    assert products.packs(torch.eye(3))
-    assert not products.packs(torch.eye(3, dtype=torch.float64))
+    assert onednn.packs(torch.eye(3))
+    assert not onednn.packs(torch.eye(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("count", [1, 35])
@@ -34,16 +34,16 @@ def test_it_is_a_product(
     weight = weight.to(dtype)
     x, addend = torch.randn(rows, depth, dtype=dtype), torch.randn(rows, width, dtype=dtype)
     out = torch.empty(2, rows, width, dtype=dtype)[1]
-    returned = products.small_products(weight, rows, count)(addend, x, out)
+    returned = onednn.small_products(weight, rows, count)(addend, x, out)
     assert returned.data_ptr() == out.data_ptr()
     exact = addend.double() + x.double() @ weight.double().T
     assert_close(out.double(), exact, atol=1e-4 if dtype == torch.float32 else 1e-12, rtol=1e-5)
 
 
 def test_without_onednn_it_is_a_product_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_works", lambda: False)
+    monkeypatch.setattr(onednn, "_works", lambda: False)
     weight, x, addend = torch.randn(5, 7), torch.randn(3, 7), torch.randn(3, 5)
-    out = products.small_products(weight, 3, 35)(addend, x, torch.empty(3, 5))
+    out = onednn.small_products(weight, 3, 35)(addend, x, torch.empty(3, 5))
     assert_close(out, addend + x @ weight.T)
 
 
@@ -65,7 +65,7 @@ def test_a_recurrence_is_the_same_either_way(
         return [output.detach(), *(p.grad.clone() for p in module.parameters())]
 
     fast = run(rnn, torch.float32)
-    monkeypatch.setattr(products, "_works", lambda: False)
+    monkeypatch.setattr(onednn, "_works", lambda: False)
     plain = run(rnn, torch.float32)
     exact = run(rnn.double(), torch.float64)
     for one, other, reference in zip(fast, plain, exact):
@@ -76,7 +76,7 @@ def test_a_recurrence_is_the_same_either_way(
 
 def large(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     """All products by oneDNN, or none."""
-    monkeypatch.setattr(products, "_LARGE", 0 if fast else 1 << 60)
+    monkeypatch.setattr(onednn, "_LARGE", 0 if fast else 1 << 60)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -95,20 +95,20 @@ def test_linear_is_torchs(
         ]
         y = function(*given)
         first = torch.autograd.grad((y.tanh() * probe).sum(), given, create_graph=True)
-        along = sum((g * o).sum() for g, o in zip(first, other))
+        along: Any = sum((g * o).sum() for g, o in zip(first, other))
         second = torch.autograd.grad(along, given)
         return [t.double() for t in (y, *first, *second)]
 
     calls = []
-    fast_way = products._Linear.apply
-    monkeypatch.setattr(products._Linear, "apply", lambda *a: (calls.append(1), fast_way(*a))[1])
+    fast_way = onednn._Linear.apply
+    monkeypatch.setattr(onednn._Linear, "apply", lambda *a: (calls.append(1), fast_way(*a))[1])
     expected = derivatives(torch.nn.functional.linear, torch.float64)
     for fast in (True, False):
         large(monkeypatch, fast)
         calls.clear()
-        for ours, theirs in zip(derivatives(products.linear, torch.float32), expected):
+        for ours, theirs in zip(derivatives(onednn.linear, torch.float32), expected):
             assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-        assert bool(calls) == (fast and bool(lead) and products.packs(parts[0]))
+        assert bool(calls) == (fast and bool(lead) and onednn.packs(parts[0]))
 
 
 def layouts(rows: int, columns: int) -> dict[str, torch.Tensor]:
@@ -142,7 +142,7 @@ def test_any_layout_will_do(part: str, layout: str, monkeypatch: pytest.MonkeyPa
     else:
         grad = layouts(6, 5)[layout]
     found = []
-    for function in (products.linear, torch.nn.functional.linear):
+    for function in (onednn.linear, torch.nn.functional.linear):
         given = [given.detach().requires_grad_() for given in (x, weight, bias)]
         y = function(*given)
         found.append([y, *torch.autograd.grad(y, given, grad)])
@@ -155,16 +155,14 @@ def test_onednn_gets_no_weight_with_gaps(layout: str, monkeypatch: pytest.Monkey
     large(monkeypatch, True)
     matrix, other = layouts(6, 7)[layout], torch.randn(3, 7)
     calls: list[torch.Tensor] = []
-    fast_way = products._Linear.apply
+    fast_way = onednn._Linear.apply
     monkeypatch.setattr(
-        products._Linear, "apply", lambda x, w, b: (calls.append(w), fast_way(x, w, b))[1]
+        onednn._Linear, "apply", lambda x, w, b: (calls.append(w), fast_way(x, w, b))[1]
     )
-    assert_close(products.linear(other, matrix), other @ matrix.t())
-    assert_close(
-        products.outer(matrix, other[:1].expand(6, 7)), matrix.t() @ other[:1].expand(6, 7)
-    )
+    assert_close(onednn.linear(other, matrix), other @ matrix.t())
+    assert_close(onednn.outer(matrix, other[:1].expand(6, 7)), matrix.t() @ other[:1].expand(6, 7))
     dense = layout in ("contiguous", "transposed")
-    assert len(calls) == (2 if dense and products.packs(matrix) else 0)
+    assert len(calls) == (2 if dense and onednn.packs(matrix) else 0)
 
 
 def test_a_strided_bias_of_a_softmax() -> None:
@@ -180,7 +178,7 @@ def test_a_strided_bias_of_a_softmax() -> None:
 def test_outer_is_a_sum_of_outer_products(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     large(monkeypatch, fast)
     left, right = torch.randn(9, 4), torch.randn(3, 9).t()
-    found = products.outer(left, right)
+    found = onednn.outer(left, right)
     assert_close(found, torch.einsum("ng,nh->gh", left, right))
     assert found.is_contiguous()
 
@@ -189,6 +187,6 @@ def test_products_leave_autocast_and_other_dtypes_to_torch(monkeypatch: pytest.M
     large(monkeypatch, True)
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.linear(x, weight).dtype == torch.bfloat16
-    assert products.linear(x.double(), weight.double()).dtype == torch.float64
-    assert torch.vmap(products.linear, (0, None))(x, weight).shape == (3, 5)
+        assert onednn.linear(x, weight).dtype == torch.bfloat16
+    assert onednn.linear(x.double(), weight.double()).dtype == torch.float64
+    assert torch.vmap(onednn.linear, (0, None))(x, weight).shape == (3, 5)

@@ -1,0 +1,48 @@
+"""A layer runs by whichever loop is fastest, and the choice does not change its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from noisin_pyro import Additive
+from noisin_pyro.cells import elman, lstm
+from noisin_pyro.kernels.onednn import packs
+from noisin_pyro.layers import folding, layer
+from tests.helpers import flat, probed
+from tests.proofs.rnns import CELLS, B, D, H, assert_close, build, start
+
+
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.folds])
+def test_a_large_layer_takes_the_scan_and_gives_the_same(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Additive noise on a CPU: folded into the input or scanned, and which of the two."""
+    calls: list[str] = []
+
+    def watched(name: str, backend: Any) -> Any:
+        return lambda *args: (calls.append(name), backend(*args))[1]
+
+    kind = type(CELLS[cell])
+    monkeypatch.setattr(layer, "fold", watched("fold", folding.fold))
+    monkeypatch.setattr(kind, "scan", watched("scan", kind.scan))
+    torch.manual_seed(0)
+    x = torch.randn(7, B, D, requires_grad=True)
+    rnn = build(cell, 2, Additive(dist.Normal(0.0, 1.0)), torch.float32)
+    for lengths, lead in ((None, ()), (torch.tensor([3, 7, 1]), ()), (None, (5,))):
+        state = start(cell, 2, torch.float32)
+        epsilon = [torch.randn(*lead, 7, B, H) for _ in range(2)]
+        rows = B * (lead[0] if lead else 1)
+        found = {}
+        for backend, above in (("fold", 1), ("scan", 0)):
+            monkeypatch.setattr(elman, "_LARGE", rows * H + above)
+            monkeypatch.setattr(lstm, "_WIDE", H + above)
+            calls.clear()
+            outputs = flat(rnn(x, state, lengths=lengths, epsilon=epsilon))
+            inputs = [x, *flat(state), *rnn.parameters()]
+            found[backend] = [*outputs, *torch.autograd.grad(probed(outputs), inputs)]
+            assert calls == [backend] * 2 if packs(x) else ["fold"] * 2
+        assert_close(found["scan"], found["fold"], torch.float32)

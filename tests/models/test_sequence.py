@@ -1,0 +1,139 @@
+"""A sequence model around the RNN, and noisy RNNs inside a user's own Pyro model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from noisin_pyro import (
+    Additive,
+    BernoulliEmission,
+    Learned,
+    Multiplicative,
+    NoisinELBO,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyRNN,
+    NormalEmission,
+    PriorGuide,
+    SequenceModel,
+)
+from tests.helpers import NOISES, B, D, H, T, batch, build, site_kinds
+
+
+class Translator(PyroModule):
+    """A user's own Pyro model: two noisy RNNs, one pair of plates, an observed sequence."""
+
+    def __init__(self, sites: Any) -> None:
+        super().__init__()
+        noise = Multiplicative(dist.Gamma(2.0, 1.0))
+        self.reader = NoisyGRU(D, H, noise=noise, spread=Learned(0.4), sites=sites)
+        self.writer = NoisyLSTM(H, H, 2, noise=[Additive(dist.Normal(0.0, 1.0)), None], sites=sites)
+        self.emission = BernoulliEmission(H, 2)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        plates = (pyro.plate("steps", T, dim=-2), pyro.plate("sentences", B, dim=-1))
+        read, _ = self.reader(x, plates=plates)
+        written, _ = self.writer(read, plates=plates)
+        with plates[0], plates[1]:
+            return pyro.sample("y", self.emission(written), obs=y)
+
+
+@site_kinds
+def test_two_noisy_rnns_in_a_users_own_model(sites: str) -> None:
+    model = Translator(sites)
+    x, y = torch.randn(T, B, D), torch.randint(2, (T, B, 2)).float()
+    trace = poutine.trace(model).get_trace(x, y)
+    latent = {
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    } - {"steps", "sentences"}
+    if sites == "sequence":
+        assert latent == {"reader.noise_0", "writer.noise_0"}
+    else:
+        assert latent == {f"{rnn}.z_0_{t}" for rnn in ("reader", "writer") for t in range(T)}
+    frames = {
+        frame.name
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+    }
+    assert frames == {"steps", "sentences"}  # and not reader.time, nor writer.batch
+
+    def guide(x: Tensor, y: Tensor | None = None) -> None:
+        poutine.block(model, hide_fn=lambda s: s["name"] == "y" or s["is_observed"])(x)
+
+    for options in ({}, {"num_particles": 3, "vectorize_particles": True, "max_plate_nesting": 2}):
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(**options))
+        assert math.isfinite(svi.step(x, y))
+    assert {"reader.spread_l0", "writer.weight_ih_l1"} <= set(pyro.get_param_store())
+    assert model(x).shape == (T, B, 2)
+
+
+def test_inside_a_users_plate_a_deterministic_rnn_is_torchs() -> None:
+    """No site and no plate of its own, so nothing can collide."""
+    rnn = NoisyLSTM(D, H, noise=NOISES["additive"][1])
+    for one, options in ((NoisyLSTM(D, H), {}), (rnn, {"sample": False})):
+
+        def program() -> Tensor:
+            with pyro.plate("data", B, dim=-1):
+                return one(torch.randn(T, B, D), **options)[0]  # noqa: B023
+
+        nodes = poutine.trace(program).get_trace().nodes
+        assert {name for name, site in nodes.items() if site["type"] == "sample"} == {"data"}
+
+
+@pytest.mark.parametrize("kind", [Additive, Multiplicative])
+def test_input_noise(kind: Any) -> None:
+    """z = x m + a on the embedded input, with the mean path left alone."""
+    rnn = NoisyRNN(D, H)
+    model = SequenceModel(
+        nn.Identity(),
+        rnn,
+        NormalEmission(H, 1),
+        input_noise=kind(dist.Gamma(2.0, 1.0)),
+        input_spread=0.3,
+    )
+    x = torch.randn(T, B, D)
+    trace = poutine.trace(model).get_trace(x)
+    site = trace.nodes["input_noise"]
+    assert site["value"].shape == (T, B, D)
+    assert {frame.name for frame in site["cond_indep_stack"]} == {"batch", "time"}
+    noisy = x + 0.3 * site["value"] if kind is Additive else x * (1 + 0.3 * site["value"])
+    torch.testing.assert_close(trace.nodes["_RETURN"]["value"][1], rnn(noisy)[1])
+    torch.testing.assert_close(model(x, sample=False)[1], rnn(x)[1])
+
+
+def test_dropout_of_the_input_and_the_output() -> None:
+    """What the RNN reads and what the emission reads, while training, noise or not."""
+    model, (x, _) = build(dropout_input=0.4, dropout_output=0.6), batch()
+    logits = {}
+    for training in (True, False):
+        model.train(training)
+        torch.manual_seed(1)
+        logits[training] = model.predict(x, sample=False)[0].logits
+        torch.manual_seed(1)
+        embedded = nn.functional.dropout(model.embedding(x), 0.4, training)
+        z = nn.functional.dropout(model.rnn(embedded, sample=False)[0], 0.6, training)
+        torch.testing.assert_close(logits[training], model.emission(z).logits)
+    assert not torch.allclose(logits[True], logits[False])
+
+
+def test_timestep_sites_under_dropout_need_noisin_elbo() -> None:
+    model = build(sites="timestep", dropout_input=0.5)
+    guide, (x, y) = PriorGuide(model), batch()
+    with pytest.raises(ValueError, match="dropout_input=0.5.*another mask.*sites='sequence'"):
+        Trace_ELBO()(model, guide)(x, y)
+    assert NoisinELBO()(model, guide)(x, y).isfinite()
+    model.eval()
+    assert Trace_ELBO()(model, guide)(x, y).isfinite()

@@ -1,0 +1,129 @@
+"""Where rounding and special values could spoil a density: h = 0, the ends of a support, NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from noisin_pyro import Additive, Multiplicative
+from noisin_pyro.noise.standardized import LocationScale, Standardized, bounds, moments
+from tests.noise.bases import BASES, DISCRETE, INF, KINDS, SPREAD, each_base, f64, standard, states
+
+
+@each_base
+def test_multiplicative_noise_leaves_a_state_of_zero(name: str) -> None:
+    law = Multiplicative(BASES[name][0]()).distribution(torch.zeros(4).double(), f64(SPREAD))
+    z = law.sample()
+    assert torch.equal(z, torch.zeros(4).double())
+    assert torch.equal(law.log_prob(z), torch.zeros(4).double())
+    law._validate_args = False
+    assert (law.log_prob(z + 1e-6) == -INF).all()
+
+
+@each_base
+def test_a_state_of_zero_among_others_leaves_their_gradients_finite(name: str) -> None:
+    h, spread = states().requires_grad_(), f64(SPREAD).requires_grad_()
+    law = Multiplicative(BASES[name][0]()).distribution(h, spread)
+    z = law.sample()
+    gradients = torch.autograd.grad(law.log_prob(z).sum(), (h, spread), allow_unused=True)
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+@each_base
+@given(
+    h=st.floats(-300, 300, width=32),
+    spread=st.floats(0.0625, 8, width=32),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=6, deadline=None)
+def test_no_draw_is_rounded_out_of_its_own_law(
+    name: str, h: float, spread: float, kind: Any, seed: int
+) -> None:
+    """In float32 z = h + γε keeps few digits of ε; its density must not become 0 for that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        law = kind(BASES[name][0]()).distribution(
+            torch.full((500,), h, dtype=torch.float32), torch.tensor(spread)
+        )
+        assert law.log_prob(law.sample()).isfinite().all()  # and the validation lets it pass
+        epsilon = law.standardized.expand([500])
+        assert epsilon.log_prob(epsilon.sample()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["exponential", "uniform", "beta", "poisson"])
+def test_the_edge_of_the_support_belongs_to_it(name: str) -> None:
+    epsilon = Additive(BASES[name][0]()).standardized(torch.zeros(()))
+    ends = torch.tensor([end for end in epsilon.ends if math.isfinite(end)])
+    assert epsilon.log_prob(ends).isfinite().all()
+    mean, stddev = moments(BASES[name][0]())
+    edge = torch.tensor((bounds(BASES[name][0]().support)[0] - mean) / stddev)
+    beside = torch.nextafter(edge, torch.tensor(-INF))  # by one rounding
+    assert epsilon.log_prob(torch.stack([edge, beside])).isfinite().all()
+    z = LocationScale(epsilon, torch.tensor(50.0), torch.tensor(0.1))
+    assert z.log_prob(50 + 0.1 * ends).isfinite().all()
+
+
+@pytest.mark.parametrize("name, ends", [("exponential", 1), ("gamma", 1), ("uniform", 2)])
+def test_beyond_the_edge_lies_nothing(name: str, ends: int) -> None:
+    law = Standardized(*standard(name), validate_args=False)
+    finite = [end for end in law.ends if math.isfinite(end)]
+    assert len(finite) == ends
+    for end in finite:
+        assert law.log_prob(f64(end + math.copysign(1e-9, end))) == -INF
+        assert law.log_prob(f64(end - math.copysign(1e-9, end))).isfinite()
+    loud = Standardized(*standard(name), validate_args=True)
+    with pytest.raises(ValueError, match="within the support"):
+        loud.log_prob(f64(finite[0] - 1.0))
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_between_the_points_of_a_lattice_lies_nothing(name: str) -> None:
+    law = Standardized(*standard(name))
+    points = (torch.arange(2.0).double() - law.loc) / law.std
+    assert law.log_prob(points).isfinite().all()
+    assert (law.log_prob(points[:1] + torch.tensor([1e-6, 0.5])) == -INF).all()
+    z = LocationScale(law, f64(1.0), f64(-0.5))
+    assert z.log_prob(1.0 - 0.5 * points).isfinite().all()
+    assert z.log_prob(1.0 - 0.5 * points[0] - 1e-6) == -INF
+    assert z.log_prob(f64(1.0) - 0.5 * (points[0] - 1 / law.std)) == -INF  # x = −1
+
+
+@each_base
+def test_nan_stays_nan(name: str) -> None:
+    law = Standardized(*standard(name), validate_args=False)
+    value = torch.tensor([math.nan, 0.0]).double()
+    assert law.log_prob(value)[0].isnan()
+    z = LocationScale(law, value, f64(1.0), validate_args=False)
+    assert z.log_prob(torch.zeros(2).double())[0].isnan()
+
+
+def test_an_infinite_draw_of_the_base_becomes_its_mean() -> None:
+    """Pyro's Logistic makes one of every 2²⁴ float32 draws infinite: a uniform draw of 0."""
+
+    class Unlucky(dist.Logistic):
+        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return torch.tensor([-INF, INF, 1.0]).expand(sample_shape)
+
+    z = Additive(Unlucky(0.5, 1.0)).distribution(torch.zeros(3), torch.tensor(1.0)).sample()
+    torch.testing.assert_close(z[:2], torch.zeros(2))
+    assert z[2] > 0
+
+
+def test_a_draw_is_never_written_into_the_base() -> None:
+    class Constant(dist.Normal):
+        held = torch.tensor(3.0)
+
+        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return self.held.expand(sample_shape)
+
+    epsilon = Standardized(Constant(1.0, 2.0), 1.0, 2.0)
+    assert torch.equal(epsilon.expand([4]).sample(), torch.ones(4))
+    assert Constant.held == 3.0
