@@ -154,7 +154,8 @@ class _Scan(torch.autograd.Function):
         a, h0, h = ctx.saved_tensors
         to_a, to_b, to_h0, _ = ctx.needs_input_grad
         gradients = _gradients_op if _is_traced(grad) else _gradients
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        mapped = torch._C._are_functorch_transforms_active() or _is_batched(grad)
+        if torch.is_grad_enabled() or mapped:
             gradients = _differentiable_gradients
         da, db = gradients(grad, a, h0, h, ctx.reverse)
         first = -1 if ctx.reverse else 0
@@ -199,7 +200,7 @@ def _differentiable_gradients(
 
     db = grad
     if len(grad) > 1:
-        rest = _Scan.apply(a[late], grad[early], grad[last], not reverse)  # type: ignore[no-untyped-call]
+        rest = _linked(a[late], grad[early], grad[last], not reverse)
         db = joined(rest, grad[last], not reverse)
     return db * joined(h[early], h0, reverse), db
 
@@ -227,6 +228,23 @@ def _gradients(
         torch.mul(h[part], db_late[part], out=da_late[part])  # while db is in the cache
     torch.mul(h0, db[first], out=da[first])
     return da, db
+
+
+def _linked(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
+    """The recurrence as a function with derivatives."""
+    if not _is_batched(b):
+        return _Scan.apply(a, b, h0, reverse)  # type: ignore[no-any-return, no-untyped-call]
+    if reverse:
+        return linear_loop(a.flip(0), b.flip(0), h0).flip(0)
+    return linear_loop(a, b, h0)
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether ``torch.autograd.grad(is_grads_batched=True)`` maps over it.
+
+    It does so by an older vmap, which knows nothing of :meth:`_Scan.vmap` and gets the loop.
+    """
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 # torch.compile would unroll these loops, so it gets them as operations it cannot look into, with

@@ -163,6 +163,17 @@ def test_third_derivatives_are_the_loops() -> None:
     assert_equal(third(linear_scan), third(linear_loop), 1e-10)
 
 
+def test_gradients_of_many_losses_in_one_backward_pass() -> None:
+    """torch maps the backward pass over them, with no gradient of the gradient to be taken."""
+    parts = problem(40, 2)
+    g = torch.randn(5, 40, 2, dtype=torch.float64)
+    ours = torch.autograd.grad(linear_scan(*parts), parts, g, is_grads_batched=True)
+    theirs = torch.autograd.grad(linear_loop(*parts), parts, g, is_grads_batched=True)
+    assert_equal(ours, theirs)
+    h = linear_scan(*parts)
+    assert_equal(torch.vmap(lambda v: torch.autograd.grad(h, parts, v, retain_graph=True))(g), ours)
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_only_what_is_wanted_gets_a_gradient(wanted: tuple[int, ...]) -> None:
     parts = problem(40, 3)
