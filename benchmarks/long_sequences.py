@@ -36,7 +36,7 @@ VARIANTS = ("lstm", "gru", "mingru", "mingru additive", "mingru multiplicative",
 NOISELESS = "mingru"
 NOISY = ("mingru additive", "mingru multiplicative")
 SPREAD = 0.5  # standard deviation of the noise
-PIECE = 128  # steps whose gates are computed at once and stay in a CPU's cache
+PIECE = 256  # steps whose gates are computed at once and stay in a CPU's cache
 
 
 class MinGRU(nn.Module):
@@ -63,9 +63,9 @@ class MinGRU(nn.Module):
         u = u.sigmoid()
         a, b = 1 - u, u * g
         if self.noise == "additive":
-            return a, b + SPREAD * torch.randn_like(b)
+            return a, torch.add(b, torch.randn_like(b), alpha=SPREAD)
         if self.noise == "multiplicative":
-            m = 1 + SPREAD * torch.randn_like(b)
+            m = torch.randn_like(b).mul_(SPREAD).add_(1)
             return m * a, m * b
         return a, b
 
