@@ -2,16 +2,17 @@
 
 A step that follows a step is again such a step, h_{t+1} = (a_{t+1} a_t) h_{t-1} + (a_{t+1} b_t +
 b_{t+1}). So the sequence can be cut into blocks that are computed side by side (Blelloch 1990),
-with some 4 √T tensor operations instead of T:
+with some 3 √T tensor operations instead of T:
 
 1. For each block, the product P of its a, and its last state S when it starts from zero: step by
    step within the blocks, all blocks at once.
 2. The state E that each block starts from: E_{j+1} = P_j ⊙ E_j + S_j, block by block.
 3. The recurrence itself from these states: step by step within the blocks, all blocks at once.
 
-The work is O(T), and pass 3 multiplies by single a only, as the loop does. The product P may
-overflow where the loop's h is finite (h = 0 and a = 1e30 twice). Then some E is infinite or NaN,
-and the loop computes these steps instead.
+A long sequence on a CPU is first cut into chunks that fit the cache, one after the other. The work
+is O(T), and pass 3 multiplies by single a only, as the loop does. The product P may overflow where
+the loop's h is finite (h = 0 and a = 1e30 twice). Then some E is infinite or NaN, and the loop
+computes the steps of this chunk instead.
 
 The gradient is the same recurrence in reverse (Martin & Cundy 2018). With g_t = ∂L/∂h_t as it
 comes from the loss,
