@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from itertools import count
+from types import CodeType
 from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
-__all__ = ["claim_name", "is_foreign", "repeat_suffix", "warn_of_unmatched_sites"]
+__all__ = ["claim_name", "is_foreign", "repeat_suffix", "trains_by_svi", "watch_site"]
 
 
 def is_foreign(name: str, parameter: Tensor) -> bool:
@@ -24,7 +27,7 @@ def is_foreign(name: str, parameter: Tensor) -> bool:
 
 
 def claim_name(module: PyroModule, parameter: str) -> None:
-    """Gives a nameless root module a name of its own where another one has registered first.
+    """Gives a nameless root module a name of its own if another one runs in the same program.
 
     A module inside a plain ``nn.Module`` has no name, so two of them would share their parameters
     and sites. The first keeps the bare names; the next become ``noisy_lstm_1`` and so on.
@@ -33,14 +36,18 @@ def claim_name(module: PyroModule, parameter: str) -> None:
         module: the module, about to run.
         parameter: the name of a parameter that it registers.
     """
-    if module._pyro_name or module._pyro_context.active:
-        return
     tensor = module._parameters.get(parameter)
-    if tensor is None or not is_foreign(parameter, tensor):
+    if module._pyro_name or module._pyro_context.active or tensor is None:
         return
-    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower()
-    names = (f"{kind}_{number}" for number in count(1))
-    module._pyro_name = next(n for n in names if not is_foreign(f"{n}.{parameter}", tensor))
+    nodes = _traced()
+
+    def is_taken(name: str) -> bool:
+        return name in nodes and nodes[name]["value"].data_ptr() != tensor.data_ptr()
+
+    if is_taken(parameter):
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower()
+        names = (f"{kind}_{number}" for number in count(1))
+        module._pyro_name = next(name for name in names if not is_taken(f"{name}.{parameter}"))
 
 
 def repeat_suffix(site: str) -> str:
@@ -52,38 +59,72 @@ def repeat_suffix(site: str) -> str:
     Args:
         site: the full name of a site that each call issues.
     """
-    traces = [handler for handler in _PYRO_STACK if isinstance(handler, TraceMessenger)]
-    nodes: Any = traces[-1].trace.nodes if traces else ()
+    nodes = _traced()
     suffixes = ("" if number == 0 else f"__{number}" for number in count())
     return next(suffix for suffix in suffixes if f"{site}{suffix}" not in nodes)
 
 
-def warn_of_unmatched_sites(site: str, *, belongs_to_model: bool) -> None:
+def _traced() -> Any:
+    """The nodes of the innermost trace that is being recorded."""
+    traces = [handler for handler in _PYRO_STACK if isinstance(handler, TraceMessenger)]
+    return traces[-1].trace.nodes if traces else {}
+
+
+def trains_by_svi() -> bool:
+    """Whether ``SVI.step`` is running, which trains what the global param store holds."""
+    from pyro.infer import SVI  # importing it changes warning filters
+
+    return _frame(lambda code: code is SVI.step.__code__) is not None
+
+
+def watch_site(site: str, distribution: Any) -> None:
     """Warns if a noise site stands in one of model and guide, and not in the other.
 
-    Pyro only warns of the difference when it has computed the objective, which then counts the
-    noise's density once. Its ELBOs run guide and model in ``get_importance_trace``; anywhere else
-    nothing is compared.
+    The objective would then count the noise's density once, and Pyro only says that the sites
+    differ. Its ELBOs run guide and model in ``get_importance_trace``, where both traces can be
+    looked at: the guide's while the model runs, and the model's when the guide's densities are
+    computed. Anywhere else nothing is compared.
 
     Args:
         site: the full name of a noise site that is about to be issued.
-        belongs_to_model: whether a model issues it, also where its guide re-issues it.
+        distribution: its distribution.
     """
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "get_importance_trace":
-        frame = frame.f_back
-    if frame is None:
+    frame = _importance_frame()
+    if frame is None or any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK):
         return
     guide = frame.f_locals.get("guide_trace")
-    if guide is None and not belongs_to_model:
-        warnings.warn(
-            f"the noise site {site!r} stands in a guide, so the objective counts its density "
-            "against no prior; build the noisy RNN with sites=None, whose noise is drawn by torch",
-            stacklevel=2,
-        )
-    elif guide is not None and site not in guide.nodes:
+    if guide is None:
+        score_parts = distribution.score_parts
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            traces = _importance_frame()
+            if traces is not None and site not in traces.f_locals["model_trace"].nodes:
+                warnings.warn(
+                    f"the noise site {site!r} stands in the guide and not in the model, so the "
+                    "objective counts its density against no prior; build the noisy RNN with "
+                    "sites=None, whose noise is drawn by torch and is no sample site",
+                    stacklevel=2,
+                )
+            return score_parts(*args, **kwargs)
+
+        distribution.score_parts = checked
+    elif site not in guide.nodes:
         warnings.warn(
             f"the guide lacks the noise site {site!r}, so the objective counts the density of its "
             "prior alone; use PriorGuide(model), or build the noisy RNN with sites=None",
             stacklevel=2,
         )
+
+
+def _importance_frame() -> Any:
+    from pyro.infer.enum import get_importance_trace
+
+    return _frame(lambda code: code is get_importance_trace.__code__)
+
+
+def _frame(wanted: Callable[[CodeType], bool]) -> Any:
+    """The nearest frame of the call stack that runs a given function."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and not wanted(frame.f_code):
+        frame = frame.f_back
+    return frame

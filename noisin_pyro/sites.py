@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
-from noisin_pyro.naming import is_foreign
+from noisin_pyro.naming import is_foreign, trains_by_svi, watch_site
 
 __all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
 
@@ -182,7 +182,10 @@ class Call:
                 stack.enter_context(plate)
             if mask is not None:
                 stack.enter_context(poutine.mask(mask=mask))
-            return pyro.sample(self.name(module, name), distribution, obs=obs)
+            full = self.name(module, name)
+            if obs is None and name != "y":
+                watch_site(full, distribution)
+            return pyro.sample(full, distribution, obs=obs)
 
 
 class Freezable:
@@ -202,21 +205,25 @@ class Freezable:
             if not statement:
                 return parameter
             self._check_store(name, parameter)
-        elif name in own.get("_pyro_params", ()) and not am_i_wrapped():
+        elif name in own.get("_pyro_params", ()):
             constraint, _ = own["_pyro_params"][name]
             unconstrained = own["_parameters"][f"{name}_unconstrained"]
+            if am_i_wrapped():
+                if self._pyro_context.active:
+                    self._check_store(name, unconstrained)
+                return super().__getattr__(name)  # type: ignore[misc]
             value: Any = transform_to(constraint)(unconstrained)
             value.unconstrained = weakref.ref(unconstrained)
             return value
         return super().__getattr__(name)  # type: ignore[misc]
 
     def _check_store(self, name: str, parameter: Tensor) -> None:
-        """Warns once if the param store would train another module's tensor in place of ours."""
+        """Warns once if ``SVI`` would train another module's tensor in place of ours."""
         own: Any = self.__dict__
         if own.get("_warned_of_store") or pyro.settings.get("module_local_params"):
             return
         full = self._pyro_get_fullname(name)
-        if is_foreign(full, parameter):
+        if is_foreign(full, parameter) and trains_by_svi():
             own["_warned_of_store"] = True
             warnings.warn(
                 f"the param store holds another tensor under {full!r}, so no parameter of this "

@@ -12,7 +12,6 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.layers.layer import add_noise, dropout
-from noisin_pyro.naming import warn_of_unmatched_sites
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
 from noisin_pyro.noise.affine import AffineNoise
@@ -160,11 +159,13 @@ class SequenceModel(Freezable, PyroModule):
         wanted = emitted.batch_shape[-2:] + emitted.event_shape
         if y is not None and y.shape[-len(wanted) :] != wanted:
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
+        observed = y
         if y is not None and call.mask is not None:
             # Whatever stands in the padding (−100, NaN) becomes the sequence's first target.
             inside = call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2))
-            y = torch.where(inside, y, y.narrow(y.dim() - len(wanted), 0, 1))
-        return call.sample(self, "y", emitted, obs=y), state
+            observed = torch.where(inside, y, y.narrow(y.dim() - len(wanted), 0, 1))
+        drawn = call.sample(self, "y", emitted, obs=observed)
+        return (drawn if y is None else y), state
 
     @in_context
     def latents(
@@ -232,9 +233,6 @@ class SequenceModel(Freezable, PyroModule):
                     getattr(module, name)  # cached for this call, and drawn outside the plates
         if not call.noisy:
             return Drawn(None, None)
-        if call.active and self.rnn.sites is not None and any(self.rnn.noise):
-            site = call.name(self.rnn, self.rnn.first_site)
-            warn_of_unmatched_sites(site, belongs_to_model=True)
         like, size = self.rnn.weight_ih_l0, self.rnn.input_size
         on_input = draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
         return Drawn(on_input, self.rnn.draw_noise(call.steps, call.batch, call=call))

@@ -123,26 +123,39 @@ class NoisyModule(_Base):
     def _spread_names(self) -> list[str]:
         return [f"spread_l{layer}{way}" for layer, way in self._tracks]
 
-    def get_extra_state(self) -> Tensor:
-        """Each γ in the order of :attr:`spread`, in float64; NaN where it is no plain number."""
-        numbers = (self.__dict__.get(name) for name in self._spread_names)
-        values = [math.nan if number is None else number for number in numbers]
-        return torch.tensor(values, dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Sets each γ that is a plain number to the saved one."""
-        for name, value in zip(self._spread_names, state.tolist()):
-            if name in self.__dict__ and not math.isnan(value):
-                setattr(self, name, value)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Saves a γ that is a plain number too, in float64, so that a saved model is whole."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._numbers:
+            destination[prefix + name] = torch.tensor(getattr(self, name), dtype=torch.float64)
 
     def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any
+        self,
+        state_dict: Any,
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
     ) -> None:
-        """Loads a torch module's state_dict too: it knows no spread, which keeps its value."""
+        """Loads the weights of a torch module or of another noise too.
+
+        A spread that is not saved keeps its value, and one that there is no place for is left out.
+        """
+        for name in self._numbers:
+            if prefix + name in state_dict:
+                setattr(self, name, float(state_dict[prefix + name]))
         absent: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, *rest)
-        own = (f"{prefix}spread_l", f"{prefix}_extra_state")
-        missing.extend(key for key in absent if not key.startswith(own))
+        surplus: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, surplus, errors)
+        missing.extend(key for key in absent if not key.startswith(f"{prefix}spread_l"))
+        unexpected.extend(key for key in surplus if not key.startswith(f"{prefix}spread_l"))
+
+    @property
+    def _numbers(self) -> list[str]:
+        """The names of those γ that are plain numbers."""
+        return [name for name in self._spread_names if isinstance(self.__dict__.get(name), float)]
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from noisin_pyro.cells.base import State, Weights
 from noisin_pyro.layers.layer import clean_layers
-from noisin_pyro.naming import claim_name, repeat_suffix, warn_of_unmatched_sites
+from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.noisy_module import NoisyModule
@@ -141,10 +141,7 @@ class NoisyRecurrence(NoisyModule):
         )
         if self.sites is None or not (call.active and call.noisy and any(self.noise)):
             return call
-        site = call.name(self, self.first_site)
-        call = replace(call, suffix=repeat_suffix(site))
-        warn_of_unmatched_sites(call.name(self, self.first_site), belongs_to_model=False)
-        return call
+        return replace(call, suffix=repeat_suffix(call.name(self, self._first_site)))
 
     def _packed(
         self,
@@ -236,7 +233,7 @@ class NoisyRecurrence(NoisyModule):
         return Layers(self, self.cell, self.noise_to, self.tied, rate, tracks)
 
     @property
-    def first_site(self) -> str:
+    def _first_site(self) -> str:
         """The name of a sample site that every noisy call issues."""
         layer, noise = next((i, noise) for i, noise in enumerate(self.noise) if noise is not None)
         return f"z_{layer}_0" if self._samples_steps(noise) else f"noise_{layer}"

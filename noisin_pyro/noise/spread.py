@@ -87,7 +87,7 @@ class Fixed(Spread):
                 "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
                 f"{value.dtype} with shape {tuple(value.shape)}"
             )
-        self.value = value if isinstance(value, Tensor) else float(value)
+        self.value = value
         self.per_unit = isinstance(value, Tensor) and value.dim() == 1
         self._check(torch.float64)
 
@@ -102,7 +102,9 @@ class Fixed(Spread):
             )
         self._check(like.dtype)
         value: Any = self.value
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        if not isinstance(value, Tensor):
+            value = float(value)
+        elif not isinstance(value, nn.Parameter):
             value = value.detach().to(_device(like), like.dtype, copy=True)
         _hold(module, name, value)
 

@@ -126,7 +126,7 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (
             lambda change=change: from_torch(change(nn.LSTM(D, H), "weight_hh_l0"), noise=NOISE),
             ValueError,
-            "LSTM whose weight_hh_l0 is computed from others; wrap it first",
+            "LSTM cannot be shared, its weight_hh_l0 is random or computed",
         )
         for change in (nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm)
     ),
