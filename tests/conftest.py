@@ -35,7 +35,7 @@ pytest.register_assert_rewrite("tests.helpers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread for each of xdist's workers, and for the processes that its tests start."""
+    """Under ``pytest -n``: one thread for each worker, and for the processes its tests start."""
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
