@@ -35,10 +35,12 @@ pytest.register_assert_rewrite("tests.helpers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread for each of xdist's workers, and for the processes that its tests start."""
+    """Under ``pytest -n``: one thread for each worker, and for the processes its tests start."""
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
+    if MISSING:
+        config.pluginmanager.register(WithoutExtras())
 
 
 def pytest_report_header() -> list[str]:
@@ -58,8 +60,15 @@ def tier(path: Path) -> str | None:
     return None
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    return True if MISSING and tier(collection_path) == "lm" else None
+class WithoutExtras:
+    """Leaves out the files that cannot be imported.
+
+    This is a plugin because the hook of a conftest sees its own folder alone, and the doctests of
+    the package lie elsewhere.
+    """
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        return True if tier(collection_path) == "lm" else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by these markers
