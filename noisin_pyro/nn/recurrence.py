@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -89,7 +90,10 @@ class NoisyRecurrence(NoisyModule):
         x = input.transpose(-3, -2) if swapped else input
         if call is None:
             call = self._begin(x, lengths, sample, plates)
-        z, state = self._run(x, hx, call, epsilon)
+        run = NoisyRecurrence._run
+        if "torch._dynamo" in sys.modules:  # else nothing is being compiled
+            run = torch.compiler.disable(run)  # one opaque call, as torch.compile treats nn.LSTM
+        z, state = run(self, x, hx, call, epsilon)
         if unbatched:
             return z.squeeze(-2), _map_state(state, lambda part: part.squeeze(-2))
         return (z.transpose(-3, -2) if swapped else z), state
@@ -166,8 +170,6 @@ class NoisyRecurrence(NoisyModule):
             z, lengths = z[..., order, :], lengths[order.cpu()]
         return input._replace(data=pack_padded_sequence(z, lengths).data), state
 
-    # one opaque call, as torch.compile treats nn.LSTM
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(
         self, x: Tensor, hx: Any, call: Call, epsilon: Sequence[Tensor | None] | None
     ) -> tuple[Tensor, Any]:
