@@ -11,13 +11,14 @@ from types import CodeType
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 from pyro.nn import PyroModule
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
-__all__ = ["claim_name", "is_foreign", "repeat_suffix", "trains_by_svi", "watch_site"]
+__all__ = ["claim_name", "is_foreign", "repeat_suffix", "trains_by_svi", "watched"]
 
 
 def is_foreign(name: str, parameter: Tensor) -> bool:
@@ -77,7 +78,7 @@ def trains_by_svi() -> bool:
     return _frame(lambda code: code is SVI.step.__code__) is not None
 
 
-def watch_site(site: str, distribution: Any) -> None:
+def watched(site: str, distribution: Any) -> Any:
     """Warns if a noise site stands in one of model and guide, and not in the other.
 
     The objective would then count the noise's density once, and Pyro only says that the sites
@@ -87,33 +88,50 @@ def watch_site(site: str, distribution: Any) -> None:
 
     Args:
         site: the full name of a noise site that is about to be issued.
-        distribution: its distribution.
+        distribution: its distribution, over the units of a layer.
+
+    Returns:
+        The same distribution, in a guide one that looks for its site in the model's trace.
     """
     frame = _importance_frame()
     if frame is None or any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK):
-        return
+        return distribution
     guide = frame.f_locals.get("guide_trace")
     if guide is None:
-        score_parts = distribution.score_parts
-
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            traces = _importance_frame()
-            if traces is not None and site not in traces.f_locals["model_trace"].nodes:
-                warnings.warn(
-                    f"the noise site {site!r} stands in the guide and not in the model, so the "
-                    "objective counts its density against no prior; build the noisy RNN with "
-                    "sites=None, whose noise is drawn by torch and is no sample site",
-                    stacklevel=2,
-                )
-            return score_parts(*args, **kwargs)
-
-        distribution.score_parts = checked
-    elif site not in guide.nodes:
+        return _GuideNoise(distribution.base_dist, distribution.reinterpreted_batch_ndims, site)
+    if site not in guide.nodes:
         warnings.warn(
             f"the guide lacks the noise site {site!r}, so the objective counts the density of its "
             "prior alone; use PriorGuide(model), or build the noisy RNN with sites=None",
             stacklevel=2,
         )
+    return distribution
+
+
+class _GuideNoise(dist.Independent):
+    """Noise in a guide: when its density is computed, its site must stand in the model too."""
+
+    def __init__(self, base: Any, ndims: int, site: str) -> None:
+        self.site = site
+        super().__init__(base, ndims)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _GuideNoise:
+        new: _GuideNoise = self._get_checked_instance(  # type: ignore[no-untyped-call]
+            _GuideNoise, _instance
+        )
+        new.site = self.site
+        return super().expand(batch_shape, _instance=new)  # type: ignore[no-any-return]
+
+    def score_parts(self, *args: Any, **kwargs: Any) -> Any:
+        traces = _importance_frame()
+        if traces is not None and self.site not in traces.f_locals["model_trace"].nodes:
+            warnings.warn(
+                f"the noise site {self.site!r} stands in the guide and not in the model, so the "
+                "objective counts its density against no prior; build the noisy RNN with "
+                "sites=None, whose noise is drawn by torch and is no sample site",
+                stacklevel=2,
+            )
+        return super().score_parts(*args, **kwargs)
 
 
 def _importance_frame() -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
-from noisin_pyro.naming import is_foreign, trains_by_svi, watch_site
+from noisin_pyro.naming import is_foreign, trains_by_svi, watched
 
 __all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
 
@@ -184,7 +184,7 @@ class Call:
                 stack.enter_context(poutine.mask(mask=mask))
             full = self.name(module, name)
             if obs is None and name != "y":
-                watch_site(full, distribution)
+                distribution = watched(full, distribution)
             return pyro.sample(full, distribution, obs=obs)
 
 
@@ -219,12 +219,12 @@ class Freezable:
 
     def _check_store(self, name: str, parameter: Tensor) -> None:
         """Warns once if ``SVI`` would train another module's tensor in place of ours."""
-        own: Any = self.__dict__
-        if own.get("_warned_of_store") or pyro.settings.get("module_local_params"):
+        context: Any = self._pyro_context  # which all parts of a model share
+        if hasattr(context, "warned_of_store") or pyro.settings.get("module_local_params"):
             return
         full = self._pyro_get_fullname(name)
         if is_foreign(full, parameter) and trains_by_svi():
-            own["_warned_of_store"] = True
+            context.warned_of_store = True
             warnings.warn(
                 f"the param store holds another tensor under {full!r}, so no parameter of this "
                 "model would train under SVI; call pyro.clear_param_store() before it, or give "

@@ -140,6 +140,11 @@ class NoisinELBO(ELBO):
 
     @staticmethod
     def _check(model: Any, guide: Any) -> None:
+        if isinstance(guide, PriorGuide) and guide.rest is not None:
+            raise TypeError(
+                "NoisinELBO leaves out the KL, which a PriorGuide with rest= has for γ or weights; "
+                "use pyro.infer.Trace_ELBO"
+            )
         if not (isinstance(guide, PriorGuide) and guide.model is model):
             raise TypeError(
                 "NoisinELBO needs PriorGuide(model) of the very model it is given, got "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pyro.poutine as poutine
 from pyro.nn import PyroModule
 
 from noisin_pyro.models.sequence import SequenceModel
@@ -15,14 +17,21 @@ class PriorGuide(PyroModule):
     """q(z) = p(z): re-issues a model's latent statements and shares its parameters.
 
     With it the KL of the ELBO is empty, so ``SVI(model, PriorGuide(model), optim,
-    Trace_ELBO())`` maximises the NOISIN objective (the paper's Equation 1 and "NOISIN as
-    variational inference"). Where noise is a site per sequence the guide only draws it and
-    never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound; where a
-    noise has no pathwise gradient (a :class:`MeanParameterized` Poisson, say) Pyro's gradient of
-    that bound leaves out a term, its value does not.
+    Trace_ELBO())`` maximises the NOISIN objective (Equation 1 of the paper's first version, and its
+    section "NOISIN as variational inference"). Where noise is a site per sequence the guide only
+    draws it and never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted
+    bound; where a noise has no pathwise gradient (a :class:`MeanParameterized` Poisson, say) Pyro's
+    gradient of that bound leaves out a term, its value does not.
+
+    Priors on γ or on weights keep their prior as their guide too, unless ``rest`` gives them
+    another: ``PriorGuide(model, rest=AutoNormal)`` is variational inference over them, with the
+    noise's KL still empty. The noise is then drawn given what ``rest`` drew, so the objective is
+    that of Pyro, not :class:`NoisinELBO`.
 
     Args:
-        model: the model; the guide holds a reference, so its parameters stay the model's own.
+        model: the model; the guide keeps a reference, so its parameters stay the model's own.
+        rest: from a model to a guide, such as ``pyro.infer.autoguide.AutoNormal``, for the sample
+            sites that are not noise. It must return the values that it drew, as autoguides do.
 
     Raises:
         TypeError: if ``model`` is no :class:`SequenceModel`.
@@ -39,11 +48,16 @@ class PriorGuide(PyroModule):
         True
     """
 
-    def __init__(self, model: SequenceModel) -> None:
+    def __init__(
+        self, model: SequenceModel, rest: Callable[[Any], Callable[..., Any]] | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(model, SequenceModel):
             raise TypeError(f"PriorGuide needs a SequenceModel, got {type(model).__name__}")
         self._model = (model,)  # in a tuple, so that it is not registered as a submodule
+        self.rest: Callable[..., Any] | None = (
+            None if rest is None else rest(poutine.block(model, expose_fn=self._is_random))
+        )
 
     @property
     def model(self) -> SequenceModel:
@@ -52,4 +66,17 @@ class PriorGuide(PyroModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Issues the latent sites; takes the model's arguments."""
-        self.model.latents(*args, **kwargs)
+        if self.rest is None:
+            self.model.latents(*args, **kwargs)
+            return
+        values = self.rest(*args, **kwargs)
+        with poutine.block(hide=list(values)), poutine.condition(data=values):
+            self.model.latents(*args, **kwargs)
+
+    def _is_random(self, site: Any) -> bool:
+        """Whether a site is a prior on γ or on a weight, of the model or of a part of it."""
+        return any(
+            site["name"] == module._pyro_get_fullname(name)
+            for module in self.model.modules()
+            for name in getattr(module, "_pyro_samples", ())
+        )

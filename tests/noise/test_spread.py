@@ -25,7 +25,7 @@ from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import NormalEmission
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM
 from noisin_pyro.noise.affine import Additive
-from noisin_pyro.noise.spread import Learned, as_spread, per_layer
+from noisin_pyro.noise.spread import Learned, as_spread, per_layer, spread_parameters
 
 UNITS = 4
 
@@ -368,3 +368,98 @@ def test_layers_do_not_share_a_learned_spread() -> None:
 def test_a_bad_spread_of_any_layer_is_found() -> None:
     with pytest.raises(ValueError, match="spread must be positive and finite, got -1.0"):
         lstm(2, spread=[0.5, -1.0])
+
+
+# ---------------------------------------------------------------- tensors, and setting it anew
+
+
+@pytest.mark.parametrize("shape", [(), (UNITS,)])
+def test_a_tensor_is_a_buffer(shape: tuple[int, ...]) -> None:
+    value = torch.linspace(0.2, 0.8, UNITS) if shape else torch.tensor(0.4)
+    rnn = lstm(2, spread=value)
+    assert [buffer for buffer, _ in rnn.named_buffers()] == ["spread_l0", "spread_l1"]
+    assert not any("spread" in name for name, _ in rnn.named_parameters())
+    assert all(torch.equal(spread, value) for spread in rnn.spread)
+    value.add_(1.0)  # the user's tensor is not ours
+    assert all(float(spread.max()) < 1 for spread in rnn.spread)
+    z = torch.stack([rnn(torch.randn(2, 1, 3))[0] for _ in range(3)])
+    assert z.std(0).min() > 0
+
+
+def test_a_parameter_is_trained_by_its_owner() -> None:
+    gamma = torch.nn.Parameter(torch.full((UNITS,), 0.4))
+    rnn = lstm(2, spread=gamma)
+    assert rnn.spread_l0 is gamma and rnn.spread_l1 is gamma
+    rnn(torch.randn(5, 2, 3))[0].square().sum().backward()
+    assert gamma.grad is not None and gamma.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (torch.tensor([0.5, 0.5]), "a spread per unit must have shape (4,)"),
+        (torch.tensor([0.5, 0.5, -0.5, 0.5]), "spread must be positive and finite, got [0.5, 0.5"),
+        (torch.ones(1, UNITS), "floating-point with shape () or (hidden_size,)"),
+        (torch.tensor(1), "floating-point with shape () or (hidden_size,)"),
+    ],
+)
+def test_a_tensor_that_makes_no_sense(value: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lstm(spread=value)
+
+
+def test_a_spread_is_set_at_any_time() -> None:
+    """Which is how one writes a schedule; what makes no sense is refused, and changes nothing."""
+    rnn = lstm(2, spread=[0.3, Learned(0.5)])
+    x = torch.randn(50, 8, 3)
+    with torch.no_grad():
+        for gamma in (0.01, 1.0):
+            rnn.spread = gamma
+            torch.manual_seed(0)
+            z = rnn(x)[0]
+            difference = (z - rnn(x, sample=False)[0]).square().mean().sqrt()
+            assert 0.5 * gamma < difference < 2 * gamma
+    rnn.spread = [Learned(0.4), 0.2]
+    assert [name for name, _ in rnn.named_parameters() if "spread" in name] == [
+        "spread_l0_unconstrained"
+    ]
+    rnn.spread_l0 = 0.6
+    for wrong in (0, -0.3, math.inf):
+        with pytest.raises(ValueError, match="spread must be positive and finite"):
+            rnn.spread_l1 = wrong
+    with pytest.raises(ValueError, match="one value or one for each of the 2 layers, got 3"):
+        rnn.spread = [0.1, 0.2, 0.3]
+    assert [float(spread) for spread in rnn.spread] == pytest.approx([0.6, 0.2])
+
+
+@pytest.mark.parametrize("make", ["reset", "skip_init", "to_empty"])
+def test_reset_parameters_puts_a_spread_back(make: str) -> None:
+    options: dict[str, Any] = {"noise": Additive(dist.Normal(0.0, 1.0))}
+    options["spread"] = [Learned(0.15), torch.full((UNITS,), 0.7), 0.3]
+    if make == "skip_init":
+        rnn: Any = torch.nn.utils.skip_init(NoisyLSTM, 3, UNITS, 3, **options)
+    else:
+        rnn = NoisyLSTM(3, UNITS, 3, **options)
+        with torch.no_grad():
+            rnn.spread_l0_unconstrained.add_(2.0)
+            rnn.spread_l1.add_(2.0)
+            rnn.weight_hh_l0.add_(100.0)
+        rnn = rnn.to_empty(device="cpu") if make == "to_empty" else rnn
+    rnn.reset_parameters()
+    values = [float(spread.detach().mean()) for spread in rnn.spread]
+    assert values == pytest.approx([0.15, 0.7, 0.3])
+    bound = UNITS**-0.5
+    weights = [p for name, p in rnn.named_parameters() if "spread" not in name]
+    assert all(weight.abs().max() <= bound for weight in weights)
+    assert rnn.weight_hh_l0.std() > 0.3 * bound
+    torch.manual_seed(3)
+    rnn.reset_parameters()
+    torch.manual_seed(3)
+    plain = torch.nn.LSTM(3, UNITS, 3)
+    assert torch.equal(plain.weight_hh_l0, rnn.weight_hh_l0)
+
+
+def test_spread_parameters_are_those_that_weight_decay_should_leave() -> None:
+    rnn = lstm(3, spread=[Learned(0.5), 0.3, torch.nn.Parameter(torch.tensor(0.4))])
+    found = list(spread_parameters(torch.nn.Sequential(rnn)))
+    assert found == [rnn.spread_l0_unconstrained, rnn.spread_l2]

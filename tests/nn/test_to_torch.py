@@ -1,0 +1,86 @@
+"""The way back: plain torch modules, what converts them, and whole saved models."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroSample
+from torch import nn
+
+from noisin_pyro import Additive, Learned, NoisyGRU, NoisyLSTM, NoisyRNN, to_torch
+from tests.helpers import flat
+
+NOISE = Additive(dist.Normal(0.0, 1.0))
+T, B, D, H = 6, 4, 3, 5
+
+
+@pytest.mark.parametrize("kind", [NoisyRNN, NoisyLSTM, NoisyGRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_it_shares_parameters_and_runs_the_mean_path(kind: Any, bidirectional: bool) -> None:
+    noisy = kind(D, H, 2, bias=False, bidirectional=bidirectional, noise=NOISE).eval()
+    plain, x = to_torch(noisy), torch.randn(T, B, D)
+    assert type(plain) in (nn.RNN, nn.LSTM, nn.GRU) and not plain.training
+    assert {id(p) for p in plain.parameters()} == {id(p) for p in noisy.parameters()}
+    for ours, theirs in zip(flat(noisy(x)), flat(plain(x))):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(TypeError, match="takes a noisy RNN, got LSTM"):
+        to_torch(nn.LSTM(D, H))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no RNN with nonlinearity 'sigmoid'"):
+        to_torch(NoisyRNN(D, H, nonlinearity="sigmoid"))
+    gru: Any = NoisyGRU(D, H, noise=NOISE)
+    gru.weight_hh_l0 = PyroSample(dist.Normal(0.0, 1.0).expand([3 * H, H]).to_event(2))
+    with pytest.raises(ValueError, match="weight_hh_l0 is random or computed from others"):
+        to_torch(gru)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamic_quantisation() -> None:
+    noisy, x = NoisyLSTM(D, H, 2, noise=NOISE).eval(), torch.randn(T, B, D)
+    network = nn.Sequential(to_torch(noisy))
+    quantised = torch.ao.quantization.quantize_dynamic(network, {nn.LSTM}, torch.qint8)
+    torch.testing.assert_close(quantised(x)[0], noisy(x)[0], atol=0.02, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [NoisyLSTM, NoisyGRU])
+def test_onnx_with_a_dynamic_time_axis(kind: Any) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnx and onnxruntime")
+    pytest.importorskip("onnx")
+    noisy, file = kind(D, H, 2, noise=NOISE).eval(), io.BytesIO()
+    torch.onnx.export(
+        to_torch(noisy),
+        (torch.randn(T, B, D),),
+        file,
+        dynamo=False,  # torch's newer exporter fixes the length of an nn.LSTM's input
+        input_names=["x"],
+        output_names=["z"],
+        dynamic_axes={"x": {0: "time"}, "z": {0: "time"}},
+    )
+    session = runtime.InferenceSession(file.getvalue())
+    x = torch.randn(T + 5, B, D)
+    (z,) = session.run(["z"], {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(z), noisy(x)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_model_is_whole() -> None:
+    """γ comes back with the weights, whatever kind it is; torch's modules leave it out."""
+    spreads: list[Any] = [0.7, torch.full((H,), 0.4), Learned(0.6), nn.Parameter(torch.tensor(0.2))]
+    saved = NoisyLSTM(D, H, 4, noise=NOISE, spread=spreads)
+    saved.spread_l2_unconstrained.data.add_(0.5)
+    others: list[Any] = [0.1, torch.full((H,), 0.9), Learned(0.3), nn.Parameter(torch.tensor(0.5))]
+    fresh = NoisyLSTM(D, H, 4, noise=NOISE, spread=others)
+    fresh.load_state_dict(saved.state_dict())
+    for ours, theirs in zip(fresh.spread, saved.spread):
+        assert torch.equal(ours, theirs)
+    assert fresh.double().spread[0] == 0.7  # no dtype has rounded it
+    plain = nn.LSTM(D, H, 4)
+    report = plain.load_state_dict(saved.state_dict(), strict=False)
+    assert not report.missing_keys
+    assert all(key.startswith("spread_l") for key in report.unexpected_keys)
