@@ -120,7 +120,7 @@ class _GuideNoise(dist.Independent):
             _GuideNoise, _instance
         )
         new.site = self.site
-        return super().expand(batch_shape, _instance=new)  # type: ignore[no-any-return]
+        return super().expand(batch_shape, new)  # type: ignore[no-any-return, no-untyped-call]
 
     def score_parts(self, *args: Any, **kwargs: Any) -> Any:
         traces = _importance_frame()
@@ -131,7 +131,7 @@ class _GuideNoise(dist.Independent):
                 "sites=None, whose noise is drawn by torch and is no sample site",
                 stacklevel=2,
             )
-        return super().score_parts(*args, **kwargs)
+        return super().score_parts(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _importance_frame() -> Any:

@@ -75,8 +75,9 @@ class PriorGuide(PyroModule):
 
     def _is_random(self, site: Any) -> bool:
         """Whether a site is a prior on γ or on a weight, of the model or of a part of it."""
+        modules: Any = self.model.modules()
         return any(
             site["name"] == module._pyro_get_fullname(name)
-            for module in self.model.modules()
+            for module in modules
             for name in getattr(module, "_pyro_samples", ())
         )

@@ -108,8 +108,8 @@ def test_a_layer_is_two_one_way_layers(
         for ours, theirs in zip(flat(state), flat(final)):
             torch.testing.assert_close(ours[index : index + 1], theirs)
         mine = torch.autograd.grad(part.square().sum(), x, retain_graph=True)
-        theirs = torch.autograd.grad(one.square().sum(), x, retain_graph=True)
-        torch.testing.assert_close(mine, theirs)
+        reference = torch.autograd.grad(one.square().sum(), x, retain_graph=True)
+        torch.testing.assert_close(mine, reference)
 
 
 @noises

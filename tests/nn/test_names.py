@@ -42,7 +42,7 @@ class Pair(nn.Module):
         self.two = NoisyLSTM(H, H, noise=NOISE, spread=Learned(0.6), name=name)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.two(self.one(x)[0])[0]  # type: ignore[no-any-return]
+        return self.two(self.one(x)[0])[0]
 
 
 def test_two_nameless_rnns_in_one_program_are_told_apart() -> None:
@@ -78,7 +78,7 @@ def test_one_rnn_called_at_each_step_has_a_site_at_each_step() -> None:
 
 
 def steps(model: SequenceModel, x: Tensor, count: int = 40) -> tuple[float, float]:
-    optimizer = pyro.optim.Adam({"lr": 0.05})  # type: ignore[attr-defined]
+    optimizer = pyro.optim.Adam({"lr": 0.05})
     svi = SVI(model, PriorGuide(model), optimizer, Trace_ELBO())
     losses = [svi.step(x[:-1], x[1:]) for _ in range(count)]
     return losses[0], losses[-1]

@@ -22,7 +22,7 @@ def test_threads_leave_the_param_store_as_it_was(call: str) -> None:
     rnn = NoisyLSTM(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=Learned(0.4))
     model = LanguageModel(7, rnn, input_noise=Additive(dist.Normal(0.0, 1.0)))
     x = torch.randint(7, (T, B))
-    optimizer = pyro.optim.Adam({"lr": 0.01})  # type: ignore[attr-defined]
+    optimizer = pyro.optim.Adam({"lr": 0.01})
     SVI(model, PriorGuide(model), optimizer, Trace_ELBO()).step(x, x)
     store = pyro.get_param_store()
     before = dict(store.items())

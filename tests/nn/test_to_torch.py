@@ -57,7 +57,7 @@ def test_onnx_with_a_dynamic_time_axis(kind: Any) -> None:
     torch.onnx.export(
         to_torch(noisy),
         (torch.randn(T, B, D),),
-        file,
+        file,  # type: ignore[arg-type]
         dynamo=False,  # torch's newer exporter fixes the length of an nn.LSTM's input
         input_names=["x"],
         output_names=["z"],

@@ -44,7 +44,8 @@ class Smoother(PyroModule):
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__()
         self.rnn = rnn
-        self.head = PyroModule[nn.Linear](H, 2)
+        linear: Any = PyroModule[nn.Linear]
+        self.head = linear(H, 2)
 
     def model(self, y: Tensor) -> None:
         with pyro.plate("sequences", y.shape[1]):
@@ -71,7 +72,8 @@ def test_a_noisy_rnn_in_a_guide_leaves_the_objective_alone(elbo: Any) -> None:
     torch.manual_seed(2)
     epsilon = [torch.randn(T, B, H)]  # what the noisy RNN drew, and then Pyro the latent states
     run = rnn.forward
-    rnn.forward = lambda x: run(x, epsilon=epsilon)  # type: ignore[method-assign]
+    given: Any = lambda x: run(x, epsilon=epsilon)  # noqa: E731
+    rnn.forward = given  # type: ignore[method-assign]
     again = elbo().differentiable_loss(smoother.model, smoother.guide, y)
     torch.testing.assert_close(loss, again)
     assert loss.requires_grad

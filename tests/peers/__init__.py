@@ -1,0 +1,1 @@
+"""Programs that others write, with a noisy RNN in the place of torch's."""
