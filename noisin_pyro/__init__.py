@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from noisin_pyro.infer.smoothing_guide import SmoothingGuide
     from noisin_pyro.models.language import LanguageModel
     from noisin_pyro.models.sequence import SequenceModel, detach_state
+    from noisin_pyro.nn.convert import from_torch, to_torch
     from noisin_pyro.nn.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
-    from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch, to_torch
+    from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
     from noisin_pyro.noise.affine import Additive, Multiplicative
     from noisin_pyro.noise.families import FAMILIES, family
     from noisin_pyro.noise.mean_parameterized import MeanParameterized
@@ -30,7 +31,8 @@ _HOMES = {
     "models.language": ("LanguageModel",),
     "models.sequence": ("SequenceModel", "detach_state"),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
-    "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch", "to_torch"),
+    "nn.convert": ("from_torch", "to_torch"),
+    "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN"),
     "noise.affine": ("Additive", "Multiplicative"),
     "noise.families": ("FAMILIES", "family"),
     "noise.mean_parameterized": ("MeanParameterized",),

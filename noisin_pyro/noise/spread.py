@@ -118,9 +118,9 @@ class Fixed(Spread):
             )
 
     def reset(self, module: PyroModule, name: str) -> None:
-        held = module._buffers.get(name)
-        if held is not None:
-            held.copy_(torch.as_tensor(self.value))
+        buffer = module._buffers.get(name)
+        if buffer is not None:
+            buffer.copy_(torch.as_tensor(self.value))
 
 
 @dataclass(frozen=True)
@@ -306,9 +306,9 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     for part in module.modules():
         for name in getattr(part, "_spreads", ()):
             for parameter in (name, f"{name}_unconstrained"):
-                found = part._parameters.get(parameter)
-                if found is not None:
-                    yield found
+                gamma = part._parameters.get(parameter)
+                if gamma is not None:
+                    yield gamma
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:

@@ -54,8 +54,8 @@ def continue_text(
     state = None
     with torch.no_grad(), evaluating(model):
         for _ in range(words):
-            law, state = model.predict(x.to(device), state, sample=False)
-            logits = law.logits[-1, 0].cpu() / temperature
+            emitted, state = model.predict(x.to(device), state, sample=False)
+            logits = emitted.logits[-1, 0].cpu() / temperature
             logits[unknown] = -torch.inf
             x = torch.multinomial(logits.softmax(-1), 1, generator=generator).view(1, 1)
             drawn += vocabulary.decode(x.flatten())

@@ -38,7 +38,8 @@ def test_a_state_of_zero_among_others_leaves_their_gradients_finite(name: str) -
 
 @each_base
 @given(
-    h=st.floats(-300, 300, width=32),
+    # A subnormal h has a few bits, so γ|h| may be rounded by more than a quarter of itself.
+    h=st.floats(-300, 300, width=32, allow_subnormal=False),
     spread=st.floats(0.0625, 8, width=32),
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 2**31),
