@@ -3,23 +3,36 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from noisin_pyro.infer.annealed_elbo import AnnealedELBO
-    from noisin_pyro.infer.noisin_elbo import NoisinELBO
-    from noisin_pyro.infer.prior_guide import PriorGuide
-    from noisin_pyro.infer.smoothing_guide import SmoothingGuide
-    from noisin_pyro.models.language import LanguageModel
-    from noisin_pyro.models.sequence import SequenceModel, detach_state
-    from noisin_pyro.nn.convert import from_torch, to_torch
-    from noisin_pyro.nn.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
-    from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
-    from noisin_pyro.noise.affine import Additive, Multiplicative
-    from noisin_pyro.noise.families import FAMILIES, family
-    from noisin_pyro.noise.mean_parameterized import MeanParameterized
-    from noisin_pyro.noise.spread import Learned, spread_parameters
-    from noisin_pyro.text.batching import streams, windows
-    from noisin_pyro.text.corpora import Corpus, Vocabulary, load_corpus
-    from noisin_pyro.text.evaluation import Evaluation, evaluate
+if TYPE_CHECKING:  # `as` makes them public for type checkers
+    from noisin_pyro.infer.annealed_elbo import AnnealedELBO as AnnealedELBO
+    from noisin_pyro.infer.noisin_elbo import NoisinELBO as NoisinELBO
+    from noisin_pyro.infer.prior_guide import PriorGuide as PriorGuide
+    from noisin_pyro.infer.smoothing_guide import SmoothingGuide as SmoothingGuide
+    from noisin_pyro.models.language import LanguageModel as LanguageModel
+    from noisin_pyro.models.sequence import SequenceModel as SequenceModel
+    from noisin_pyro.models.sequence import detach_state as detach_state
+    from noisin_pyro.nn.convert import from_torch as from_torch
+    from noisin_pyro.nn.convert import to_torch as to_torch
+    from noisin_pyro.nn.emissions import BernoulliEmission as BernoulliEmission
+    from noisin_pyro.nn.emissions import CategoricalEmission as CategoricalEmission
+    from noisin_pyro.nn.emissions import NormalEmission as NormalEmission
+    from noisin_pyro.nn.rnn import NoisyGRU as NoisyGRU
+    from noisin_pyro.nn.rnn import NoisyLSTM as NoisyLSTM
+    from noisin_pyro.nn.rnn import NoisyRNN as NoisyRNN
+    from noisin_pyro.noise.affine import Additive as Additive
+    from noisin_pyro.noise.affine import Multiplicative as Multiplicative
+    from noisin_pyro.noise.families import FAMILIES as FAMILIES
+    from noisin_pyro.noise.families import family as family
+    from noisin_pyro.noise.mean_parameterized import MeanParameterized as MeanParameterized
+    from noisin_pyro.noise.spread import Learned as Learned
+    from noisin_pyro.noise.spread import spread_parameters as spread_parameters
+    from noisin_pyro.text.batching import streams as streams
+    from noisin_pyro.text.batching import windows as windows
+    from noisin_pyro.text.corpora import Corpus as Corpus
+    from noisin_pyro.text.corpora import Vocabulary as Vocabulary
+    from noisin_pyro.text.corpora import load_corpus as load_corpus
+    from noisin_pyro.text.evaluation import Evaluation as Evaluation
+    from noisin_pyro.text.evaluation import evaluate as evaluate
 
 __version__ = "0.1.0"
 
