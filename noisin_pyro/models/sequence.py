@@ -15,7 +15,7 @@ from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
 from noisin_pyro.noise.affine import AffineNoise
-from noisin_pyro.noise.spread import SpreadLike, as_spread
+from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
 from noisin_pyro.sites import Call, Freezable, apart, in_context
 
 __all__ = ["NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
@@ -118,9 +118,10 @@ class SequenceModel(Freezable, PyroModule):
         self.emission = emission
         self.input_noise = input_noise
         self.dropout_input, self.dropout_output = dropout_input, dropout_output
+        self._spreads: dict[str, Spread] = {}
         if input_noise is not None:
-            self._input_spread = as_spread(input_spread)
-            self._input_spread.attach(self, "input_spread", rnn.input_size, rnn.weight_ih_l0)
+            spread = self._spreads["input_spread"] = as_spread(input_spread)
+            spread.attach(self, "input_spread", rnn.input_size, rnn.weight_ih_l0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
@@ -242,7 +243,7 @@ class SequenceModel(Freezable, PyroModule):
         embedded = self._embedded(x, call.dropping)
         if drawn.input is not None:
             assert self.input_noise is not None
-            spread = self._input_spread.read(self, "input_spread", drawn.input)
+            spread = self._spreads["input_spread"].read(self, "input_spread", drawn.input)
             embedded = add_noise(embedded, *self.input_noise.affine(drawn.input, spread))
         embedded = dropout(embedded, self.dropout_input, call.dropping, tied)
         z, state = self.rnn(embedded, state, epsilon=drawn.rnn, call=call)

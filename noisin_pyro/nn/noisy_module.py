@@ -86,6 +86,8 @@ class NoisyModule(_Base):
         if name == "spread":
             object.__setattr__(self, name, value)  # torch would register a parameter of this name
         elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
+            if name not in self._spread_names or not self._is_noisy(name):
+                raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")
             spread = as_spread(value)
             spread.attach(self, name, self.hidden_size, self.weight_hh_l0)
             self._spreads[name] = spread
@@ -118,6 +120,11 @@ class NoisyModule(_Base):
         """Layer and direction in torch's order: (0, ""), (0, "_reverse"), (1, ""), ..."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         return [(layer, way) for layer in range(self.num_layers) for way in directions]
+
+    def _is_noisy(self, spread_name: str) -> bool:
+        """Whether the layer of a spread has a noise."""
+        layer, _ = self._tracks[self._spread_names.index(spread_name)]
+        return self.noise[layer] is not None
 
     @property
     def _spread_names(self) -> list[str]:

@@ -430,6 +430,8 @@ def test_a_spread_is_set_at_any_time() -> None:
     with pytest.raises(ValueError, match="one value or one for each of the 2 layers, got 3"):
         rnn.spread = [0.1, 0.2, 0.3]
     assert [float(spread) for spread in rnn.spread] == pytest.approx([0.6, 0.2])
+    with pytest.raises(AttributeError, match="NoisyLSTM has no noisy layer with a 'spread_l2'"):
+        rnn.spread_l2 = 0.5
 
 
 @pytest.mark.parametrize("make", ["reset", "skip_init", "to_empty"])
@@ -464,3 +466,6 @@ def test_spread_parameters_are_those_that_weight_decay_should_leave() -> None:
     rnn = lstm(3, spread=[Learned(0.5), 0.3, torch.nn.Parameter(torch.tensor(0.4))])
     found = list(spread_parameters(torch.nn.Sequential(rnn)))
     assert found == [rnn.spread_l0_unconstrained, rnn.spread_l2]
+    options: Any = {"input_noise": Additive(dist.Normal(0.0, 1.0)), "input_spread": Learned(0.2)}
+    model = SequenceModel(torch.nn.Identity(), rnn, lambda z: dist.Normal(z, 1.0), **options)
+    assert list(spread_parameters(model)) == [model.input_spread_unconstrained, *found]
