@@ -60,6 +60,7 @@ class SmoothingGuide(PyroModule):
         >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
         >>> model = LanguageModel(10, rnn)
         >>> guide = SmoothingGuide(model, hidden_size=8)
+        >>> pyro.clear_param_store()  # of models of the same names
         >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         >>> tokens = torch.randint(10, (8, 2))
         >>> loss = svi.step(tokens[:-1], tokens[1:])

@@ -49,7 +49,7 @@ def text(length: int = 50) -> Tensor:
 def test_mean_path_against_a_token_by_token_loop(noise: Any) -> None:
     model, tokens = build(noise, input_noise=noise), text()
     plain = nn.LSTM(D, H, 2).double()
-    plain.load_state_dict(model.rnn.state_dict())
+    plain.load_state_dict(model.rnn.state_dict(), strict=False)
     share = (len(tokens) - 1) // B  # of the tokens to predict, for each stream
     total = 0.0
     for stream in range(B):
