@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import pyro
 import pyro.poutine as poutine
@@ -24,10 +24,13 @@ from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
 
-__all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
+__all__ = ["Call", "Freezable", "Plates", "Readout", "apart", "in_context", "own_store"]
 
 Plates = tuple[Any, Any]
 """The ``time`` (dim −2) and ``batch`` (dim −1) plates of a model."""
+
+Readout = Literal["noisy", "mean"]
+"""What the top layer hands up: its noisy state z, or its mean h. Later steps read z either way."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +50,7 @@ class Call:
         lengths: each sequence's number of steps, with shape (B,); sites count only these.
         active: whether draws are sample sites.
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
+        readout: what the top layer hands up.
     """
 
     owner: PyroModule
@@ -57,6 +61,7 @@ class Call:
     lengths: Tensor | None = None
     active: bool = False
     given: Plates | None = None
+    readout: Readout = "noisy"
 
     @classmethod
     def begin(
@@ -69,6 +74,7 @@ class Call:
         *,
         tied: bool,
         plates: Plates | None = None,
+        readout: Readout = "noisy",
     ) -> Call:
         """Decides for a call on an input.
 
@@ -80,17 +86,21 @@ class Call:
             sample: True draws noise, False runs the mean path; None draws while training.
             tied: whether dropout's masks belong to the noise, and are drawn whenever it is.
             plates: those of a surrounding model.
+            readout: what the top layer hands up.
 
         Raises:
-            ValueError: if the lengths do not fit.
+            ValueError: if the lengths do not fit or the readout is unknown.
         """
         steps, batch = shape
+        if readout not in get_args(Readout):
+            raise ValueError(f"readout must be 'noisy' or 'mean', got {readout!r}")
         if lengths is not None:
             check_lengths(lengths, steps, batch)
             lengths = lengths.to(device)
         noisy = owner.training if sample is None else sample
         dropping = noisy if tied else owner.training
-        return cls(owner, steps, batch, noisy, dropping, lengths, am_i_wrapped(), plates)
+        active = am_i_wrapped()
+        return cls(owner, steps, batch, noisy, dropping, lengths, active, plates, readout)
 
     def without_sites(self) -> Call:
         """The same call with noise that is drawn by torch and is no sample site."""
