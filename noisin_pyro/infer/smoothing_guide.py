@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from noisin_pyro.lengths import length_mask, reverse
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.models.sequence import NoisyRNNs, SequenceModel
+from noisin_pyro.models.sequence import Drawn, NoisyRNNs, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.standardized import LocationScale
-from noisin_pyro.sites import apart
+from noisin_pyro.sites import apart, in_context
 
 __all__ = ["SmoothingGuide"]
 
@@ -135,6 +136,40 @@ class SmoothingGuide(PyroModule):
             _Replaced(self.model.rnn, self._distributions(x, y, lengths)),
         ):
             self.model.latents(x, y, state, lengths, sample=sample)
+
+    @in_context
+    def propose(
+        self, x: Tensor, y: Tensor, lengths: Tensor | None = None, *, particles: int
+    ) -> tuple[Drawn, Tensor]:
+        """Draws noise for K copies of each sequence, as a particle filter's proposal.
+
+        Args:
+            x: inputs, with shape (T, B) or (T, B, \\*).
+            y: observations, with shape (T, B) and the emission's event shape.
+            lengths: each sequence's number of steps, with shape (B,).
+            particles: K.
+
+        Returns:
+            The noise of K·B sequences, copy k of sequence b in column k·B + b, without sample
+            sites; and log p(ε) − log q(ε) for each step, with shape (T, K·B). That of a tied noise
+            stands at the first step.
+        """
+        model, (steps, batch) = self.model, x.shape[:2]
+        drawn = model.draw_noise(steps, particles * batch)
+        assert drawn.rnn is not None
+        layers, log_ratios = list(drawn.rnn), None
+        for layer, q in self._distributions(x, y, lengths).items():
+            noise = model.rnn.noise[layer]
+            assert isinstance(noise, AffineNoise)
+            prior: Any = noise.standardized(model.rnn.weight_hh_l0)
+            epsilon = q.rsample((particles,))  # (K, T, B, H)
+            log_ratio = prior.log_prob(epsilon).sum(-1) - q.log_prob(epsilon)
+            layers[layer] = epsilon.movedim(0, 1).flatten(1, 2)
+            log_ratio = log_ratio.movedim(0, 1).flatten(1, 2)
+            log_ratios = log_ratio if log_ratios is None else log_ratios + log_ratio
+        assert log_ratios is not None
+        missing = steps - len(log_ratios)  # steps that share the ε of the first one
+        return Drawn(drawn.input, layers), F.pad(log_ratios, (0, 0, 0, missing))
 
     def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""

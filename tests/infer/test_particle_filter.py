@@ -148,6 +148,7 @@ def test_padding_counts_for_nothing(threshold: float) -> None:
         model, x[:3, :1], y[:3, :1], Particles.start(4, 1, like), drawn=short, ess_threshold=0.0
     )
     torch.testing.assert_close(whole.log_probs[:steps, :1], alone.log_probs[:steps])
+    assert bool((whole.resampled[3:, 0] == 0).all())
     assert bool((whole.log_probs[3:, 0] == 0).all()) and bool((whole.log_probs[3:, 1] != 0).all())
 
 
