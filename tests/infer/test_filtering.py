@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import SVI, RenyiELBO
@@ -187,33 +188,31 @@ def test_the_state_can_be_detached() -> None:
 
 
 def enumerated_bound(model: Any, x: Tensor, y: Tensor) -> Tensor:
-    """E [log p̂(y_1) + log p̂(y_2)] of two particles with one unit, resampled in between.
+    """E [Σ_t log p̂(y_t)] of two particles with one unit, resampled before every later step.
 
-    Over all masks of both particles in both steps and over all pairs of ancestors.
+    Over all masks of both particles in all steps and over all pairs of ancestors.
     """
     rnn, emission = model.rnn, model.emission
-
-    def weight(z: Tensor, t: int) -> Tensor:
-        mean = z * emission.weight.view(()) + emission.bias.view(())
-        return dist.Normal(mean, emission.log_scale.exp().view(())).log_prob(y[t].view(()))
+    pairs = list(itertools.product((0, 1), repeat=2))
 
     def state(z: Tensor, mask: float, t: int) -> Tensor:
         h = torch.tanh(x[t].view(()) * rnn.weight_ih_l0.view(()) + z * rnn.weight_hh_l0.view(()))
         return h * (1 + rnn.spread[0] * mask)
 
-    total = torch.zeros((), dtype=torch.float64)
-    zero, signs = torch.zeros((), dtype=torch.float64), (-1.0, 1.0)
-    for first in itertools.product(signs, repeat=2):
-        z = [state(zero, mask, 0) for mask in first]
-        weights = torch.stack([weight(one, 0) for one in z])
-        evidence, chances = weights.logsumexp(0) - math.log(2), weights.softmax(0)
-        for ancestors in itertools.product((0, 1), repeat=2):
-            chance = chances[ancestors[0]] * chances[ancestors[1]] / 4
-            for second in itertools.product(signs, repeat=2):
-                new = [state(z[a], mask, 1) for a, mask in zip(ancestors, second)]
-                later = torch.stack([weight(one, 1) for one in new]).logsumexp(0) - math.log(2)
-                total = total + chance / 4 * (evidence + later)
-    return total
+    def remaining(parents: list[Tensor], t: int) -> Tensor:
+        """The expectation of the sum from step t on, given the resampled states."""
+        total = torch.zeros((), dtype=torch.float64)
+        for masks in pairs:
+            z = [state(one, 2.0 * mask - 1.0, t) for one, mask in zip(parents, masks)]
+            mean = torch.stack(z) * emission.weight.view(()) + emission.bias.view(())
+            weights = dist.Normal(mean, emission.log_scale.exp().view(())).log_prob(y[t].view(()))
+            total = total + (weights.logsumexp(0) - math.log(2)) / 4
+            chances = weights.softmax(0)
+            for a, b in pairs if t + 1 < len(x) else []:
+                total = total + chances[a] * chances[b] * remaining([z[a], z[b]], t + 1) / 4
+        return total
+
+    return remaining([torch.zeros((), dtype=torch.float64)] * 2, 0)
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -223,7 +222,9 @@ def test_gradient_with_the_resampling_term_is_unbiased(complete: bool) -> None:
     weights = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[2.5]]}
     set_parameters(model.rnn, **weights)
     set_parameters(model.emission, weight=[[1.0]])
-    x, y = (torch.tensor(part).double().view(2, 1, 1) for part in ([1.0, -1.0], [0.9, -0.6]))
+    x, y = (
+        torch.tensor(part).double().view(3, 1, 1) for part in ([1.0, -1.0, 0.3], [0.9, -0.6, 0.8])
+    )
     parameters = list(model.parameters())
     exact = torch.autograd.grad(enumerated_bound(model, x, y), parameters)
     elbo = FilteringELBO(2, ess_threshold=1.0, resampling_gradient=complete)
@@ -274,7 +275,8 @@ def test_svi_and_the_module_take_the_same_step(guide: Any) -> None:
 
 def test_the_module_leaves_the_store_alone() -> None:
     model, (x, y) = words("additive"), batch()
-    FilteringELBO(3)(model, PriorGuide(model))(x, y).backward()
+    with poutine.trace():  # inside a Pyro program too
+        FilteringELBO(3)(model, PriorGuide(model))(x, y).backward()
     assert not list(pyro.get_param_store())
     assert all(p.grad is not None for p in model.parameters())
 
