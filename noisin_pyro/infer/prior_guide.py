@@ -17,7 +17,10 @@ class PriorGuide(PyroModule):
     With it the KL of the ELBO is empty, so ``SVI(model, PriorGuide(model), optim,
     Trace_ELBO())`` maximises the NOISIN objective (the paper's Equation 1 and "NOISIN as
     variational inference"). Where noise is a site per sequence the guide only draws it and
-    never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound; where a
+    never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound on whole
+    sequences. Over windows whose first state is a carried draw of the prior its values do not add
+    up to a bound, because the draw knows nothing of the windows before: they can exceed
+    log p(y). :class:`FilteringELBO` carries weighted particles instead. Where a
     noise has no pathwise gradient (a :class:`MeanParameterized` Poisson, say) Pyro's gradient of
     that bound leaves out a term, its value does not.
 
