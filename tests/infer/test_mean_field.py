@@ -1,8 +1,8 @@
 """What a guide that is independent over steps must miss, on a linear Gaussian model.
 
-The posterior of the noise is Gaussian with precision Λ. The best independent guide has the variances
-1/Λ_ii and misses ½ (Σ_i log Λ_ii − log det Λ). The bound of the one statistical test lies 6 standard
-errors out, where a normal variable lies with probability 2e-9.
+The posterior of the noise is Gaussian with precision Λ. The best independent guide has the
+variances 1/Λ_ii and misses ½ (Σ_i log Λ_ii − log det Λ). The bound of the one statistical test lies
+6 standard errors out, where a normal variable lies with probability 2e-9.
 """
 
 from __future__ import annotations
