@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.infer.annealed_elbo import AnnealedELBO as AnnealedELBO
+    from noisin_pyro.infer.filtering_elbo import FilteringELBO as FilteringELBO
     from noisin_pyro.infer.noisin_elbo import NoisinELBO as NoisinELBO
     from noisin_pyro.infer.prior_guide import PriorGuide as PriorGuide
     from noisin_pyro.infer.smoothing_guide import SmoothingGuide as SmoothingGuide
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "infer.annealed_elbo": ("AnnealedELBO",),
+    "infer.filtering_elbo": ("FilteringELBO",),
     "infer.noisin_elbo": ("NoisinELBO",),
     "infer.prior_guide": ("PriorGuide",),
     "infer.smoothing_guide": ("SmoothingGuide",),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import pyro
 import pyro.poutine as poutine
@@ -26,10 +26,13 @@ from torch.distributions import transform_to
 from noisin_pyro.lengths import check_lengths, length_mask
 from noisin_pyro.naming import is_foreign, trains_by_svi, watched
 
-__all__ = ["Call", "Freezable", "Plates", "apart", "in_context", "own_store"]
+__all__ = ["Call", "Freezable", "Plates", "Readout", "apart", "in_context", "own_store"]
 
 Plates = tuple[Any, Any]
 """The ``time`` (dim −2) and ``batch`` (dim −1) plates of a model."""
+
+Readout = Literal["noisy", "mean"]
+"""What the top layer hands up: its noisy state z, or its mean h. Later steps read z either way."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +53,7 @@ class Call:
         active: whether draws are sample sites.
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
         suffix: of all names, in a module's later calls in one program.
+        readout: what the top layer hands up.
     """
 
     owner: PyroModule
@@ -61,6 +65,7 @@ class Call:
     active: bool = False
     given: Plates | None = None
     suffix: str = ""
+    readout: Readout = "noisy"
 
     @classmethod
     def begin(
@@ -73,6 +78,7 @@ class Call:
         *,
         tied: bool,
         plates: Plates | None = None,
+        readout: Readout = "noisy",
     ) -> Call:
         """Decides for a call on an input.
 
@@ -84,17 +90,22 @@ class Call:
             sample: True draws noise, False runs the mean path; None draws while training.
             tied: whether dropout's masks belong to the noise, and are drawn whenever it is.
             plates: those of a surrounding model.
+            readout: what the top layer hands up.
 
         Raises:
-            ValueError: if the lengths do not fit.
+            ValueError: if the lengths do not fit or the readout is unknown.
         """
         steps, batch = shape
+        if readout not in get_args(Readout):
+            raise ValueError(f"readout must be 'noisy' or 'mean', got {readout!r}")
         if lengths is not None:
             check_lengths(lengths, steps, batch)
             lengths = lengths.to(device)
         noisy = owner.training if sample is None else sample
         dropping = noisy if tied else owner.training
-        return cls(owner, steps, batch, noisy, dropping, lengths, am_i_wrapped(), plates)
+        active = am_i_wrapped()
+        decided = (noisy, dropping, lengths, active, plates)
+        return cls(owner, steps, batch, *decided, readout=readout)
 
     def without_sites(self) -> Call:
         """The same call with noise that is drawn by torch and is no sample site."""

@@ -30,7 +30,8 @@ class NoisinELBO(ELBO):
     the score of the padding.
 
     Use it in ``SVI`` or as a module, ``NoisinELBO()(model, PriorGuide(model))``. As any Pyro
-    loss it is a sum over the sequence, in nats.
+    loss it is a sum over the sequence, in nats. Every term is that of one step, so the losses of
+    windows with a carried state add up to the loss of the whole text at fixed weights.
 
     Args:
         num_particles: S, the number of noise samples averaged over.

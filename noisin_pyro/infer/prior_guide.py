@@ -19,9 +19,14 @@ class PriorGuide(PyroModule):
     With it the KL of the ELBO is empty, so ``SVI(model, PriorGuide(model), optim,
     Trace_ELBO())`` maximises the NOISIN objective (Equation 1 of the paper's first version, and its
     section "NOISIN as variational inference"). Where noise is a site per sequence the guide only
-    draws it and never runs the RNN. ``RenyiELBO(alpha=0)`` with it is the importance-weighted
-    bound; where a noise has no pathwise gradient (a :class:`MeanParameterized` Poisson, say) Pyro's
-    gradient of that bound leaves out a term, its value does not.
+    draws it and never runs the RNN.
+
+    ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound on whole sequences. Over windows
+    whose first state is a carried draw of the prior its values do not add up to a bound, because
+    the draw knows nothing of the windows before: they can exceed log p(y). :class:`FilteringELBO`
+    carries weighted particles instead. Where a noise has no pathwise gradient (a
+    :class:`MeanParameterized` Poisson, say) Pyro's gradient of that bound leaves out a term, its
+    value does not.
 
     Priors on γ or on weights keep their prior as their guide too, unless ``rest`` gives them
     another: ``PriorGuide(model, rest=AutoNormal)`` is variational inference over them, with the

@@ -16,18 +16,29 @@ from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, apart, in_context
+from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context
 
-__all__ = ["NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
+__all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
 
 NoisyRNNs = NoisyRNN | NoisyLSTM | NoisyGRU
 
 
 class Drawn(NamedTuple):
-    """The noise of one call, drawn before anything is computed."""
+    """The noise of one call, drawn before anything is computed.
 
-    input: Tensor | None  # (T, B, I)
-    rnn: list[Tensor | None] | None  # per layer (T, B, H)
+    Attributes:
+        input: ε of the embedded input, with shape (T, B, I).
+        rnn: ε of each layer, with shape (T, B, H), (1, B, H) if tied; None for a layer without
+            noise or with a sample site per timestep.
+    """
+
+    input: Tensor | None
+    rnn: list[Tensor | None] | None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Drawn:
+        """The same with every ε changed."""
+        layers = None if self.rnn is None else [_maybe(change, one) for one in self.rnn]
+        return Drawn(_maybe(change, self.input), layers)
 
 
 def detach_state(state: Any) -> Any:
@@ -213,18 +224,53 @@ class SequenceModel(Freezable, PyroModule):
         lengths: Tensor | None = None,
         *,
         sample: bool | None = None,
+        readout: Readout = "noisy",
+        drawn: Drawn | None = None,
     ) -> tuple[Any, Any]:
         """The emission distribution p(y_t | z_t) along one pass, and the final state.
 
-        Arguments are those of :meth:`forward`.
-        """
-        call = self._begin(x, lengths, sample)
-        return self._run(x, state, call, self._draw(call))
+        Args:
+            x, state, lengths, sample: those of :meth:`forward`.
+            readout: what the emission reads of the top layer: ``"noisy"``, its state z, or
+                ``"mean"``, the mean h of z. The recurrence reads z either way, and the final state
+                is the same. With ``noise_to="recurrence"`` the emission reads h anyway.
+            drawn: noise from :meth:`draw_noise`. Then noise is added whatever ``sample`` says, and
+                no noise is a sample site.
 
-    def _begin(self, x: Tensor, lengths: Tensor | None, sample: bool | None) -> Call:
+        Raises:
+            ValueError: if a shape or a length does not fit, or ``readout`` is unknown.
+        """
+        call = self._begin(x, lengths, True if drawn is not None else sample, readout)
+        if drawn is None:
+            return self._run(x, state, call, self._draw(call))
+        return self._run(x, state, call.without_sites(), drawn)
+
+    @in_context
+    def draw_noise(self, steps: int, batch: int) -> Drawn:
+        """Draws the noise of a call of :meth:`predict` without sample sites.
+
+        Args:
+            steps: T.
+            batch: B.
+
+        Example:
+            >>> import torch, pyro.distributions as dist
+            >>> from noisin_pyro import Additive, LanguageModel, NoisyRNN
+            >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+            >>> model, x = LanguageModel(10, rnn), torch.randint(10, (5, 2))
+            >>> drawn = model.draw_noise(5, 2)
+            >>> one, _ = model.predict(x, drawn=drawn)
+            >>> other, _ = model.predict(x, drawn=drawn.map(torch.neg))
+        """
+        return self._draw(Call(self, steps, batch, noisy=True, dropping=False))
+
+    def _begin(
+        self, x: Tensor, lengths: Tensor | None, sample: bool | None, readout: Readout = "noisy"
+    ) -> Call:
         if x.dim() < 2:
             raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {tuple(x.shape)}")
-        return Call.begin(self, x.shape[:2], x.device, lengths, sample, tied=self.rnn.tied)
+        tied = self.rnn.tied
+        return Call.begin(self, x.shape[:2], x.device, lengths, sample, tied=tied, readout=readout)
 
     def _draw(self, call: Call) -> Drawn:
         """Issues the latent sites that need no computation: priors, then noise."""
@@ -258,6 +304,10 @@ def check_rate(name: str, rate: float) -> None:
     """Raises ValueError unless ``rate`` is a probability below 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+
+
+def _maybe(change: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else change(tensor)
 
 
 def _is_deterministic(site: Any) -> bool:

@@ -221,18 +221,24 @@ class NoisyRecurrence(NoisyModule):
         for index, (layer, way) in enumerate(self._tracks):
             here = (..., slice(index, index + 1), slice(None), slice(None))
             start: State = (state[0][here], None if state[1] is None else state[1][here])
+            spread, noise_to = spreads[index], self.noise_to
+            if call.readout == "mean" and layer == self.num_layers - 1:
+                # With noise_to="output" the noise of the top layer would then reach nothing.
+                spread = None if noise_to == "output" else spread
+                noise_to = "recurrence"
             tracks[layer].append(
                 Track(
                     f"{layer}{way}",
                     bool(way),
                     self.noise[layer],
-                    spreads[index],
+                    spread,
                     weights[index],
                     start,
                     epsilon[index],
+                    noise_to,
                 )
             )
-        return Layers(self, self.cell, self.noise_to, self.tied, rate, tracks)
+        return Layers(self, self.cell, self.tied, rate, tracks)
 
     @property
     def _first_site(self) -> str:

@@ -66,7 +66,7 @@ def _sample_track(
                 "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
             )
         drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t)
-        read = h if layers.noise_to == "output" else drawn
+        read = h if track.noise_to == "output" else drawn
         if track.reverse and masks is not None:  # a sequence starts where its padding ends
             read = torch.where(masks[t], read, z)
             c_new = None if c_new is None or c is None else torch.where(masks[t], c_new, c)
@@ -79,9 +79,9 @@ def _sample_track(
         zs, hs = zs[::-1], hs[::-1]
     else:
         lengths = call.lengths
-        carried = last_step(cat(hs if layers.noise_to == "output" else zs), lengths)
+        carried = last_step(cat(hs if track.noise_to == "output" else zs), lengths)
         final = carried, None if c is None else last_step(cat(cs), lengths)
-    outputs = hs if layers.noise_to == "recurrence" else zs
+    outputs = hs if track.noise_to == "recurrence" else zs
     if masks is not None:
         outputs = [output.masked_fill(~mask, 0) for output, mask in zip(outputs, masks)]
     return outputs, final

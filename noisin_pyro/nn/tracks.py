@@ -30,6 +30,7 @@ class Track(NamedTuple):
         weights: its weights.
         start: (z, c), each with shape (\\*S, 1, B, H).
         drawn: ε with shape (\\*S, T or 1, B, H); None where there is a site per timestep.
+        noise_to: where its noise goes.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Track(NamedTuple):
     weights: Weights
     start: State
     drawn: Tensor | None
+    noise_to: NoiseTo
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Layers:
     Attributes:
         module: whose Pyro name prefixes the sites.
         cell: the transition.
-        noise_to: where the noise goes.
         tied: whether dropout's mask is one for all steps.
         dropout: the probability of zeroing between layers; 0 while dropout does not act.
         tracks: of each layer, one for each direction.
@@ -56,7 +57,6 @@ class Layers:
 
     module: PyroModule
     cell: Cell
-    noise_to: NoiseTo
     tied: bool
     dropout: float
     tracks: list[list[Track]]
@@ -86,7 +86,7 @@ def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tens
     mult = add = None
     noise_to: NoiseTo = "both"
     if track.spread is not None:
-        noise, noise_to = cast(AffineNoise, track.noise), layers.noise_to
+        noise, noise_to = cast(AffineNoise, track.noise), track.noise_to
         assert track.drawn is not None
         mult, add = noise.affine(track.drawn, track.spread)
         if track.reverse:
@@ -95,7 +95,7 @@ def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tens
         layers.cell, x, track.start, track.weights, mult, add, lengths, noise_to=noise_to
     )
     if track.spread is not None and call.active:
-        z = add_noise(output, mult, add) if layers.noise_to == "recurrence" else output
+        z = add_noise(output, mult, add) if track.noise_to == "recurrence" else output
         z = reverse(z, lengths) if track.reverse else z
         call.record(layers.module, f"z_{track.name}", z)
     return (reverse(output, lengths) if track.reverse else output), final

@@ -65,7 +65,9 @@ def family(
     Args:
         name: one of :data:`FAMILIES`.
         injection: ``"additive"`` (z = h + γε) or ``"multiplicative"`` (z = h(1 + γε)).
-        spread: the γ it will be used with; only ``bernoulli`` depends on it.
+        spread: the γ it will be used with; only ``bernoulli`` depends on it. Its keep probability
+            is fixed here, so that multiplicative noise is dropout at this γ₀ alone: with another γ,
+            as when γ is learned, the smaller value of z is h (1 − γ/γ₀) and not 0.
 
     Raises:
         ValueError: if the name or the injection is unknown, or the spread not positive.

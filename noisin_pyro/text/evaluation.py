@@ -5,33 +5,62 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from noisin_pyro.infer.antithetic import antithetic_noise, check_antithetic
+from noisin_pyro.infer.particle_filter import Filtered, check_filters, filter_window
+from noisin_pyro.infer.particles import Particles
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store
+from noisin_pyro.sites import Readout, own_store
 from noisin_pyro.text.batching import streams, windows
 from noisin_pyro.text.perplexity import perplexity
 
 __all__ = ["Evaluation", "evaluate", "evaluating"]
 
 
+Weighting = Literal["equal", "filter"]
+"""How the predictions of the noisy RNNs are weighted: equally, or by a particle filter."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out fit: ``nats`` per token over ``tokens`` targets, and how it was predicted."""
+    """Held-out fit, and how it was predicted.
+
+    Attributes:
+        nats: −log p̂(y_t | y_<t), averaged over the targets.
+        tokens: the number of targets.
+        samples: the number of noisy RNNs, 0 for the mean path.
+        effective_samples: the effective number of particles, averaged over steps and streams;
+            None unless a particle filter weighted them.
+        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. Two models'
+            differences, token by token, give a paired standard error.
+    """
 
     nats: float
     tokens: int
     samples: int
+    effective_samples: float | None = None
+    log_probs: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def perplexity(self) -> float:
         """exp(nats per token), infinite where that overflows."""
         return perplexity(self.nats)
+
+    @property
+    def log_evidence(self) -> float:
+        """Σ_t log p̂(y_t | y_<t) over all streams.
+
+        After ``weighting="filter"`` its exponential is an unbiased estimate of p(y) under the
+        model, so that on average it lies below log p(y). Otherwise it is the log-probability of
+        the text under another predictive distribution; see :func:`evaluate`.
+        """
+        return -self.nats * self.tokens
 
 
 def evaluate(
@@ -39,6 +68,10 @@ def evaluate(
     tokens: Tensor,
     samples: int = 0,
     *,
+    antithetic: bool = False,
+    readout: Readout = "noisy",
+    weighting: Weighting = "equal",
+    ess_threshold: float = 0.5,
     batch_size: int = 10,
     unroll: int = 70,
 ) -> Evaluation:
@@ -50,10 +83,30 @@ def evaluate(
     for the whole text, and they run in turn. Dropout is off, but for a tied RNN's, whose masks
     belong to its noise and are drawn with it. The state is carried from one window to the next.
 
+    Averaging estimates E[p(y_t | z_t)] with z drawn from the prior given the inputs. This is a
+    proper predictive distribution: it sums to 1 and sees only the past. But it is p(y_t | y_<t)
+    of the model only where the noise never reaches a later step, as with one layer and
+    ``noise_to="output"``. Elsewhere the past observations say something about the states that
+    the later ones grew from, and the noisy RNNs need the weights of a particle filter:
+    ``weighting="filter"`` (:mod:`noisin_pyro.infer.particle_filter`), which calls the model once
+    per step.
+
     Args:
         model: a model with an emission over tokens; its training mode is left as it was.
         tokens: the text, with shape (N,).
         samples: S.
+        antithetic: draw the noise in pairs (ε, −ε) for a symmetric base, and (F⁻¹(u), F⁻¹(1 − u))
+            for another base with an ``icdf`` F⁻¹. The probabilities of a pair err in opposite
+            directions, so that their average varies less, at no cost. S must be even. The two of a
+            pair share a draw of what has a prior; dropout's masks are not paired.
+        readout: what the emission reads: ``"noisy"``, the state z of the top layer, as in
+            training, or ``"mean"``, its mean h. The recurrence reads z either way.
+        weighting: ``"equal"``, or ``"filter"``: weigh each noisy RNN by how well it has predicted
+            the text so far, and resample them where the weights are uneven. The predictions
+            then converge to p(y_t | y_<t) of the model as S grows. Refused where something is
+            drawn once per sequence or per text: a tied noise, or a prior on γ or on weights.
+        ess_threshold: the fraction of S below which the effective number of particles must fall
+            for them to be resampled.
         batch_size: the text is read as this many contiguous streams, each with a state of its
             own. Every token but the first is predicted, up to fewer than ``batch_size`` at the
             end.
@@ -64,31 +117,88 @@ def evaluate(
         Nats per token, averaged over all predicted tokens.
 
     Raises:
-        ValueError: if ``samples`` is negative or the text is shorter than one batch.
+        ValueError: if ``samples`` is negative or, with ``antithetic``, not even and at least 2; if
+            then a noise has no reflection (:mod:`noisin_pyro.noise.reflection`); if a particle
+            filter is asked of the mean path or of such a model; if the text is shorter than one
+            batch.
 
     Example:
         >>> import torch
         >>> from noisin_pyro import LanguageModel, NoisyRNN
         >>> model = LanguageModel(10, NoisyRNN(4, 6))
-        >>> evaluate(model, torch.randint(10, (200,))).tokens
+        >>> tokens = torch.randint(10, (200,))
+        >>> evaluate(model, tokens).tokens
         190
+        >>> evaluate(model, tokens, samples=4, antithetic=True, readout="mean").samples
+        4
     """
     if samples < 0:
         raise ValueError(f"samples must be 0 for the mean path or positive, got {samples}")
-    copies = max(samples, 1)
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting must be 'equal' or 'filter', got {weighting!r}")
+    if weighting == "filter":
+        if samples < 1:
+            raise ValueError("weighting='filter' weighs noisy RNNs, so samples must be at least 1")
+        check_filters(model, ess_threshold)
+    if antithetic:
+        check_antithetic(model, samples)
+    copies, step = max(samples, 1), 2 if antithetic else 1
     stream = streams(tokens, batch_size, overlap=True).to(next(model.parameters()).device)
-    total, count = 0.0, 0
     with torch.no_grad(), evaluating(model):
+        if weighting == "filter":
+            found = list(
+                _filtered(model, stream, unroll, samples, antithetic, readout, ess_threshold)
+            )
+            effective = float(torch.cat([part.effective for part in found]).double().mean())
+            log_probs = [part.log_probs.double() for part in found]
+            return _evaluation(log_probs, samples, effective)
         if any(getattr(module, "_pyro_samples", ()) for module in model.modules()):
-            draws = [_priors(model, stream[:1]) for _ in range(copies)]
-            passes = [_log_probs(model, stream, unroll, 1, samples > 0, held) for held in draws]
+            draws = [_priors(model, stream[:1]) for _ in range(0, copies, step)]
+            passes = [
+                _log_probs(model, stream, unroll, step, samples > 0, antithetic, readout, values)
+                for values in draws
+            ]
         else:
-            passes = [_log_probs(model, stream, unroll, copies, samples > 0)]
-        for parts in zip(*passes):
-            log_probs = torch.cat(parts, 1)
-            total -= float((log_probs.logsumexp(1) - math.log(copies)).sum())
-            count += log_probs.numel() // copies
-    return Evaluation(total / count, count, samples)
+            passes = [_log_probs(model, stream, unroll, copies, samples > 0, antithetic, readout)]
+        log_probs = [torch.cat(parts, 1).logsumexp(1) - math.log(copies) for parts in zip(*passes)]
+    return _evaluation(log_probs, samples)
+
+
+def _evaluation(
+    log_probs: list[Tensor], samples: int, effective: float | None = None
+) -> Evaluation:
+    """From the log-probabilities of each window, with shape (T, B)."""
+    total, count = 0.0, 0
+    for window in log_probs:
+        total -= float(window.sum())
+        count += window.numel()
+    return Evaluation(total / count, count, samples, effective, torch.cat(log_probs))
+
+
+def _filtered(
+    model: SequenceModel,
+    stream: Tensor,
+    unroll: int,
+    count: int,
+    antithetic: bool,
+    readout: Readout,
+    ess_threshold: float,
+) -> Iterator[Filtered]:
+    """Window by window what a particle filter says."""
+    particles = Particles.start(count, stream.shape[1], next(model.parameters()))
+    for x, y in windows(stream, unroll):
+        filtered = filter_window(
+            model,
+            x,
+            y,
+            particles,
+            ess_threshold=ess_threshold,
+            sample=True,
+            readout=readout,
+            antithetic=antithetic,
+        )
+        particles = filtered.particles
+        yield filtered
 
 
 def _log_probs(
@@ -97,18 +207,21 @@ def _log_probs(
     unroll: int,
     copies: int,
     sample: bool,
-    held: dict[str, Tensor] | None = None,
+    antithetic: bool,
+    readout: Readout,
+    given: dict[str, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Window by window the targets' log-probabilities, with shape (T, S, B), under S copies.
 
-    ``held`` has the values of what is random in the model but its noise.
+    ``given`` has the values of what is random in the model but its noise.
     """
     state = None
     for x, y in windows(stream, unroll):
         x, y = (part.repeat(1, copies) for part in (x, y))
-        with _given(held):
-            law, state = model.predict(x, state, sample=sample)
-        yield law.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
+        with _given(given):
+            drawn = antithetic_noise(model, *x.shape[:2]) if antithetic else None
+            emitted, state = model.predict(x, state, sample=sample, readout=readout, drawn=drawn)
+        yield emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
 
 
 def _priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:

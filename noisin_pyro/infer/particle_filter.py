@@ -1,0 +1,225 @@
+"""A particle filter over the noise of a sequence model.
+
+K noisy RNNs run side by side and are weighted by how well they predicted what was observed:
+
+    p̂(y_t | y_<t) = Σ_k W_{t-1}^k w_t^k,      W_t^k ∝ W_{t-1}^k w_t^k,
+
+    w_t^k = p(y_t | z_t^k) p(ε_t^k) / q(ε_t^k),      q = p in the bootstrap filter.
+
+Where the effective number of particles falls below a threshold they are resampled before the next
+step. The product of the p̂(y_t | y_<t) is an unbiased estimate of p(y_1:T), so by Jensen's
+inequality the expectation of its logarithm is a lower bound of log p(y_1:T).
+
+Gordon, Salmond and Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015; Del Moral (2004),
+https://doi.org/10.1007/978-1-4684-9393-1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from noisin_pyro.infer.antithetic import antithetic_noise
+from noisin_pyro.infer.particles import (
+    Particles,
+    Resampling,
+    effective_size,
+    multinomial,
+    systematic,
+)
+from noisin_pyro.lengths import length_mask
+from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.sites import Readout
+
+__all__ = ["Filtered", "check_filters", "filter_window", "refuse_priors"]
+
+_SCHEMES = {"systematic": systematic, "multinomial": multinomial}
+
+
+class Filtered(NamedTuple):
+    """What a filter says of a window of T steps.
+
+    Attributes:
+        log_probs: log p̂(y_t | y_<t), with shape (T, B), 0 past a sequence's end.
+        effective: the effective number of particles after each step, with shape (T, B).
+        particles: those after the last step, to go on with.
+        resampled: the log-probability of the ancestors that were drawn before each step, up to a
+            constant and differentiable, with shape (T, B); 0 where none were drawn.
+    """
+
+    log_probs: Tensor
+    effective: Tensor
+    particles: Particles
+    resampled: Tensor
+
+
+def filter_window(
+    model: SequenceModel,
+    x: Tensor,
+    y: Tensor,
+    particles: Particles,
+    lengths: Tensor | None = None,
+    *,
+    ess_threshold: float = 0.5,
+    resampling: Resampling = "systematic",
+    sample: bool | None = None,
+    readout: Readout = "noisy",
+    antithetic: bool = False,
+    drawn: Drawn | None = None,
+    log_ratios: Tensor | None = None,
+) -> Filtered:
+    """Runs a particle filter over a window, and can go on with the next one.
+
+    Windows change nothing: two windows in turn are the same filter as one long window, because the
+    particles are resampled before a step and not after the last one.
+
+    Args:
+        model: the model, without priors on γ or on weights.
+        x: inputs, with shape (T, B) or (T, B, \\*).
+        y: targets, with shape (T, B) and the emission's event shape.
+        particles: K particles, from :meth:`Particles.start` or from the window before.
+        lengths: each sequence's number of steps, with shape (B,).
+        ess_threshold: resample a sequence's particles where fewer than this fraction of K are
+            effective; 0 never resamples and 1 does so before every step.
+        resampling: how ancestors are drawn.
+        sample: True draws noise, False runs the mean path; None draws while training.
+        readout: see :meth:`SequenceModel.predict`.
+        antithetic: draw the noise of particles k and k + K/2 as reflections of one another.
+        drawn: noise of K·B sequences that a proposal has drawn; from the prior if None.
+        log_ratios: log p(ε) − log q(ε) of it, with shape (T, K·B).
+
+    Raises:
+        ValueError: as :func:`check_filters`, or if a shape or a length does not fit.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from noisin_pyro import Additive, LanguageModel, NoisyRNN
+        >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> model, tokens = LanguageModel(10, rnn), torch.randint(10, (9, 2))
+        >>> particles = Particles.start(5, 2, rnn.weight_hh_l0)
+        >>> filtered = filter_window(model, tokens[:-1], tokens[1:], particles)
+        >>> filtered.log_probs.shape, filtered.particles.state.shape
+        (torch.Size([8, 2]), torch.Size([1, 10, 6]))
+    """
+    count, batch = particles.log_weights.shape
+    resamples = count > 1 and ess_threshold > 0
+    check_filters(model, ess_threshold, resamples)
+    noisy = model.training if sample is None else sample
+    mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
+    if mask is not None:  # whatever stands in the padding, be it NaN
+        x = x.masked_fill(~mask.reshape(mask.shape + (1,) * (x.dim() - 2)), 0)
+    x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
+    if drawn is None and noisy:
+        draw = antithetic_noise if antithetic else SequenceModel.draw_noise
+        drawn = draw(model, len(x), count * batch)
+    # Without resampling the RNN need not wait for the weights: one call runs all steps.
+    parts = [slice(t, t + 1) for t in range(len(x))] if resamples else [slice(0, len(x))]
+    log_probs: list[Tensor] = []
+    effective: list[Tensor] = []
+    resampled: list[Tensor] = []
+    for part in parts:
+        score = particles.log_weights.new_zeros(batch)
+        if resamples:
+            inside = None if mask is None else mask[part].squeeze(0)
+            particles, score = _resampled(particles, ess_threshold, resampling, inside)
+        emitted, state = model.predict(
+            x[part],
+            particles.state,
+            lengths=None if resamples or lengths is None else lengths.repeat(count),
+            sample=sample,
+            readout=readout,
+            drawn=None if drawn is None else _steps(drawn, part),
+        )
+        weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
+        if log_ratios is not None:
+            weights = weights + log_ratios[part].unflatten(-1, (count, batch))
+        if mask is not None:
+            weights = weights.masked_fill(~mask[part].unsqueeze(1), 0)
+            if resamples and particles.state is not None:
+                state = _where(mask[part].repeat(1, count).unsqueeze(-1), state, particles.state)
+        log_weights = particles.log_weights
+        for step in weights:
+            joint = log_weights + step
+            log_prob = joint.logsumexp(0)
+            log_weights = joint - log_prob
+            if mask is not None:  # where the weights' sum is 1 but for rounding
+                log_prob = log_prob.masked_fill(~mask[len(log_probs)], 0)
+            log_probs.append(log_prob)
+            effective.append(effective_size(log_weights.detach()))
+            resampled.append(score)
+            score = torch.zeros_like(score)
+        particles = Particles(state, log_weights)
+    return Filtered(
+        torch.stack(log_probs), torch.stack(effective), particles, torch.stack(resampled)
+    )
+
+
+def check_filters(model: SequenceModel, ess_threshold: float, resamples: bool = True) -> None:
+    """Checks that a model's particles can be resampled.
+
+    Args:
+        model: the model.
+        ess_threshold: the fraction of the particles.
+        resamples: whether they ever are.
+
+    Raises:
+        ValueError: if the threshold lies outside [0, 1]; if γ or a weight has a prior; or, if
+            particles are resampled, if something random is drawn once per sequence.
+    """
+    if not 0 <= ess_threshold <= 1:
+        raise ValueError(
+            f"ess_threshold must lie between 0 (never resample) and 1 (always), got {ess_threshold}"
+        )
+    refuse_priors(model)
+    if not resamples:
+        return
+    once = {"tied=True": model.rnn.tied and any(model.rnn.noise)}
+    once["dropout_words"] = model.training and getattr(model, "dropout_words", 0) > 0
+    for what, drawn in once.items():
+        if drawn:
+            raise ValueError(
+                "a particle filter needs noise that is drawn anew at each step, got a model with "
+                f"{what}, which is drawn once per sequence; use ess_threshold=0 or leave it out"
+            )
+
+
+def refuse_priors(model: SequenceModel) -> None:
+    """Checks that nothing but states is random.
+
+    Raises:
+        ValueError: if γ or a weight has a prior.
+    """
+    for module in model.modules():
+        for name in getattr(module, "_pyro_samples", ()):
+            raise ValueError(
+                f"a particle filter needs a fixed or learned γ and weights, got a prior on {name}; "
+                "a value drawn once would be lost in resampling"
+            )
+
+
+def _resampled(
+    particles: Particles, threshold: float, resampling: Resampling, inside: Tensor | None
+) -> tuple[Particles, Tensor]:
+    """The particles with few effective ones resampled, and the ancestors' log-probability."""
+    log_weights = particles.log_weights
+    with torch.no_grad():
+        where = effective_size(log_weights) < threshold * len(log_weights)
+        where = where if inside is None else where & inside
+    if not bool(where.any()):
+        return particles, torch.zeros_like(log_weights[0])
+    ancestors = _SCHEMES[resampling](log_weights)
+    score = log_weights.gather(0, ancestors).sum(0).masked_fill(~where, 0)
+    return particles.select(ancestors, where), score
+
+
+def _steps(drawn: Drawn, part: slice) -> Drawn:
+    return drawn.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[part])
+
+
+def _where(mask: Tensor, new: Any, old: Any) -> Any:
+    """State parts with shape (L, K·B, H), the new one where the mask of shape (1, K·B, 1) says."""
+    if isinstance(new, tuple):
+        return tuple(_where(mask, *pair) for pair in zip(new, old))
+    return torch.where(mask, new, old)

@@ -1,0 +1,104 @@
+"""Antithetic noise: the partner of a draw, with the same distribution and opposite to it.
+
+    symmetric base          ε  ->  −ε
+    base with an ``icdf``   ε  ->  F⁻¹(1 − F(ε)), F being the distribution function of ε
+
+Averages over a draw and its partner vary less than averages over two independent draws wherever
+what is averaged is nearly monotone in ε (Hammersley and Morton 1956,
+https://doi.org/10.1017/S0305004100031455).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from noisin_pyro.noise.affine import AffineNoise
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.standardized import moved
+
+__all__ = ["check_reflects", "is_symmetric", "reflect"]
+
+_SYMMETRIC = (
+    *(dist.Normal, dist.Laplace, dist.Logistic, dist.SoftLaplace, dist.StudentT, dist.Uniform),
+    *(torch.distributions.Normal, torch.distributions.Laplace, torch.distributions.StudentT),
+    torch.distributions.Uniform,
+)
+
+
+def is_symmetric(base: Distribution) -> bool:
+    """Whether a base is known to be symmetric about its mean.
+
+    Args:
+        base: a univariate distribution with batch shape ().
+
+    Example:
+        >>> is_symmetric(dist.Laplace(0.0, 1.0)), is_symmetric(dist.Gumbel(0.0, 1.0))
+        (True, False)
+    """
+    if isinstance(base, torch.distributions.Beta):
+        return bool(base.concentration0 == base.concentration1)
+    if isinstance(base, (torch.distributions.Bernoulli, torch.distributions.Binomial)):
+        return bool(base.probs == 0.5)
+    return isinstance(base, _SYMMETRIC)
+
+
+def check_reflects(noise: Noise) -> None:
+    """Checks that a noise has antithetic pairs.
+
+    Args:
+        noise: of one layer, or of the input.
+
+    Raises:
+        ValueError: if it has no parameter-free ε, or its base is not known to be symmetric and has
+            no ``icdf``.
+    """
+    if not isinstance(noise, AffineNoise):
+        raise ValueError(
+            f"antithetic pairs need an Additive or Multiplicative noise, got {noise}, which has no "
+            "ε to reflect; use independent samples"
+        )
+    base: Any = noise.base
+    if is_symmetric(base):
+        return
+    try:
+        base.icdf(base.cdf(torch.tensor(noise.mean)))  # nothing is drawn
+    except (NotImplementedError, AttributeError):
+        raise ValueError(
+            f"antithetic pairs need a symmetric base or one with an icdf, got {base}, which has "
+            "neither; use independent samples"
+        ) from None
+
+
+def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
+    """The antithetic partner of ε, which has the same distribution.
+
+    Args:
+        noise: the noise that ε was drawn for.
+        epsilon: standardised draws, of any shape.
+
+    Raises:
+        ValueError: as :func:`check_reflects`.
+
+    Example:
+        >>> from noisin_pyro import Additive
+        >>> reflect(Additive(dist.Normal(0.0, 1.0)), torch.tensor([0.5, -2.0]))
+        tensor([-0.5000,  2.0000])
+        >>> exponential = Additive(dist.Exponential(1.0))  # ε = x − 1, median x = log 2
+        >>> reflect(exponential, torch.tensor([0.6931 - 1])).add(1)
+        tensor([0.6932])
+    """
+    check_reflects(noise)
+    if is_symmetric(noise.base):
+        return -epsilon
+    assert noise.mean is not None and noise.stddev is not None
+    base: Any = moved(noise.base, torch.float64, epsilon.device)
+    # Without the clamp, a draw at an end of its support in single precision would become infinite.
+    least = torch.finfo(torch.float64).eps
+    u = base.cdf(epsilon.double() * noise.stddev + noise.mean).clamp(least, 1 - least)
+    partner: Tensor = (base.icdf(1 - u) - noise.mean) / noise.stddev
+    return partner.to(epsilon.dtype)
