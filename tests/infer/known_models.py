@@ -69,7 +69,7 @@ def series(steps: int) -> tuple[Tensor, Tensor]:
 
 
 def masked_tanh(
-    noise_to: Any = "both", layers: int = 1, units: int = 2, spread: float = 1.0
+    noise_to: Any = "both", layers: int = 1, units: int = 2, spread: Any = 1.0
 ) -> SequenceModel:
     """A tanh RNN with Bernoulli(1/2) masks and a Gaussian emission; with γ = 1 it is dropout."""
     rnn = NoisyRNN(

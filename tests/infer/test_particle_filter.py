@@ -110,7 +110,8 @@ def test_windows_change_nothing(threshold: float, monkeypatch: pytest.MonkeyPatc
         log_probs = []
         for first, last in zip(cuts, cuts[1:]):
             part = slice(first, last)
-            noise = drawn.map(lambda epsilon, part=part: epsilon[part])
+            cut: Any = lambda epsilon, part=part: epsilon[part]  # noqa: E731
+            noise = drawn.map(cut)
             options: Any = {"drawn": noise, "ess_threshold": threshold}
             found = filter_window(model, x[part], y[part], particles, **options)
             particles = found.particles

@@ -45,7 +45,8 @@ def test_the_best_independent_guide_misses_what_the_docstring_says(
     gap = 0.5 * float(precision.diagonal().log().sum() - precision.logdet())
     assert gap > 1.0
     guide = SmoothingGuide(model).double()
-    epsilon = model.rnn.noise[0].standardized(torch.zeros((), dtype=torch.float64))
+    noise: Any = model.rnn.noise[0]
+    epsilon = noise.standardized(torch.zeros((), dtype=torch.float64))
     scale = precision.diagonal().rsqrt()
 
     def bound(mean: Tensor, scale: Tensor) -> tuple[float, float]:

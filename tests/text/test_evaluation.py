@@ -199,7 +199,7 @@ def test_a_learned_spread_is_the_models_own() -> None:
         (50, 0, {"unroll": 0}, "unroll must be at least 1, got 0"),
     ],
 )
-def test_refusals(tokens: int, samples: int, options: dict[str, int], message: str) -> None:
+def test_refusals(tokens: int, samples: int, options: dict[str, Any], message: str) -> None:
     model = build(NOISES["additive"])
     with pytest.raises(ValueError, match=message):
         evaluate(model, text(tokens), samples, **options)
