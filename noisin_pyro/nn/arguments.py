@@ -67,7 +67,7 @@ def refuse_tied(noise: Noise, sites: Any) -> None:
 
 
 def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
-    """Checks an input with shape (\\*S, T, B, I) against a layer's weight.
+    """Checks an input with shape (\\*S, T, B, I) against a weight of the RNN.
 
     Raises:
         ValueError: if it has another number of features, another dtype, or no steps.
@@ -114,14 +114,13 @@ def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> N
         )
 
 
-def check_state(name: str, hx: Any, shape: Sequence[int], has_cell_state: bool) -> State:
-    """The state that a user gives as (h, c).
+def check_state(name: str, hx: Any, shapes: Sequence[tuple[int, ...]]) -> State:
+    """The state that a user gives.
 
     Args:
         name: of the RNN's class.
-        hx: what is given.
-        shape: of each part.
-        has_cell_state: whether it is a pair.
+        hx: what is given: one tensor, or a tuple if there are several parts.
+        shapes: of each part.
 
     Raises:
         TypeError: if it is of another kind.
@@ -129,25 +128,25 @@ def check_state(name: str, hx: Any, shape: Sequence[int], has_cell_state: bool) 
     """
     several = isinstance(hx, (tuple, list))
     parts = tuple(hx) if several else (hx,)
-    whole = several == has_cell_state and len(parts) == 1 + has_cell_state
+    whole = several == (len(shapes) > 1) and len(parts) == len(shapes)
     if not whole or not all(isinstance(part, Tensor) for part in parts):
-        wanted = "a pair (h, c)" if has_cell_state else "one tensor h"
+        names = {1: "one tensor h", 2: "a pair (h, c)"}
+        wanted = names.get(len(shapes), f"a tuple of {len(shapes)} tensors, the first of them h")
         got = type(hx).__name__
         got += f" of {', '.join(type(part).__name__ for part in parts)}" if several else ""
         raise TypeError(f"the state of {name} is {wanted}, got {got}; give None to start at zero")
-    dims = len(shape)
-    for part in parts:
+    for part, shape in zip(parts, shapes):
+        dims = len(shape)
         if tuple(part.shape[-dims:]) != shape or (part.dim() > dims and not am_i_wrapped()):
-            raise ValueError(
-                f"each part of the state must have shape {shape}, got {tuple(part.shape)}"
-            )
-    return parts[0], parts[1] if has_cell_state else None
+            which = "each part of the state" if len(set(shapes)) == 1 else "this part of the state"
+            raise ValueError(f"{which} must have shape {shape}, got {tuple(part.shape)}")
+    return parts
 
 
 def check_state_dtype(state: State, x: Tensor) -> None:
     """Raises ValueError unless the state has the dtype of the input, or autocast is on."""
     for part in state:
-        if part is None or part.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+        if part.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
             continue
         raise ValueError(
             f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "
