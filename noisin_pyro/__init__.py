@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from noisin_pyro.models.language import LanguageModel
     from noisin_pyro.models.sequence import SequenceModel, detach_state
     from noisin_pyro.nn.emissions import BernoulliEmission, CategoricalEmission, NormalEmission
+    from noisin_pyro.nn.linear_rnns import NoisyMinGRU, NoisyMinLSTM, NoisyRGLRU
     from noisin_pyro.nn.recurrent import NoisyRecurrent
     from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN, from_torch, to_torch
     from noisin_pyro.noise.affine import Additive, Multiplicative
@@ -31,6 +32,7 @@ _HOMES = {
     "models.language": ("LanguageModel",),
     "models.sequence": ("SequenceModel", "detach_state"),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
+    "nn.linear_rnns": ("NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"),
     "nn.recurrent": ("NoisyRecurrent",),
     "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN", "from_torch", "to_torch"),
     "noise.affine": ("Additive", "Multiplicative"),

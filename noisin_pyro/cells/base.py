@@ -107,6 +107,17 @@ class Cell(Generic[W]):
             states.append(state)
         return tuple(torch.stack(parts) for parts in zip(*states))
 
+    def run(
+        self,
+        x: Tensor,
+        state: State,
+        weights: W,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        """Projects the input, with shape (T, B, I), and scans; the rest is as in :meth:`scan`."""
+        return self.scan(self.project(x, weights), state, weights, mult, add)
+
     def scan_clean(
         self,
         gates: Tensor,

@@ -154,7 +154,7 @@ def _recurrence(
         z, (_, *clean) = fold(cell, x, state, weights, add, lengths)
     else:
         first = tuple(part[0] for part in state)
-        z, *parts = cell.scan(cell.project(x, weights), first, weights, mult, add)
+        z, *parts = cell.run(x, first, weights, mult, add)
         clean = [last_step(part, lengths) for part in parts]
     return z, (last_step(z, lengths), *clean)
 

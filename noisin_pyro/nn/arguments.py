@@ -19,8 +19,10 @@ __all__ = [
     "check_input",
     "check_noise",
     "check_options",
+    "check_sizes",
     "check_state",
     "check_state_dtype",
+    "check_weights",
     "refuse_tied",
 ]
 
@@ -84,6 +86,27 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
         )
     if x.shape[-3] == 0:
         raise ValueError("input must have at least one time step, got 0")
+
+
+def check_weights(*parts: tuple[Tensor | None, int]) -> None:
+    """Raises ValueError if a weight has more dimensions than the number beside it."""
+    for part, dims in parts:
+        if part is not None and part.dim() > dims:
+            raise ValueError(
+                "a prior on a weight or a bias cannot be drawn once per particle of a "
+                f"vectorised plate, got one with shape {tuple(part.shape)}; use "
+                "vectorize_particles=False"
+            )
+
+
+def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    """Raises ValueError for a size below 1, or a probability outside [0, 1]."""
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
 
 
 def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> None:

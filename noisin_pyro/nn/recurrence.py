@@ -253,13 +253,7 @@ class NoisyRecurrence(NoisyModule):
                 getattr(self, f"bias_{part}_l{layer}{way}") if self.bias else None
                 for part in ("ih", "hh")
             )
-            for part, dims in ((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1)):
-                if part is not None and part.dim() > dims:
-                    raise ValueError(
-                        "a prior on a weight or a bias cannot be drawn once per particle of a "
-                        f"vectorised plate, got one with shape {tuple(part.shape)}; use "
-                        "vectorize_particles=False"
-                    )
+            arguments.check_weights((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1))
             tracks.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return tracks
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from noisin_pyro import naming
 from noisin_pyro.cells.module import Form, ModuleCell, form_of
 from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.nn import arguments
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise, Range
@@ -98,7 +99,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         PyroModule.__init__(self, name)
         layers = _layers(cells)
         self.num_layers, self.bidirectional = len(layers), len(layers[0]) == 2
-        self.batch_first, self.dropout = batch_first, _rate(dropout)
+        self.batch_first, self.dropout = batch_first, float(dropout)
         self.input_size = _input_size(layers[0][0]) if input_size is None else input_size
         tracks = [cell for layer in layers for cell in layer]
         like = _like(tracks[0])
@@ -118,6 +119,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
                 "put several RNNs in turn for layers of different width"
             )
         self.hidden_size = forms[0].sizes[0]
+        arguments.check_sizes(self.input_size, self.hidden_size, self.num_layers, dropout)
         for (layer, way), cell in zip(self._tracks, tracks):
             setattr(self, f"cell_l{layer}{way}", cell)
         kind = type(tracks[0]).__name__
@@ -219,9 +221,3 @@ def _like(cell: Any) -> Tensor:
     """A floating-point tensor of a cell, or torch's default if it has none."""
     held = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
     return next((part for part in held if part.is_floating_point()), torch.empty(()))
-
-
-def _rate(dropout: float) -> float:
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
-    return dropout
