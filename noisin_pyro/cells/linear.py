@@ -86,11 +86,15 @@ class LinearCell(Cell[LinearWeights]):
         size = max(_SHORTEST, _PIECE // max(state[0].numel(), 1))
         if x.is_cuda or len(x) <= size:
             return super().run(x, state, weights, mult, add)
+        xs = x.split(size)
+        nothing = (None,) * len(xs)
         found: list[Tensor] = []
-        for start in range(0, len(x), size):
-            part = slice(start, start + size)
-            m, n = (None if noise is None else noise[part] for noise in (mult, add))
-            (z,) = super().run(x[part], state, weights, m, n)
+        for part, m, n in zip(
+            xs,
+            nothing if mult is None else mult.split(size),
+            nothing if add is None else add.split(size),
+        ):
+            (z,) = super().run(part, state, weights, m, n)
             state = (z[-1],)
             found.append(z)
         return (torch.cat(found),)
