@@ -4,10 +4,11 @@
     python benchmarks/long_sequences.py --json results/long-sequences/cpu.json
 
 One layer, forward and backward to its weights and its input: torch.nn.LSTM (ratio 1), torch.nn.GRU,
-and a minGRU by the blocked scan, without noise, with additive and with multiplicative noise inside
-the recurrence, and without noise by the readable loop. Variants run in turn, A B C A B C ..., in
-one process; ratios are taken round by round, and the median is reported with its quartiles. Memory
-is measured in a fresh process for each variant. Growth is the slope of log seconds over log T.
+and NoisyMinGRU, without noise, with additive and with multiplicative Gaussian noise inside the
+recurrence, drawn anew in each pass, and without noise by the readable loop. Variants run in turn,
+A B C A B C ..., in one process; ratios are taken round by round, and the median is reported with
+its quartiles. Memory is measured in a fresh process for each variant. Growth is the slope of log
+seconds over log T.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from step_cost import Clock, interleaved, show, slope, summary
-from torch import Tensor, nn
+from torch import nn
 
-from noisin_pyro.kernels.linear_scan import linear_loop, linear_scan
-from noisin_pyro.kernels.onednn import linear
+from noisin_pyro import Additive, Multiplicative, NoisyMinGRU
+from noisin_pyro.cells.base import Cell
+from noisin_pyro.cells.mingru import MinGRUCell
 from noisin_pyro.training.record import environment
 
 BATCH, HIDDEN = 8, 256
@@ -35,39 +38,15 @@ LENGTHS = (256, 1024, 4096)
 VARIANTS = ("lstm", "gru", "mingru", "mingru additive", "mingru multiplicative", "mingru loop")
 NOISELESS = "mingru"
 NOISY = ("mingru additive", "mingru multiplicative")
-SPREAD = 0.5  # standard deviation of the noise
-PIECE = 256  # steps whose gates are computed at once and stay in a CPU's cache
+SPREAD = 0.5  # standard deviation of the noise, or its coefficient of variation
+NORMAL = dist.Normal(0.0, 1.0)
+NOISES = {"additive": Additive(NORMAL), "multiplicative": Multiplicative(NORMAL)}
 
 
-class MinGRU(nn.Module):
-    """z_t = m_t ((1 − u_t) z_{t−1} + u_t g_t) + n_t, u = σ(W_u x), g = W_g x (Feng et al. 2024).
+class Readable(MinGRUCell):
+    """The same cell by the loop over steps that every cell has."""
 
-    Noise is Gaussian with standard deviation ``SPREAD``, around 1 for m and 0 for n.
-    """
-
-    def __init__(self, hidden: int, noise: str, scan: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.gates = nn.Linear(hidden, 2 * hidden)
-        self.noise, self.scan = noise, scan
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From x to z, both with shape (T, B, H)."""
-        z: list[Tensor] = []
-        for part in x.split(PIECE):
-            a, b = self.coefficients(part)
-            z.append(self.scan(a, b, z[-1][-1] if z else None))
-        return torch.cat(z)
-
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u, g = linear(x, self.gates.weight, self.gates.bias).chunk(2, -1)
-        u = u.sigmoid()
-        a, b = 1 - u, u * g
-        if self.noise == "additive":
-            return a, torch.add(b, torch.randn_like(b), alpha=SPREAD)
-        if self.noise == "multiplicative":
-            m = torch.randn_like(b).mul_(SPREAD).add_(1)
-            return m * a, m * b
-        return a, b
+    run, scan = Cell.run, Cell.scan
 
 
 def build(variant: str, steps: int, batch: int, hidden: int, device: str) -> Callable[[], None]:
@@ -75,7 +54,8 @@ def build(variant: str, steps: int, batch: int, hidden: int, device: str) -> Cal
     layer: nn.Module
     name, _, option = variant.partition(" ")
     if name == "mingru":
-        layer = MinGRU(hidden, option, linear_loop if option == "loop" else linear_scan)
+        layer = NoisyMinGRU(hidden, hidden, noise=NOISES.get(option), spread=SPREAD)
+        layer.cell = Readable() if option == "loop" else layer.cell
     else:
         layer = {"lstm": nn.LSTM, "gru": nn.GRU}[name](hidden, hidden)
     layer.to(device)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.nn.emissions import BernoulliEmission as BernoulliEmission
     from noisin_pyro.nn.emissions import CategoricalEmission as CategoricalEmission
     from noisin_pyro.nn.emissions import NormalEmission as NormalEmission
+    from noisin_pyro.nn.linear_rnns import NoisyMinGRU as NoisyMinGRU
+    from noisin_pyro.nn.linear_rnns import NoisyMinLSTM as NoisyMinLSTM
+    from noisin_pyro.nn.linear_rnns import NoisyRGLRU as NoisyRGLRU
+    from noisin_pyro.nn.recurrent import NoisyRecurrent as NoisyRecurrent
     from noisin_pyro.nn.rnn import NoisyGRU as NoisyGRU
     from noisin_pyro.nn.rnn import NoisyLSTM as NoisyLSTM
     from noisin_pyro.nn.rnn import NoisyRNN as NoisyRNN
@@ -47,6 +51,8 @@ _HOMES = {
     "models.sequence": ("SequenceModel", "detach_state"),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "nn.convert": ("from_torch", "to_torch"),
+    "nn.linear_rnns": ("NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"),
+    "nn.recurrent": ("NoisyRecurrent",),
     "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN"),
     "noise.affine": ("Additive", "Multiplicative"),
     "noise.families": ("FAMILIES", "family"),

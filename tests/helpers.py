@@ -26,8 +26,10 @@ from noisin_pyro import (
     NormalEmission,
     SequenceModel,
 )
+from noisin_pyro.nn.registry import build_rnn
 
 CELLS = ("tanh", "relu", "sigmoid", "identity", "lstm", "gru")
+LINEAR = ("mingru", "minlstm", "rglru")
 
 site_kinds = pytest.mark.parametrize("sites", ["sequence", "timestep"])
 
@@ -36,7 +38,9 @@ site_kinds = pytest.mark.parametrize("sites", ["sequence", "timestep"])
 
 
 def make_rnn(cell: str, inputs: int, hidden: int, layers: int = 1, **options: Any) -> Any:
-    """A noisy RNN by the name of its cell, one of ``CELLS``."""
+    """A noisy RNN by the name of its cell, one of ``CELLS`` or of ``LINEAR``."""
+    if cell in LINEAR:
+        return build_rnn(cell, inputs, hidden, layers, **options)
     if cell == "lstm":
         return NoisyLSTM(inputs, hidden, layers, **options)
     if cell == "gru":

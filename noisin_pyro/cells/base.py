@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +11,16 @@ from noisin_pyro.kernels.fused import fused
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
-__all__ = ["Cell", "State", "Weights"]
+__all__ = ["Cell", "State", "TorchCell", "Weights"]
 
-State = tuple[Tensor, Tensor | None]
-"""(z, c): the state that a layer hands to the next step; c is None but for an LSTM."""
+State = tuple[Tensor, ...]
+"""(z, \\*clean): the state that a layer hands to the next step.
+
+z is the noisy state. The clean parts, which get no noise, are what a cell carries beside it: an
+LSTM's c, and nothing in most cells.
+"""
+
+W = TypeVar("W")
 
 
 class Weights(NamedTuple):
@@ -26,14 +32,15 @@ class Weights(NamedTuple):
     b_hh: Tensor | None  # (G·H,)
 
 
-class Cell:
+class Cell(Generic[W]):
     """One transition. A new cell is a file with a subclass: its :meth:`step`, and what it can do.
+
+    A cell holds no weights: it is given those of a layer, in whatever form W it reads them.
 
     Attributes:
         name: as the errors call it.
         range: the interval of h, given that of z.
         keeps_range: whether h lies in ``range`` whatever z was.
-        has_cell_state: whether it carries a clean cell state c beside z.
         kernel: torch's fused kernel for the deterministic layer, if there is one.
         folds: whether recurrent noise enters linearly before anything nonlinear, so that
             additive noise is an extra input (see :mod:`noisin_pyro.layers.folding`).
@@ -42,79 +49,102 @@ class Cell:
     name: str
     range: Range
     keeps_range = True
-    has_cell_state = False
     kernel: str | None = None
     folds = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
-    def project(self, x: Tensor, weights: Weights) -> Tensor:
-        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H).
+    def state_sizes(self, hidden: int) -> tuple[int, ...]:
+        """The widths of the state's parts: H, and that of each clean part."""
+        return (hidden,)
 
-        It has the dtype of the weights, under autocast too, and so has the recurrence.
-        """
-        bias = weights.b_ih
-        if bias is not None and weights.b_hh is not None:
-            bias = bias + weights.b_hh
-        return linear(x, weights.w_ih, bias).to(weights.w_hh.dtype)
+    def project(self, x: Tensor, weights: W) -> Tensor:
+        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H)."""
+        raise NotImplementedError
 
-    def step(
-        self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor | None]:
+    def step(self, gates: Tensor, state: State, weights: W) -> State:
         """One step, in plain torch, as a textbook writes it.
 
         Args:
             gates: :meth:`project` of the input, with shape (\\*, G·H).
-            z: the noisy state of the step before, with shape (\\*, H).
-            c: the cell state of the step before, with shape (\\*, H), if there is one.
+            state: that of the step before, with the noisy z, each part with shape (\\*, H).
             weights: the layer's weights.
 
         Returns:
-            h and the new cell state, each with shape (\\*, H).
+            The new state, with the clean h, each part with shape (\\*, H).
         """
         raise NotImplementedError
 
     def scan(
         self,
         gates: Tensor,
-        z0: Tensor,
-        c0: Tensor | None,
-        weights: Weights,
+        state: State,
+        weights: W,
         mult: Tensor | None = None,
         add: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> State:
         """Runs a layer with affine noise over a sequence, one :meth:`step` after the other.
 
         Cells with a backward pass written by hand do the same faster (:mod:`.scan`).
 
         Args:
             gates: the input's part of the gates, with shape (T, B, G·H).
-            z0: the carried noisy state, with shape (B, H).
-            c0: the carried cell state, with shape (B, H), if there is one.
-            weights: the layer's weights, of which the recurrent ones are read.
+            state: the carried state, each part with shape (B, H).
+            weights: the layer's weights.
             mult: m, with shape (T, B, H), or None for 1.
             add: a, with shape (T, B, H), or None for 0.
 
         Returns:
-            z = h · m + a with shape (T, B, H) and, if there is a cell state, c of that shape.
+            The states of all steps, with z = h · m + a, each part with shape (T, B, H).
         """
-        z, c = z0, c0
-        zs: list[Tensor] = []
-        cs: list[Tensor] = []
+        states: list[State] = []
         for t, gate in enumerate(gates.unbind(0)):
-            h, c = self.step(gate, z, c, weights)
+            h, *clean = self.step(gate, state, weights)
             z = h if mult is None else h * mult[t]
             z = z if add is None else z + add[t]
-            zs.append(z)
-            cs += [] if c is None else [c]
-        return torch.stack(zs), torch.stack(cs) if cs else None
+            state = (z, *clean)
+            states.append(state)
+        return tuple(torch.stack(parts) for parts in zip(*states))
+
+    def run(
+        self,
+        x: Tensor,
+        state: State,
+        weights: W,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        """Projects the input, with shape (T, B, I), and scans; the rest is as in :meth:`scan`."""
+        return self.scan(self.project(x, weights), state, weights, mult, add)
+
+    def scan_clean(
+        self,
+        gates: Tensor,
+        state: State,
+        weights: W,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """As :meth:`scan`, for a layer that hands up h though its next step reads z.
+
+        The scan gives the states, and one :meth:`step` for all of them h.
+
+        Returns:
+            h with shape (T, B, H), and the states of all steps.
+        """
+        states = self.scan(gates, state, weights, mult, add)
+        before = tuple(
+            torch.cat([first.to(part.dtype).unsqueeze(0), part[:-1]])
+            for first, part in zip(state, states)
+        )
+        return self.step(gates, before, weights)[0], states
 
     def deterministic(
         self,
         x: Tensor,
         state: State,
-        layers: list[Weights],
+        layers: list[W],
         lengths: Tensor | None = None,
         dropout: float = 0.0,
         training: bool = False,
@@ -135,17 +165,11 @@ class Cell:
             The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final
             state.
         """
-        assert self.kernel is not None
-        weights = [weight for layer in layers for weight in layer if weight is not None]
-        biased = layers[0].b_ih is not None
-        depth = len(layers) // (1 + bidirectional)
-        options = (biased, depth, dropout, training, bidirectional)
-        h, h_n, c_n = fused(self.kernel, x, *state, weights, options, lengths)
-        return h, (h_n, c_n)
+        raise NotImplementedError
 
     def folded(
-        self, x: Tensor, state: State, weights: Weights, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, state: State, weights: W, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:
         """One deterministic layer by a fused kernel; asked of cells that :attr:`folds`.
 
         Args:
@@ -155,10 +179,9 @@ class Cell:
             lengths: each sequence's number of steps, with shape (B,), or None for T.
 
         Returns:
-            h with shape (T, B, H) and the final c with shape (1, B, H).
+            h with shape (T, B, H) and the final state, each part with shape (1, B, H).
         """
-        h, (_, c) = self.deterministic(x, state, [weights], lengths)
-        return h, c
+        return self.deterministic(x, state, [weights], lengths)
 
     def folding_pays(self, rows: int, hidden: int) -> bool:
         """Whether, on a CPU, folding costs less than the scan.
@@ -170,3 +193,34 @@ class Cell:
             hidden: H.
         """
         return True
+
+
+class TorchCell(Cell[Weights]):
+    """What torch's own cells share: the form of their weights, and a fused kernel."""
+
+    def project(self, x: Tensor, weights: Weights) -> Tensor:
+        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H).
+
+        It has the dtype of the weights, under autocast too, and so has the recurrence.
+        """
+        bias = weights.b_ih
+        if bias is not None and weights.b_hh is not None:
+            bias = bias + weights.b_hh
+        return linear(x, weights.w_ih, bias).to(weights.w_hh.dtype)
+
+    def deterministic(
+        self,
+        x: Tensor,
+        state: State,
+        layers: list[Weights],
+        lengths: Tensor | None = None,
+        dropout: float = 0.0,
+        training: bool = False,
+        bidirectional: bool = False,
+    ) -> tuple[Tensor, State]:
+        assert self.kernel is not None
+        weights = [weight for layer in layers for weight in layer if weight is not None]
+        biased = layers[0].b_ih is not None
+        depth = len(layers) // (1 + bidirectional)
+        options = (biased, depth, dropout, training, bidirectional)
+        return fused(self.kernel, x, state, weights, options, lengths)

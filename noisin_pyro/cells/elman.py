@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, State, Weights
+from noisin_pyro.cells.base import State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -33,7 +33,7 @@ __all__ = ["NONLINEARITIES", "ElmanCell"]
 _LARGE = 4_000  # B·H above which the scan costs less than folding; measured on an AMD EPYC
 
 
-class ElmanCell(Cell):
+class ElmanCell(TorchCell):
     """h_t = act(W_ih x_t + b_ih + W_hh z_{t-1} + b_hh).
 
     Args:
@@ -58,21 +58,19 @@ class ElmanCell(Cell):
         self.name, self.range, self.kernel, self.folds = name, range, kernel, folds
         self.activation, self.activation_, self.slope = activation, activation_, slope
 
-    def step(
-        self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor | None]:
-        return self.activation(gates + F.linear(z, weights.w_hh)), None
+    def step(self, gates: Tensor, state: State, weights: Weights) -> State:
+        (z,) = state
+        return (self.activation(gates + F.linear(z, weights.w_hh)),)
 
     def scan(
         self,
         gates: Tensor,
-        z0: Tensor,
-        c0: Tensor | None,
+        state: State,
         weights: Weights,
         mult: Tensor | None = None,
         add: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        return run(_Scan, self, gates, z0, c0, weights, mult, add)
+    ) -> State:
+        return run(_Scan, self, gates, state, weights, mult, add)
 
     def folding_pays(self, rows: int, hidden: int) -> bool:
         return rows * hidden < _LARGE
@@ -88,7 +86,7 @@ class SigmoidCell(ElmanCell):
 
     def folded(
         self, x: Tensor, state: State, weights: Weights, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, State]:
         half = weights.w_hh.sum(1) / 4
         halved = [
             weights.w_ih / 2,
@@ -97,8 +95,8 @@ class SigmoidCell(ElmanCell):
             torch.zeros_like(half) if weights.b_hh is None else weights.b_hh / 2,
         ]
         options = (True, 1, 0.0, False, False)
-        u, _, _ = fused("rnn_tanh", x, 2 * state[0] - 1, None, halved, options, lengths)
-        return (1 + u) / 2, None
+        u, (u_n,) = fused("rnn_tanh", x, (2 * state[0] - 1,), halved, options, lengths)
+        return (1 + u) / 2, ((1 + u_n) / 2,)
 
 
 class _Scan(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, Weights
+from noisin_pyro.cells.base import State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -28,7 +28,7 @@ from noisin_pyro.noise.base import Range
 __all__ = ["GRU", "GRUCell"]
 
 
-class GRUCell(Cell):
+class GRUCell(TorchCell):
     """h_t = (1 − u) n + u z_{t-1}: the reset gate in n multiplies W_hn z_{t-1} + b_hn.
 
     Recurrent noise does not enter linearly, so it does not fold; and h interpolates with the noisy
@@ -43,25 +43,23 @@ class GRUCell(Cell):
     def project(self, x: Tensor, weights: Weights) -> Tensor:
         return linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
 
-    def step(
-        self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor | None]:
+    def step(self, gates: Tensor, state: State, weights: Weights) -> State:
+        (z,) = state
         r_x, u_x, n_x = gates.chunk(3, -1)
         r_z, u_z, n_z = F.linear(z, weights.w_hh, weights.b_hh).chunk(3, -1)
         r, u = (r_x + r_z).sigmoid(), (u_x + u_z).sigmoid()
         n = (n_x + r * n_z).tanh()
-        return n + u * (z - n), None
+        return (n + u * (z - n),)
 
     def scan(
         self,
         gates: Tensor,
-        z0: Tensor,
-        c0: Tensor | None,
+        state: State,
         weights: Weights,
         mult: Tensor | None = None,
         add: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        return run(_Scan, self, gates, z0, c0, weights, mult, add, reads_bias=True)
+    ) -> State:
+        return run(_Scan, self, gates, state, weights, mult, add, reads_bias=True)
 
 
 GRU = GRUCell()
@@ -70,7 +68,7 @@ GRU = GRUCell()
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        cell: Cell,
+        cell: TorchCell,
         gates: Tensor,
         z0: Tensor,
         c0: Tensor | None,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, Weights
+from noisin_pyro.cells.base import State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -30,7 +30,7 @@ __all__ = ["LSTM", "LSTMCell"]
 _WIDE = 300  # hidden units above which the scan costs less than folding; measured on an AMD EPYC
 
 
-class LSTMCell(Cell):
+class LSTMCell(TorchCell):
     """i, f, g, o = gates(x_t, z_{t-1});  c_t = f c_{t-1} + i g;  h_t = o tanh(c_t).
 
     The cell state c is clean.
@@ -38,14 +38,14 @@ class LSTMCell(Cell):
 
     name = "lstm"
     range = Range(-1.0, 1.0)
-    has_cell_state = True
     kernel = "lstm"
     folds = True
 
-    def step(
-        self, gates: Tensor, z: Tensor, c: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor | None]:
-        assert c is not None
+    def state_sizes(self, hidden: int) -> tuple[int, ...]:
+        return hidden, hidden
+
+    def step(self, gates: Tensor, state: State, weights: Weights) -> State:
+        z, c = state
         i, f, g, o = (gates + F.linear(z, weights.w_hh)).chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
@@ -53,13 +53,12 @@ class LSTMCell(Cell):
     def scan(
         self,
         gates: Tensor,
-        z0: Tensor,
-        c0: Tensor | None,
+        state: State,
         weights: Weights,
         mult: Tensor | None = None,
         add: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        return run(_Scan, self, gates, z0, c0, weights, mult, add)
+    ) -> State:
+        return run(_Scan, self, gates, state, weights, mult, add)
 
     def folding_pays(self, rows: int, hidden: int) -> bool:
         return hidden < _WIDE
@@ -71,7 +70,7 @@ LSTM = LSTMCell()
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        cell: Cell,
+        cell: TorchCell,
         gates: Tensor,
         z0: Tensor,
         c0: Tensor | None,

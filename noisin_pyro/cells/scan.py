@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, Weights
+from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
 
 __all__ = [
     "noisy",
@@ -40,16 +40,15 @@ __all__ = [
 
 def run(
     function: Any,
-    cell: Cell,
+    cell: TorchCell,
     gates: Tensor,
-    z0: Tensor,
-    c0: Tensor | None,
+    state: State,
     weights: Weights,
     mult: Tensor | None,
     add: Tensor | None,
     *,
     reads_bias: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+) -> State:
     """Runs a cell's ``torch.autograd.Function``; the arguments are those of :meth:`.Cell.scan`.
 
     The recurrence runs in the weights' dtype, under autocast too, because its rounding adds up
@@ -60,13 +59,13 @@ def run(
         reads_bias: whether the recurrent bias is not yet in ``gates``.
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
-    gates, z0 = gates.contiguous(), z0.to(w_hh.dtype)
-    c0 = None if c0 is None else c0.to(w_hh.dtype)
+    gates, state = gates.contiguous(), tuple(part.to(w_hh.dtype) for part in state)
     if torch._C._are_functorch_transforms_active():
-        return Cell.scan(cell, gates, z0, c0, weights, mult, add)
+        return Cell.scan(cell, gates, state, weights, mult, add)
+    z0, c0 = state if len(state) > 1 else (state[0], None)
     parts = (gates, z0, c0, w_hh, b_hh, mult, add)
-    outputs = function.apply(cell, *parts, _has_backward(*parts))
-    return outputs[0], outputs[1] if cell.has_cell_state else None
+    outputs: State = function.apply(cell, *parts, _has_backward(*parts))
+    return outputs[: len(state)]
 
 
 def _has_backward(*parts: Tensor | None) -> bool:
@@ -134,7 +133,8 @@ def twice_differentiable(by_hand: Callable[..., Any]) -> Callable[..., Any]:
         wanted = [part for part, needs in zip(inputs, needed) if needs]
         with torch.autocast(gates.device.type, enabled=False):
             weights = Weights(w_hh, w_hh, None, b_hh)
-            outputs = Cell.scan(ctx.cell, gates, z0, c0, weights, mult, add)
+            state = (z0,) if c0 is None else (z0, c0)
+            outputs = Cell.scan(ctx.cell, gates, state, weights, mult, add)
             outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
             gradients = iter(
                 torch.autograd.grad(outs, wanted, given, create_graph=True, allow_unused=True)

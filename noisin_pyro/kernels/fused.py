@@ -14,19 +14,17 @@ __all__ = ["fused"]
 def fused(
     kernel: str,
     x: Tensor,
-    h: Tensor,
-    c: Tensor | None,
+    state: tuple[Tensor, ...],
     weights: list[Tensor],
     options: tuple[bool, int, float, bool, bool],
     lengths: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Layers of torch's own recurrent kernel.
 
     Args:
         kernel: ``"rnn_tanh"``, ``"rnn_relu"``, ``"lstm"`` or ``"gru"``.
         x: the input, with shape (T, B, I).
-        h: the start, with shape (D·L, B, H).
-        c: likewise, of an LSTM's cell state.
+        state: the start: h, and of an LSTM the cell state c too, each with shape (D·L, B, H).
         weights: flat, as the kernel takes them.
         options: whether there are biases, L, dropout between layers, whether it acts, and whether
             there is a second direction.
@@ -38,23 +36,18 @@ def fused(
     """
     call: Any = getattr(torch, kernel)
     if lengths is None:
-        output, *final = call(x, _joined(h, c), weights, *options, False)
-        return output, *_split(final)
+        output, *final = call(x, _joined(state), weights, *options, False)
+        return output, tuple(final)
     packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
     assert order is not None and back is not None
-    start = _joined(h.index_select(1, order), None if c is None else c.index_select(1, order))
-    data, *final = call(packed.data, packed.batch_sizes, start, weights, *options)
+    start = tuple(part.index_select(1, order) for part in state)
+    data, *final = call(packed.data, packed.batch_sizes, _joined(start), weights, *options)
     packed = PackedSequence(data, packed.batch_sizes, order, back)
     output, _ = pad_packed_sequence(packed, total_length=len(x))
-    return output, *_split([part.index_select(1, back) for part in final])
+    return output, tuple(part.index_select(1, back) for part in final)
 
 
-def _joined(h: Tensor, c: Tensor | None) -> Any:
+def _joined(state: tuple[Tensor, ...]) -> Any:
     """The state as torch's kernels take it."""
-    return h if c is None else (h, c)
-
-
-def _split(final: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """The state as torch's kernels return it."""
-    return final[0], final[1] if len(final) > 1 else None
+    return state if len(state) > 1 else state[0]

@@ -7,10 +7,18 @@ memory's first touch costs more than what is computed in it. Here softmax(V z + 
 takes the place of the logits, and with g = ∂L/∂log p both products follow from it:
 
     ∂L/∂z = −g (softmax − onehot) V        ∂L/∂V = −(softmax − onehot)ᵀ (g z)
+
+Over a long window even one such matrix is too large: 4.4 GB for 4,096 x 8 rows of 33,278 words.
+Beyond a size the rows are taken in parts, and no part's logits outlive it. If they were computed
+again in the backward pass, a training step would have four products instead of three. So the
+forward pass computes both gradients for g = −1 while a part is there, and the backward pass scales
+them. That is all where every row has the same g, as in a sum or a mean over the rows. Where g
+differs, as under a mask, the backward pass computes the logits again, part by part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +28,9 @@ from torch import Tensor
 from noisin_pyro.kernels.onednn import linear, outer
 
 __all__ = ["linear_log_softmax"]
+
+_LARGE = 1 << 27  # logits, 512 MB, above which no matrix of them all is made
+_PART = 1 << 23  # logits of a part
 
 _NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
 
@@ -44,13 +55,22 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         return _plain(z, weight, bias, target)
     parts = (z, weight, bias)
     if not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parts):
-        return _picked(_normalised(linear(z, weight, bias)), target)
+        if len(z) * len(weight) <= _LARGE:
+            return _picked(_normalised(linear(z, weight, bias)), target)
+        return torch.cat(
+            [
+                _picked(_normalised(linear(z[rows], weight, bias)), target[rows])
+                for rows in _parts(z, weight)
+            ]
+        )
     device = z.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         z, weight = z.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
+        if len(z) * len(weight) > _LARGE:
+            return _InParts.apply(z, weight, bias, target)  # type: ignore[no-any-return, no-untyped-call]
         found = _LinearLogSoftmax.apply(z, weight, bias, target)  # type: ignore[no-untyped-call]
     return found[0]  # type: ignore[no-any-return]
 
@@ -74,17 +94,30 @@ def _picked(log_probs: Tensor, target: Tensor) -> Tensor:
     return log_probs.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
+def _parts(z: Tensor, weight: Tensor) -> Iterator[slice]:
+    """The rows, in parts of some ``_PART`` logits."""
+    size = max(1, _PART // len(weight))
+    return (slice(start, start + size) for start in range(0, len(z), size))
+
+
+def _log_prob_and_excess(
+    z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log softmax(V z + b)[y] with shape (N,), and softmax(V z + b) − onehot(y)."""
+    logits = linear(z, weight, bias)
+    excess = _normalised(logits)
+    log_prob = _picked(excess, target)
+    column = target.unsqueeze(1)
+    excess.exp_().scatter_add_(1, column, excess.new_tensor(-1.0).expand(column.shape))
+    return log_prob, excess if excess is logits else logits.copy_(excess)
+
+
 class _LinearLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits = linear(z, weight, bias)
-        excess = _normalised(logits)
-        log_prob = _picked(excess, target)
-        column = target.unsqueeze(1)
-        excess.exp_().scatter_add_(1, column, excess.new_tensor(-1.0).expand(column.shape))
-        return log_prob, excess if excess is logits else logits.copy_(excess)
+        return _log_prob_and_excess(z, weight, bias, target)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -108,6 +141,61 @@ class _LinearLogSoftmax(torch.autograd.Function):
             (excess.t() @ negative).squeeze(1) if bias is not None and wanted[2] else None,
             None,
         )
+
+
+class _InParts(torch.autograd.Function):
+    """As :class:`_LinearLogSoftmax`, without a matrix of all logits."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+        log_prob, *gradients = _in_parts(z, weight, bias, target, None, ctx.needs_input_grad)
+        ctx.save_for_backward(z, weight, bias, target, *gradients)
+        assert log_prob is not None
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        z, weight, bias, target, *gradients = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(grad, z, weight, bias, target), None
+        first = -grad[:1]
+        if bool((grad == -first).all()):
+            scaled = [None if part is None else part * first.to(part.dtype) for part in gradients]
+            return *scaled, None
+        _, *gradients = _in_parts(z, weight, bias, target, grad, ctx.needs_input_grad)
+        return *gradients, None
+
+
+def _in_parts(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    grad: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The log-probabilities, and the gradients by z, V and b for g = ``grad``, or −1 if None."""
+    single = torch.promote_types(weight.dtype, torch.float32)  # for sums over many parts
+    dz = torch.empty_like(z) if wanted[0] else None
+    dw = weight.new_zeros(weight.t().shape, dtype=single) if wanted[1] else None
+    db = weight.new_zeros(len(weight), dtype=single) if wanted[2] and bias is not None else None
+    log_prob = z.new_empty(len(z), dtype=single)
+    for rows in _parts(z, weight):
+        log_prob[rows], excess = _log_prob_and_excess(z[rows], weight, bias, target[rows])
+        if grad is not None:
+            excess.mul_(-grad[rows].to(excess.dtype).unsqueeze(1))
+        if dz is not None:
+            dz[rows] = linear(excess, weight.t())
+        if dw is not None:
+            dw += linear(z[rows].t(), excess.t())  # its transpose, which costs oneDNN half the time
+        if db is not None:
+            db += excess.sum(0)
+    return (
+        log_prob,
+        dz,
+        None if dw is None else dw.t().to(weight.dtype, memory_format=torch.contiguous_format),
+        None if db is None else db.to(weight.dtype),
+    )
 
 
 def _differentiable_gradients(

@@ -11,13 +11,13 @@ plain torch, and nothing is drawn but dropout's masks.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, State, Weights
+from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.kernels.onednn import FEWEST, packs
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
@@ -35,10 +35,10 @@ NoiseTo = Literal["both", "output", "recurrence"]
 
 
 def clean_layers(
-    cell: Cell,
+    cell: Cell[Any],
     x: Tensor,
     state: State,
-    layers: list[Weights],
+    layers: list[Any],
     lengths: Tensor | None = None,
     dropout: float = 0.0,
     training: bool = False,
@@ -63,18 +63,15 @@ def clean_layers(
     lead, batch = _lead(x, *state), x.shape[-2]
     x, lengths = _flat(x, lead, x.shape[-3], batch), _repeated(lengths, lead)
     start = _flat_state(state, lead, len(layers), batch)
-    h, (h_n, c_n) = cell.deterministic(x, start, layers, lengths, dropout, training, bidirectional)
-    return _deep(h, lead, batch), (
-        _deep(h_n, lead, batch),
-        None if c_n is None else _deep(c_n, lead, batch),
-    )
+    h, final = cell.deterministic(x, start, layers, lengths, dropout, training, bidirectional)
+    return _deep(h, lead, batch), tuple(_deep(part, lead, batch) for part in final)
 
 
 def noisy_layer(
-    cell: Cell,
+    cell: Cell[Any],
     x: Tensor,
     state: State,
-    weights: Weights,
+    weights: Any,
     mult: Tensor | None = None,
     add: Tensor | None = None,
     lengths: Tensor | None = None,
@@ -103,20 +100,17 @@ def noisy_layer(
     add = None if add is None else _flat(add, lead, steps, batch)
     start = _flat_state(state, lead, 1, batch)
     if noise_to == "recurrence":
-        output, z_n, c_n = _noisy_recurrence(cell, x, start, weights, mult, add, lengths)
+        gates, first = cell.project(x, weights), tuple(part[0] for part in start)
+        output, states = cell.scan_clean(gates, first, weights, mult, add)
+        final = tuple(last_step(part, lengths) for part in states)
     elif noise_to == "both":
-        output, c_n = _recurrence(cell, x, start, weights, mult, add, lengths)
-        z_n = last_step(output, lengths)
+        output, final = _recurrence(cell, x, start, weights, mult, add, lengths)
     else:
-        output, c_n = _recurrence(cell, x, start, weights, None, None, lengths)
-        z_n = last_step(output, lengths)
+        output, final = _recurrence(cell, x, start, weights, None, None, lengths)
         output = add_noise(output, mult, add)
     if lengths is not None:
         output = output.masked_fill(~length_mask(lengths, steps).unsqueeze(-1), 0)
-    return _deep(output, lead, batch), (
-        _deep(z_n, lead, batch),
-        None if c_n is None else _deep(c_n, lead, batch),
-    )
+    return _deep(output, lead, batch), tuple(_deep(part, lead, batch) for part in final)
 
 
 def add_noise(h: Tensor, mult: Tensor | None, add: Tensor | None) -> Tensor:
@@ -144,49 +138,28 @@ def dropout(x: Tensor, rate: float, active: bool, tied: bool) -> Tensor:
     return x * F.dropout(torch.ones_like(x[..., :1, :, :]), rate)
 
 
-def _noisy_recurrence(
-    cell: Cell,
-    x: Tensor,
-    state: State,
-    weights: Weights,
-    mult: Tensor | None,
-    add: Tensor | None,
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """h with shape (T, B, H) of a layer that reads z itself, and the final z and c.
-
-    The scan returns z. Recompute h for all steps with one ``cell.step``.
-    """
-    gates = cell.project(x, weights)
-    z0, c0 = state[0][0], None if state[1] is None else state[1][0]
-    z, c = cell.scan(gates, z0, c0, weights, mult, add)
-    before = torch.cat([state[0].to(z.dtype), z[:-1]])
-    c_before = None if c is None or state[1] is None else torch.cat([state[1], c[:-1]])
-    h, _ = cell.step(gates, before, c_before, weights)
-    return h, last_step(z, lengths), None if c is None else last_step(c, lengths)
-
-
 def _recurrence(
-    cell: Cell,
+    cell: Cell[Any],
     x: Tensor,
     state: State,
-    weights: Weights,
+    weights: Any,
     mult: Tensor | None,
     add: Tensor | None,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """z with shape (T, B, H) and the final c with shape (1, B, H)."""
+) -> tuple[Tensor, State]:
+    """z with shape (T, B, H), and the final state, each part with shape (1, B, H)."""
     if mult is None and add is None and cell.kernel is not None:
-        z, (_, c_n) = cell.deterministic(x, state, [weights], lengths)
-        return z, c_n
-    if _folds(cell, weights, mult, add):
-        return fold(cell, x, state, weights, add, lengths)
-    z0, c0 = state[0][0], None if state[1] is None else state[1][0]
-    z, c = cell.scan(cell.project(x, weights), z0, c0, weights, mult, add)
-    return z, None if c is None else last_step(c, lengths)
+        z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
+    elif _folds(cell, weights, mult, add):
+        z, (_, *clean) = fold(cell, x, state, weights, add, lengths)
+    else:
+        first = tuple(part[0] for part in state)
+        z, *parts = cell.run(x, first, weights, mult, add)
+        clean = [last_step(part, lengths) for part in parts]
+    return z, (last_step(z, lengths), *clean)
 
 
-def _folds(cell: Cell, weights: Weights, mult: Tensor | None, add: Tensor | None) -> bool:
+def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | None) -> bool:
     """Whether the noise can be extra input, and costs less so than in the scan.
 
     On a GPU, and without oneDNN, it always does. ``torch.func`` is left to folding, whose kernels
@@ -214,8 +187,7 @@ def _flat(part: Tensor, lead: torch.Size, rows: int, batch: int) -> Tensor:
 
 
 def _flat_state(state: State, lead: torch.Size, layers: int, batch: int) -> State:
-    h, c = state
-    return _flat(h, lead, layers, batch), None if c is None else _flat(c, lead, layers, batch)
+    return tuple(_flat(part, lead, layers, batch) for part in state)
 
 
 def _deep(part: Tensor, lead: torch.Size, batch: int) -> Tensor:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.nn.drawing import draw
-from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
+from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
 from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context
 
 __all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
 
-NoisyRNNs = NoisyRNN | NoisyLSTM | NoisyGRU
+NoisyRNNs = NoisyRecurrence
+"""Any noisy RNN of this library."""
 
 
 class Drawn(NamedTuple):
@@ -67,7 +68,7 @@ class SequenceModel(Freezable, PyroModule):
 
     Args:
         embedding: maps x with shape (T, B, \\*) to the RNN's input (T, B, I).
-        rnn: a :class:`NoisyRNN`, :class:`NoisyLSTM` or :class:`NoisyGRU`, time-major.
+        rnn: a noisy RNN such as :class:`NoisyLSTM` or :class:`NoisyRecurrent`, time-major.
         emission: maps z with shape (\\*, T, B, H) to a distribution of batch shape (\\*, T, B).
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
@@ -108,10 +109,11 @@ class SequenceModel(Freezable, PyroModule):
         name: str = "",
     ) -> None:
         super().__init__(name)
-        if not isinstance(rnn, (NoisyRNN, NoisyLSTM, NoisyGRU)):
+        if not isinstance(rnn, NoisyRecurrence):
             raise TypeError(
-                f"rnn must be a NoisyRNN, NoisyLSTM or NoisyGRU, got {type(rnn).__name__}; "
-                "wrap torch's with from_torch"
+                f"rnn must be a NoisyRNN, NoisyLSTM, NoisyGRU or another noisy RNN, got "
+                f"{type(rnn).__name__}; wrap torch's with from_torch, your own cell with "
+                "NoisyRecurrent"
             )
         if rnn.batch_first:
             raise ValueError("a SequenceModel is time-major: build its RNN with batch_first=False")
@@ -132,7 +134,7 @@ class SequenceModel(Freezable, PyroModule):
         self._spreads: dict[str, Spread] = {}
         if input_noise is not None:
             spread = self._spreads["input_spread"] = as_spread(input_spread)
-            spread.attach(self, "input_spread", rnn.input_size, rnn.weight_ih_l0)
+            spread.attach(self, "input_spread", rnn.input_size, rnn.like)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
@@ -280,7 +282,7 @@ class SequenceModel(Freezable, PyroModule):
                     getattr(module, name)  # cached for this call, and drawn outside the plates
         if not call.noisy:
             return Drawn(None, None)
-        like, size = self.rnn.weight_ih_l0, self.rnn.input_size
+        like, size = self.rnn.like, self.rnn.input_size
         on_input = draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
         return Drawn(on_input, self.rnn.draw_noise(call.steps, call.batch, call=call))
 

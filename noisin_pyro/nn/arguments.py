@@ -19,8 +19,10 @@ __all__ = [
     "check_input",
     "check_noise",
     "check_options",
+    "check_sizes",
     "check_state",
     "check_state_dtype",
+    "check_weights",
     "refuse_tied",
 ]
 
@@ -67,7 +69,7 @@ def refuse_tied(noise: Noise, sites: Any) -> None:
 
 
 def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
-    """Checks an input with shape (\\*S, T, B, I) against a layer's weight.
+    """Checks an input with shape (\\*S, T, B, I) against a weight of the RNN.
 
     Raises:
         ValueError: if it has another number of features, another dtype, or no steps.
@@ -84,6 +86,27 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
         )
     if x.shape[-3] == 0:
         raise ValueError("input must have at least one time step, got 0")
+
+
+def check_weights(*parts: tuple[Tensor | None, int]) -> None:
+    """Raises ValueError if a weight has more dimensions than the number beside it."""
+    for part, dims in parts:
+        if part is not None and part.dim() > dims:
+            raise ValueError(
+                "a prior on a weight or a bias cannot be drawn once per particle of a "
+                f"vectorised plate, got one with shape {tuple(part.shape)}; use "
+                "vectorize_particles=False"
+            )
+
+
+def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    """Raises ValueError for a size below 1, or a probability outside [0, 1]."""
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
 
 
 def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> None:
@@ -114,14 +137,13 @@ def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> N
         )
 
 
-def check_state(name: str, hx: Any, shape: Sequence[int], has_cell_state: bool) -> State:
-    """The state that a user gives as (h, c).
+def check_state(name: str, hx: Any, shapes: Sequence[tuple[int, ...]]) -> State:
+    """The state that a user gives.
 
     Args:
         name: of the RNN's class.
-        hx: what is given.
-        shape: of each part.
-        has_cell_state: whether it is a pair.
+        hx: what is given: one tensor, or a tuple if there are several parts.
+        shapes: of each part.
 
     Raises:
         TypeError: if it is of another kind.
@@ -129,25 +151,25 @@ def check_state(name: str, hx: Any, shape: Sequence[int], has_cell_state: bool) 
     """
     several = isinstance(hx, (tuple, list))
     parts = tuple(hx) if several else (hx,)
-    whole = several == has_cell_state and len(parts) == 1 + has_cell_state
+    whole = several == (len(shapes) > 1) and len(parts) == len(shapes)
     if not whole or not all(isinstance(part, Tensor) for part in parts):
-        wanted = "a pair (h, c)" if has_cell_state else "one tensor h"
+        names = {1: "one tensor h", 2: "a pair (h, c)"}
+        wanted = names.get(len(shapes), f"a tuple of {len(shapes)} tensors, the first of them h")
         got = type(hx).__name__
         got += f" of {', '.join(type(part).__name__ for part in parts)}" if several else ""
         raise TypeError(f"the state of {name} is {wanted}, got {got}; give None to start at zero")
-    dims = len(shape)
-    for part in parts:
+    for part, shape in zip(parts, shapes):
+        dims = len(shape)
         if tuple(part.shape[-dims:]) != shape or (part.dim() > dims and not am_i_wrapped()):
-            raise ValueError(
-                f"each part of the state must have shape {shape}, got {tuple(part.shape)}"
-            )
-    return parts[0], parts[1] if has_cell_state else None
+            which = "each part of the state" if len(set(shapes)) == 1 else "this part of the state"
+            raise ValueError(f"{which} must have shape {shape}, got {tuple(part.shape)}")
+    return parts
 
 
 def check_state_dtype(state: State, x: Tensor) -> None:
     """Raises ValueError unless the state has the dtype of the input, or autocast is on."""
     for part in state:
-        if part is None or part.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+        if part.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
             continue
         raise ValueError(
             f"the state must have the dtype of the input, {x.dtype}, got {part.dtype}; "

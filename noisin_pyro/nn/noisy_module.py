@@ -34,7 +34,7 @@ else:
 class NoisyModule(_Base):
     """A torch RNN with a noise for each layer, and a γ for each layer and direction."""
 
-    cell: Cell
+    cell: Cell[Any]
     noise: tuple[Noise | None, ...]
     sites: Sites
     tied: bool
@@ -43,7 +43,7 @@ class NoisyModule(_Base):
 
     def _add_noise(
         self,
-        cell: Cell,
+        cell: Cell[Any],
         noise: Noise | Sequence[Noise | None] | None,
         spread: SpreadLike | Sequence[SpreadLike],
         sites: Sites,
@@ -64,12 +64,18 @@ class NoisyModule(_Base):
         self.spread = spread
 
     @property
+    def like(self) -> Tensor:
+        """A weight, whose dtype and device input, state and noise have."""
+        like: Tensor = self.weight_hh_l0
+        return like
+
+    @property
     def spread(self) -> tuple[Tensor | None, ...]:
         """γ of each layer (and direction), with shape () or (H,); None where it has no noise.
 
         It may be set at any time, to anything that the argument ``spread`` takes.
         """
-        like = self.weight_hh_l0
+        like = self.like
         return tuple(
             self._spreads[name].read(self, name, like) if name in self._spreads else None
             for name in self._spread_names
@@ -89,7 +95,7 @@ class NoisyModule(_Base):
             if name not in self._spread_names or not self._is_noisy(name):
                 raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")
             spread = as_spread(value)
-            spread.attach(self, name, self.hidden_size, self.weight_hh_l0)
+            spread.attach(self, name, self.hidden_size, self.like)
             self._spreads[name] = spread
         else:
             super().__setattr__(name, value)
@@ -102,7 +108,10 @@ class NoisyModule(_Base):
         for name, weight in self.named_parameters():
             if name not in kept:
                 nn.init.uniform_(weight, -bound, bound)
-        for name, spread in spreads.items():
+        self._reset_spreads()
+
+    def _reset_spreads(self) -> None:
+        for name, spread in self.__dict__.get("_spreads", {}).items():
             spread.reset(self, name)
 
     @property
@@ -165,14 +174,16 @@ class NoisyModule(_Base):
         return [name for name in self._spread_names if isinstance(self.__dict__.get(name), float)]
 
     def extra_repr(self) -> str:
-        text = super().extra_repr()
-        if any(self.noise):
-            spreads = [
-                self._spreads[name].describe(self, name) if name in self._spreads else "None"
-                for name in self._spread_names
-            ]
-            text += f", noise={_shared(self.noise)}, spread={_shared(spreads)}"
-        return text
+        return super().extra_repr() + self._noise_repr()
+
+    def _noise_repr(self) -> str:
+        if not any(self.noise):
+            return ""
+        spreads = [
+            self._spreads[name].describe(self, name) if name in self._spreads else "None"
+            for name in self._spread_names
+        ]
+        return f", noise={_shared(self.noise)}, spread={_shared(spreads)}"
 
 
 def _shared(values: Sequence[Any]) -> str:

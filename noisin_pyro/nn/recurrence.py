@@ -33,7 +33,7 @@ class NoisyRecurrence(NoisyModule):
         # Outside Pyro this is a plain nn.Module: nothing of it enters the param store.
         if not am_i_wrapped():
             return nn.Module.__call__(self, *args, **kwargs)
-        claim_name(self, "weight_hh_l0")
+        self._claim_name()
         return super().__call__(*args, **kwargs)
 
     def forward(
@@ -82,9 +82,7 @@ class NoisyRecurrence(NoisyModule):
         if unbatched:
             input = input.unsqueeze(1)
             if hx is not None:
-                arguments.check_state(
-                    type(self).__name__, hx, self._state_shape(), self.cell.has_cell_state
-                )
+                arguments.check_state(type(self).__name__, hx, self._state_shapes())
                 hx = _map_state(hx, lambda part: part.unsqueeze(-2))
         swapped = self.batch_first and not unbatched
         x = input.transpose(-3, -2) if swapped else input
@@ -121,7 +119,7 @@ class NoisyRecurrence(NoisyModule):
             One ε per layer (and direction) with shape (T, B, H), (1, B, H) if ``tied``; None for a
             layer without noise or whose sites are per timestep.
         """
-        like = self.weight_hh_l0
+        like = self.like
         if call is None:
             shape = (steps, batch)
             call = Call.begin(
@@ -177,7 +175,7 @@ class NoisyRecurrence(NoisyModule):
         # Weights and spreads are read before any plate is entered: a prior on one of them
         # would otherwise be drawn once per step and sequence.
         weights = self._weights()
-        arguments.check_input(x, self.input_size, weights[0].w_ih)
+        arguments.check_input(x, self.input_size, self.like)
         state = self._start(hx, x, call.batch)
         if self.sites is None:
             call = call.without_sites()
@@ -195,11 +193,11 @@ class NoisyRecurrence(NoisyModule):
             z, final = run(layers, x, call)
         if noisy or call.owner is not self or call.given is not None:
             call.record_state(self, "state", final[0])
-        return z, final[0] if final[1] is None else final
+        return z, final if len(final) > 1 else final[0]
 
     def _layers(
         self,
-        weights: list[Weights],
+        weights: list[Any],
         state: State,
         noisy: bool,
         rate: float,
@@ -220,7 +218,7 @@ class NoisyRecurrence(NoisyModule):
         tracks: list[list[Track]] = [[] for _ in self.noise]
         for index, (layer, way) in enumerate(self._tracks):
             here = (..., slice(index, index + 1), slice(None), slice(None))
-            start: State = (state[0][here], None if state[1] is None else state[1][here])
+            start = tuple(part[here] for part in state)
             spread, noise_to = spreads[index], self.noise_to
             if call.readout == "mean" and layer == self.num_layers - 1:
                 # With noise_to="output" the noise of the top layer would then reach nothing.
@@ -246,8 +244,14 @@ class NoisyRecurrence(NoisyModule):
         layer, noise = next((i, noise) for i, noise in enumerate(self.noise) if noise is not None)
         return f"z_{layer}_0" if self._samples_steps(noise) else f"noise_{layer}"
 
-    def _weights(self) -> list[Weights]:
-        """The weights of each track, read by attribute so that a prior on one takes effect."""
+    def _claim_name(self) -> None:
+        claim_name(self, "weight_hh_l0")
+
+    def _weights(self) -> list[Any]:
+        """The weights of each track as its cell reads them.
+
+        They are read by attribute, so that a prior on one takes effect.
+        """
         tracks = []
         for layer, way in self._tracks:
             w_ih, w_hh = (getattr(self, f"weight_{part}_l{layer}{way}") for part in ("ih", "hh"))
@@ -255,26 +259,20 @@ class NoisyRecurrence(NoisyModule):
                 getattr(self, f"bias_{part}_l{layer}{way}") if self.bias else None
                 for part in ("ih", "hh")
             )
-            for part, dims in ((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1)):
-                if part is not None and part.dim() > dims:
-                    raise ValueError(
-                        "a prior on a weight or a bias cannot be drawn once per particle of a "
-                        f"vectorised plate, got one with shape {tuple(part.shape)}; use "
-                        "vectorize_particles=False"
-                    )
+            arguments.check_weights((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1))
             tracks.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return tracks
 
-    def _state_shape(self, *batch: int) -> tuple[int, ...]:
-        return (len(self._tracks), *batch, self.hidden_size)
+    def _state_shapes(self, *batch: int) -> list[tuple[int, ...]]:
+        sizes = self.cell.state_sizes(self.hidden_size)
+        return [(len(self._tracks), *batch, size) for size in sizes]
 
     def _start(self, hx: Any, x: Tensor, batch: int) -> State:
-        """The carried state (h, c) with shapes (\\*S, D·L, B, H), zeros if none was given."""
-        shape, has_cell_state = self._state_shape(batch), self.cell.has_cell_state
+        """The carried state, each part with shape (\\*S, D·L, B, H), zeros if none was given."""
+        shapes = self._state_shapes(batch)
         if hx is None:
-            zeros = x.new_zeros(shape)
-            return zeros, zeros if has_cell_state else None
-        state = arguments.check_state(type(self).__name__, hx, shape, has_cell_state)
+            return tuple(x.new_zeros(shape) for shape in shapes)
+        state = arguments.check_state(type(self).__name__, hx, shapes)
         arguments.check_state_dtype(state, x)
         return state
 

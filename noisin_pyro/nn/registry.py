@@ -30,6 +30,9 @@ RNNS: Mapping[str, Entry] = MappingProxyType(
         "rnn_sigmoid": _elman("sigmoid"),
         "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}),
         "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}),
+        "mingru": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinGRU", {}),
+        "minlstm": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinLSTM", {}),
+        "rglru": Entry("noisin_pyro.nn.linear_rnns", "NoisyRGLRU", {}),
     }
 )
 

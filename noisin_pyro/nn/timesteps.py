@@ -54,10 +54,10 @@ def _sample_track(
     noise, cell, weights, count = track.noise, layers.cell, track.weights, len(steps)
     assert noise is not None
     masks = None if call.mask is None else call.mask.unsqueeze(-1).split(1)  # (1, B, 1)
-    z, c = track.start  # (*S, 1, B, H), the 1 standing for time
-    zs, hs, cs = [], [], []
+    state = track.start  # each part (*S, 1, B, H), the 1 standing for time
+    zs, hs, states = [], [], []
     for t in reversed(range(count)) if track.reverse else range(count):
-        h, c_new = cell.step(cell.project(steps[t], weights), z, c, weights)
+        h, *clean = cell.step(cell.project(steps[t], weights), state, weights)
         mean = noise.clamp(h, cell.range) if cell.keeps_range else h
         distribution = noise.distribution(mean, spread).to_event(1)
         if not (call.active or distribution.has_rsample) and torch.is_grad_enabled():
@@ -66,21 +66,18 @@ def _sample_track(
                 "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
             )
         drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t)
-        read = h if track.noise_to == "output" else drawn
+        new = (h if track.noise_to == "output" else drawn, *clean)
         if track.reverse and masks is not None:  # a sequence starts where its padding ends
-            read = torch.where(masks[t], read, z)
-            c_new = None if c_new is None or c is None else torch.where(masks[t], c_new, c)
-        z, c = read, c_new
+            new = tuple(torch.where(masks[t], part, old) for part, old in zip(new, state))
+        state = new
         zs.append(drawn)
         hs.append(h)
-        cs.append(c)
+        states.append(state)
     if track.reverse:
-        final: State = z, c
+        final: State = state
         zs, hs = zs[::-1], hs[::-1]
     else:
-        lengths = call.lengths
-        carried = last_step(cat(hs if track.noise_to == "output" else zs), lengths)
-        final = carried, None if c is None else last_step(cat(cs), lengths)
+        final = tuple(last_step(cat(parts), call.lengths) for parts in zip(*states))
     outputs = hs if track.noise_to == "recurrence" else zs
     if masks is not None:
         outputs = [output.masked_fill(~mask, 0) for output, mask in zip(outputs, masks)]

@@ -9,7 +9,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from noisin_pyro.cells.base import Cell, State, Weights
+from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.layers.layer import NoiseTo, add_noise, dropout, noisy_layer
 from noisin_pyro.lengths import reverse
 from noisin_pyro.noise.affine import AffineNoise
@@ -27,8 +27,8 @@ class Track(NamedTuple):
         reverse: whether it reads backwards in time.
         noise: its noise, None if it has none.
         spread: γ; None if it is to run deterministically.
-        weights: its weights.
-        start: (z, c), each with shape (\\*S, 1, B, H).
+        weights: its weights, as the cell reads them.
+        start: the state before the first step, each part with shape (\\*S, 1, B, H).
         drawn: ε with shape (\\*S, T or 1, B, H); None where there is a site per timestep.
         noise_to: where its noise goes.
     """
@@ -37,7 +37,7 @@ class Track(NamedTuple):
     reverse: bool
     noise: Noise | None
     spread: Tensor | None
-    weights: Weights
+    weights: Any
     start: State
     drawn: Tensor | None
     noise_to: NoiseTo
@@ -56,7 +56,7 @@ class Layers:
     """
 
     module: PyroModule
-    cell: Cell
+    cell: Cell[Any]
     tied: bool
     dropout: float
     tracks: list[list[Track]]
@@ -115,5 +115,4 @@ def cat(parts: Any, dim: int = -3) -> Tensor:
 
 def joined(finals: list[State]) -> State:
     """The final states of all tracks, each part with shape (\\*S, D·L, B, H)."""
-    cs = [c for _, c in finals if c is not None]
-    return cat([h for h, _ in finals]), cat(cs) if cs else None
+    return tuple(cat(parts) for parts in zip(*finals))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisin_pyro.cells.base import Weights
+from noisin_pyro.cells.base import State, Weights
 from noisin_pyro.cells.scan import workspace
 from tests.helpers import flat, probed
 from tests.proofs.rnns import CELLS, B, H, assert_close, cells
@@ -37,19 +37,22 @@ def scan_inputs(
 def scanned(cell: str, inputs: list[Any]) -> list[Tensor]:
     gates, z0, c0, w_hh, b_hh, mult, add = inputs
     weights = Weights(gates.new_zeros(len(w_hh), 1), w_hh, None, b_hh)
-    return flat(CELLS[cell].scan(gates, z0, c0, weights, mult, add))
+    return flat(CELLS[cell].scan(gates, state_of(z0, c0), weights, mult, add))
 
 
 def looped(cell: str, inputs: list[Any]) -> list[Tensor]:
     gates, z, c, w_hh, b_hh, mult, add = inputs
     weights = Weights(gates.new_zeros(len(w_hh), 1), w_hh, None, b_hh)
-    zs, cs = [], []
+    state, states = state_of(z, c), []
     for t, gate in enumerate(gates):
-        h, c = CELLS[cell].step(gate, z, c, weights)
-        z = h * (1 if mult is None else mult[t]) + (0 if add is None else add[t])
-        zs.append(z)
-        cs.append(c)
-    return flat(torch.stack(zs), None if c is None else torch.stack(cs))
+        h, *clean = CELLS[cell].step(gate, state, weights)
+        state = (h * (1 if mult is None else mult[t]) + (0 if add is None else add[t]), *clean)
+        states.append(state)
+    return [torch.stack(parts) for parts in zip(*states)]
+
+
+def state_of(z: Tensor, c: Tensor | None) -> State:
+    return (z,) if c is None else (z, c)
 
 
 @cells
@@ -106,12 +109,11 @@ def test_a_scan_without_gradients_gives_the_same_in_less_memory(cell: str) -> No
     gates, mult = torch.randn(steps, batch, width_of_gates), torch.rand(steps, batch, width)
     z0 = torch.randn(batch, width)
     c0 = torch.randn(batch, width) if cell == "lstm" else None
-    kept = CELLS[cell].scan(gates, z0, c0, weights, mult)
+    kept = CELLS[cell].scan(gates, state_of(z0, c0), weights, mult)
     with torch.no_grad():
-        free = CELLS[cell].scan(gates, z0, c0, weights, mult)
+        free = CELLS[cell].scan(gates, state_of(z0, c0), weights, mult)
     for ours, theirs in zip(free, kept):
-        assert (ours is None) == (theirs is None)
-        assert ours is None or torch.equal(ours, theirs)
+        assert torch.equal(ours, theirs)
     assert kept[0].requires_grad and not free[0].requires_grad
     assert workspace(gates, width, False).untyped_storage().nbytes() * steps == (
         workspace(gates, width, True).untyped_storage().nbytes()
@@ -139,9 +141,9 @@ def test_second_derivatives_of_the_scan(cell: str, noisy: str) -> None:
         held = dict.fromkeys(shapes) | dict(zip(given, parts))
         weights = Weights(held["w_hh"], held["w_hh"], None, held["b_hh"])
         found = CELLS[cell].scan(
-            held["gates"], held["z0"], held["c0"], weights, held["mult"], held["add"]
+            held["gates"], state_of(held["z0"], held["c0"]), weights, held["mult"], held["add"]
         )
-        return tuple(part for part in found if part is not None)
+        return found
 
     by_hand, readable = (
         torch.autograd.grad(

@@ -107,9 +107,9 @@ def test_a_missing_state_is_zero_and_layout_does_not_matter() -> None:
     assert torch.equal(linear_scan(a, b, h0[0]), linear_scan(a, b, h0[:1].expand(4, 3)))
     batch_first = [part.transpose(0, 1).contiguous().transpose(0, 1) for part in (a, b)]
     strided = [torch.stack([part, part], -1)[..., 0] for part in (a, b)]
-    for parts in (batch_first, strided):
-        assert torch.equal(linear_scan(*parts, h0), linear_scan(a, b, h0))
-        assert linear_scan(*parts, h0).is_contiguous()
+    for a_view, b_view in (batch_first, strided):
+        assert torch.equal(linear_scan(a_view, b_view, h0), linear_scan(a, b, h0))
+        assert linear_scan(a_view, b_view, h0).is_contiguous()
     assert linear_scan(a[:0], b[:0], h0).shape == (0, 4, 3)
 
 
@@ -196,8 +196,8 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
 @pytest.mark.parametrize("largest", [0.9, 1.02])
 @pytest.mark.parametrize("steps", [256, 4096])
 def test_single_precision_is_as_exact_as_the_loop(steps: int, largest: float) -> None:
-    exact = problem(steps, 2, 16, largest=largest)
-    rounded = tuple(part.detach().float().requires_grad_() for part in exact)
+    parts = problem(steps, 2, 16, largest=largest)
+    rounded = tuple(part.detach().float().requires_grad_() for part in parts)
     exact = tuple(part.detach().double().requires_grad_() for part in rounded)
     g = torch.randn(steps, 2, 16)
     reference = derivatives(linear_loop, exact, g.double())

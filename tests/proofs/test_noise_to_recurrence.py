@@ -56,9 +56,10 @@ def test_noise_to_the_recurrence_is_a_loop_written_out(name: str, noise: Any) ->
     mult, add = noise.affine(epsilon[0], rnn.spread[0])
     output, final = rnn(x, epsilon=epsilon)
     (weights,) = rnn._weights()
-    z, c, outputs = x.new_zeros(3, 4), x.new_zeros(3, 4), []
+    z, *clean = (x.new_zeros(3, size) for size in rnn.cell.state_sizes(4))
+    outputs = []
     for t, gates in enumerate(rnn.cell.project(x, weights)):
-        h, c = rnn.cell.step(gates, z, c, weights)
+        h, *clean = rnn.cell.step(gates, (z, *clean), weights)
         outputs.append(h)
         z = h if mult is None else h * mult[t]
         z = z if add is None else z + add[t]

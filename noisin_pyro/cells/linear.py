@@ -1,0 +1,100 @@
+"""What the linear recurrences share: h_t = a_t ⊙ z_{t-1} + b_t, with a and b of the input alone.
+
+Noise that is affine in the state stays inside such a recurrence,
+
+    z_t = m_t (a_t z_{t-1} + b_t) + n_t = (m_t a_t) z_{t-1} + (m_t b_t + n_t),
+
+so a noisy layer is the same recurrence with other coefficients, and one scan in parallel over time
+(:mod:`noisin_pyro.kernels.linear_scan`). Since h is linear in z and a and b do not read it, the
+noise is unbiased over all steps: given the layer's input, E[z_t] is the deterministic h_t.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from noisin_pyro.cells.base import Cell, State
+from noisin_pyro.kernels.linear_scan import linear_scan
+from noisin_pyro.kernels.onednn import linear
+from noisin_pyro.noise.base import Range
+
+__all__ = ["LinearCell", "LinearWeights"]
+
+_PIECE = 1 << 19  # numbers per tensor of a piece of the sequence, which a CPU's cache still holds
+_SHORTEST = 256  # steps of a piece, with fewer the scan itself costs more
+
+
+class LinearWeights(NamedTuple):
+    """One layer's weights: G gates of H units, all of them read from the input."""
+
+    w_ih: Tensor  # (G·H, I)
+    b_ih: Tensor | None  # (G·H,)
+    decay: Tensor | None = None  # (H,), of cells that have one
+
+
+class LinearCell(Cell[LinearWeights]):
+    """h_t = a_t ⊙ z_{t-1} + b_t. A cell is its name and its :meth:`coefficients`.
+
+    Attributes:
+        gates: G, the number of gates.
+        decays: whether the cell has a decay per unit.
+    """
+
+    range = Range(-math.inf, math.inf)
+    gates: int
+    decays = False
+
+    def coefficients(self, gates: Tensor, weights: LinearWeights) -> tuple[Tensor, Tensor]:
+        """a and b, each with shape (\\*, H), from the gates with shape (\\*, G·H)."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor, weights: LinearWeights) -> Tensor:
+        return linear(x, weights.w_ih, weights.b_ih).to(weights.w_ih.dtype)
+
+    def step(self, gates: Tensor, state: State, weights: LinearWeights) -> State:
+        (z,) = state
+        a, b = self.coefficients(gates, weights)
+        return (a * z + b,)
+
+    def scan(
+        self,
+        gates: Tensor,
+        state: State,
+        weights: LinearWeights,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        (z,) = state
+        a, b = self.coefficients(gates, weights)
+        if mult is not None:
+            a, b = mult * a, mult * b
+        return (linear_scan(a, b if add is None else b + add, z.to(b.dtype)),)
+
+    def run(
+        self,
+        x: Tensor,
+        state: State,
+        weights: LinearWeights,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        """Piece after piece of the sequence with the state carried, so that gates stay in cache."""
+        size = max(_SHORTEST, _PIECE // max(state[0].numel(), 1))
+        if x.is_cuda or len(x) <= size:
+            return super().run(x, state, weights, mult, add)
+        xs = x.split(size)
+        nothing = (None,) * len(xs)
+        found: list[Tensor] = []
+        for part, m, n in zip(
+            xs,
+            nothing if mult is None else mult.split(size),
+            nothing if add is None else add.split(size),
+        ):
+            (z,) = super().run(part, state, weights, m, n)
+            state = (z[-1],)
+            found.append(z)
+        return (torch.cat(found),)

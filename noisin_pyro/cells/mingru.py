@@ -1,0 +1,31 @@
+"""The minGRU of Feng et al. (2024), "Were RNNs all we needed?", section 3.1.
+
+https://arxiv.org/abs/2410.01201
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from noisin_pyro.cells.linear import LinearCell, LinearWeights
+
+__all__ = ["MINGRU", "MinGRUCell"]
+
+
+class MinGRUCell(LinearCell):
+    """h_t = (1 − u_t) z_{t-1} + u_t g_t, with u = σ(W_u x_t + b_u) and g = W_g x_t + b_g.
+
+    This is the paper's first form. Its other one, in log space, keeps g positive and has no place
+    for noise that changes a sign.
+    """
+
+    name = "mingru"
+    gates = 2
+
+    def coefficients(self, gates: Tensor, weights: LinearWeights) -> tuple[Tensor, Tensor]:
+        u, g = gates.chunk(2, -1)
+        u = u.sigmoid()
+        return 1 - u, u * g
+
+
+MINGRU = MinGRUCell()

@@ -1,0 +1,148 @@
+"""A user's own cell: any module that is called like ``torch.nn.LSTMCell``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noisin_pyro.cells.base import Cell, State
+from noisin_pyro.noise.base import Range
+
+__all__ = ["Form", "ModuleCell", "form_of"]
+
+EVERYWHERE = Range(-math.inf, math.inf)
+
+
+class Form(NamedTuple):
+    """How a module takes and returns its state.
+
+    Attributes:
+        sizes: the widths of its parts.
+        kind: the class of the tuple that holds them; None for a single tensor.
+    """
+
+    sizes: tuple[int, ...]
+    kind: type | None
+
+    def pack(self, state: State) -> Any:
+        """The state as the module takes it."""
+        if self.kind is None:
+            return state[0]
+        make: Any = getattr(self.kind, "_make", tuple)  # a NamedTuple's constructor
+        return make(state)
+
+
+class ModuleCell(Cell[nn.Module]):
+    """(h_t, ...) = module(x_t, (z_{t-1}, ...)), with the module in the place of the weights.
+
+    The module is called once per step, with x of shape (N, I) and every part of the state of shape
+    (N, F): particles and sequences are rows. Nothing of it can be computed beforehand for all
+    steps, so :meth:`project` is the identity.
+
+    Args:
+        name: as the errors call it.
+        form: how the module takes its state.
+        range: the interval of h, the whole real line if omitted.
+    """
+
+    def __init__(self, name: str, form: Form, range: Range | None = None) -> None:
+        self.name, self.form = name, form
+        self.range = EVERYWHERE if range is None else range
+
+    def state_sizes(self, hidden: int) -> tuple[int, ...]:
+        return self.form.sizes
+
+    def project(self, x: Tensor, weights: nn.Module) -> Tensor:
+        return x
+
+    def step(self, gates: Tensor, state: State, weights: nn.Module) -> State:
+        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in (gates, *state)))
+        x, *rows = (
+            part.expand(*lead, part.shape[-1]).reshape(-1, part.shape[-1])
+            for part in (gates, *state)
+        )
+        new = weights(x, self.form.pack(tuple(rows)))
+        parts = new if isinstance(new, (tuple, list)) else (new,)
+        # under autocast a module may answer in half precision, whose rounding would add up
+        parts = tuple(part.to(old.dtype) for part, old in zip(parts, rows, strict=True))
+        return parts if len(lead) == 1 else tuple(part.unflatten(0, lead) for part in parts)
+
+    def scan_clean(
+        self,
+        gates: Tensor,
+        state: State,
+        weights: nn.Module,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """In one loop: a module may draw a dropout mask, which a second step would draw anew."""
+        hs: list[Tensor] = []
+        states: list[State] = []
+        for t, gate in enumerate(gates.unbind(0)):
+            h, *clean = self.step(gate, state, weights)
+            z = h if mult is None else h * mult[t]
+            state = (z if add is None else z + add[t], *clean)
+            hs.append(h)
+            states.append(state)
+        return torch.stack(hs), tuple(torch.stack(parts) for parts in zip(*states))
+
+
+@torch.no_grad()
+def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
+    """Finds out how a module takes its state, by one call without a state.
+
+    If it needs a state, its ``hidden_size`` says how wide, and one tensor and a pair are tried in
+    turn. The random state of torch and the module's training mode are left as they were.
+
+    Args:
+        module: the module.
+        input_size: I.
+        like: a tensor whose dtype and device the input gets.
+
+    Raises:
+        ValueError: if no call succeeds, or one returns something else than a state.
+
+    Example:
+        >>> form_of(nn.LSTMCell(3, 5), 3, torch.zeros(()))
+        Form(sizes=(5, 5), kind=<class 'tuple'>)
+    """
+    hidden = getattr(module, "hidden_size", None)
+    x = like.new_zeros(2, input_size)
+    calls: list[tuple[Any, ...]] = [(x,)]
+    if isinstance(hidden, int):
+        zeros = like.new_zeros(2, hidden)
+        calls += [(x, zeros), (x, (zeros, zeros))]
+    modes = [(part, part.training) for part in module.modules()]
+    devices = [like.device] if like.is_cuda else []
+    error: Exception | None = None
+    with torch.random.fork_rng(devices):
+        module.eval()
+        try:
+            for call in calls:
+                try:
+                    return _form(module, module(*call))
+                except (TypeError, ValueError, RuntimeError, AttributeError) as problem:
+                    error = error or problem
+        finally:
+            for part, training in modes:
+                part.training = training
+    raise ValueError(
+        f"{type(module).__name__} could not be called as cell(x) with x of shape "
+        f"{tuple(x.shape)}, nor with a state of zeros ({error}); a cell is called like "
+        "torch.nn.LSTMCell, and one that needs its state needs state_sizes="
+    ) from error
+
+
+def _form(module: nn.Module, state: Any) -> Form:
+    parts = state if isinstance(state, (tuple, list)) else (state,)
+    if not parts or not all(isinstance(part, Tensor) and part.dim() == 2 for part in parts):
+        shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in parts]
+        raise ValueError(
+            f"{type(module).__name__} must return its new state, a tensor with shape (N, H) or a "
+            f"tuple of tensors with shape (N, F) whose first part is h, got {shapes}"
+        )
+    kind = type(state) if isinstance(state, tuple) else tuple if len(parts) > 1 else None
+    return Form(tuple(part.shape[1] for part in parts), kind)

@@ -1,0 +1,188 @@
+"""NoisyMinGRU, NoisyMinLSTM and NoisyRGLRU: noisy linear recurrences, parallel over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from noisin_pyro.cells.linear import LinearCell, LinearWeights
+from noisin_pyro.cells.mingru import MINGRU
+from noisin_pyro.cells.minlstm import MINLSTM
+from noisin_pyro.cells.rglru import RGLRU
+from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.naming import claim_name
+from noisin_pyro.nn import arguments
+from noisin_pyro.nn.noisy_module import Sites
+from noisin_pyro.nn.recurrence import NoisyRecurrence
+from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.spread import SpreadLike
+
+__all__ = ["NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"]
+
+
+class _LinearRNN(NoisyRecurrence, PyroModule):
+    """What the three share. Layer l has ``weight_ih_l{l}`` and ``bias_ih_l{l}``, gate by gate."""
+
+    proj_size = 0
+    _kind: LinearCell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        noise: Noise | Sequence[Noise | None] | None = None,
+        spread: SpreadLike | Sequence[SpreadLike] = 0.5,
+        sites: Sites = "sequence",
+        tied: bool = False,
+        noise_to: NoiseTo = "both",
+        name: str = "",
+    ) -> None:
+        PyroModule.__init__(self, name)
+        arguments.check_sizes(input_size, hidden_size, num_layers, dropout)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
+        self.bidirectional = bidirectional
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        for layer, way in self._tracks:
+            width = input_size if layer == 0 else (1 + bidirectional) * hidden_size
+            gates = self._kind.gates * hidden_size
+            setattr(self, f"weight_ih_l{layer}{way}", parameter(gates, width))
+            if bias:
+                setattr(self, f"bias_ih_l{layer}{way}", parameter(gates))
+            if self._kind.decays:
+                setattr(self, f"decay_l{layer}{way}", parameter(hidden_size))
+        self.reset_parameters()
+        self._add_noise(self._kind, noise, spread, sites, tied, noise_to, name)
+
+    @property
+    def like(self) -> Tensor:
+        like: Tensor = self.weight_ih_l0
+        return like
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew, as ``torch.nn.Linear`` does, and resets a learned γ.
+
+        A decay is drawn such that σ(Λ)⁸ is uniform between 0.9 and 0.999, as in De et al. (2024).
+        """
+        for name, weight in self.named_parameters():
+            if name.startswith(("weight_ih", "bias_ih")):
+                inputs = self._parameters[name.replace("bias", "weight")]
+                bound = 1.0 / math.sqrt(max(1, inputs.shape[1] if inputs is not None else 1))
+                nn.init.uniform_(weight, -bound, bound)
+            elif name.startswith("decay"):
+                with torch.no_grad():
+                    weight.uniform_(0.9, 0.999).pow_(1 / 8).logit_()
+        self._reset_spreads()
+
+    def _claim_name(self) -> None:
+        claim_name(self, "weight_ih_l0")
+
+    def _weights(self) -> list[Any]:
+        tracks = []
+        for layer, way in self._tracks:
+            w_ih = getattr(self, f"weight_ih_l{layer}{way}")
+            b_ih = getattr(self, f"bias_ih_l{layer}{way}") if self.bias else None
+            decay = getattr(self, f"decay_l{layer}{way}") if self._kind.decays else None
+            arguments.check_weights((w_ih, 2), (b_ih, 1), (decay, 1))
+            tracks.append(LinearWeights(w_ih, b_ih, decay))
+        return tracks
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}"
+        plain = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        for name, default in {**plain, "bidirectional": False}.items():
+            value = getattr(self, name)
+            text += "" if value == default else f", {name}={value}"
+        return text + self._noise_repr()
+
+
+class NoisyMinGRU(_LinearRNN):
+    """The minGRU of Feng et al. (2024) with a noisy hidden state, in parallel over time.
+
+        h_t = (1 − u_t) z_{t-1} + u_t g_t,    u = σ(W_u x_t + b_u),    g = W_g x_t + b_g
+
+    The gates read the input alone, so that the noise stays inside one associative scan
+    (:mod:`noisin_pyro.cells.linear`), and so that a layer's E[z_t] is its deterministic h_t given
+    its input, also with ``noise_to="both"``. Constructor, call, sites and state are those of
+    :class:`NoisyGRU`. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a Python
+    loop over steps. See https://arxiv.org/abs/2410.01201.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
+            dtype: as in ``torch.nn.GRU``.
+        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`.
+
+    Raises:
+        ValueError, TypeError: as :class:`NoisyLSTM` does.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Multiplicative
+        >>> rnn = NoisyMinGRU(3, 5, 2, noise=Multiplicative(dist.Normal(0.0, 1.0)), spread=0.5)
+        >>> output, h = rnn(torch.randn(4096, 2, 3))
+        >>> output.shape, h.shape
+        (torch.Size([4096, 2, 5]), torch.Size([2, 2, 5]))
+    """
+
+    _kind = MINGRU
+
+
+class NoisyMinLSTM(_LinearRNN):
+    """The minLSTM of Feng et al. (2024) with a noisy hidden state, in parallel over time.
+
+        h_t = f/(f + i) z_{t-1} + i/(f + i) g_t,    f = σ(W_f x_t + b_f),    i = σ(W_i x_t + b_i),
+        g = W_g x_t + b_g
+
+    It has no cell state: what it carries is h alone. See https://arxiv.org/abs/2410.01201, and
+    :class:`NoisyMinGRU` for the arguments and for what holds of all linear recurrences.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive, Learned
+        >>> rnn = NoisyMinLSTM(3, 5, noise=Additive(dist.Normal(0.0, 1.0)), spread=Learned(0.3))
+        >>> rnn(torch.randn(7, 2, 3))[0].shape
+        torch.Size([7, 2, 5])
+    """
+
+    _kind = MINLSTM
+
+
+class NoisyRGLRU(_LinearRNN):
+    """The real-gated linear recurrent unit of De et al. (2024) with a noisy hidden state.
+
+        h_t = a_t z_{t-1} + √(1 − a_t²) (i_t ⊙ g_t),    a_t = σ(Λ)^(8 r_t),
+        r = σ(W_r x_t + b_r),    i = σ(W_i x_t + b_i),    g = W_g x_t + b_g
+
+    Λ is the parameter ``decay_l{layer}``. The paper's layer reads an input as wide as its state,
+    mapped there by the block around it; here g does that. See https://arxiv.org/abs/2402.19427, and
+    :class:`NoisyMinGRU` for the arguments and for what holds of all linear recurrences.
+
+    Multiplicative noise with spread γ multiplies the variance of z by up to a_t² (1 + γ²) in each
+    step. A unit that forgets slowly, a near 1, is unstable under it where that exceeds 1 for long:
+    use additive noise, a small γ, or ``noise_to="output"``.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive
+        >>> rnn = NoisyRGLRU(3, 5, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> rnn.decay_l0.sigmoid().pow(8).min().item() >= 0.899
+        True
+    """
+
+    _kind = RGLRU
