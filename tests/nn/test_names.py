@@ -94,7 +94,7 @@ def test_a_second_model_of_the_same_names_is_told_of_once() -> None:
     assert last < 0.8 * first
     second = model()
     with pytest.warns(
-        UserWarning, match="holds another tensor under 'rnn.weight_ih_l0'.*name="
+        UserWarning, match="holds another tensor under 'rnn.weight_.h_l0'.*name="
     ) as w:
         first, last = steps(second, x)
     assert len(w) == 1
