@@ -54,7 +54,7 @@ def _cell(row: Row, samples: int = 0, bold: bool = False) -> str:
     value = row.perplexity("test", samples)
     if value is None:
         return "diverged" if row.hopeless else "–"
-    text = f"**{value}**" if bold else str(value)
+    text = f"**{value}**" if bold and value.count > 1 else str(value)  # one seed is no winner
     return f"{text} ({row.shortfall})" if row.shortfall else text
 
 
