@@ -42,7 +42,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-__all__ = ["linear_loop", "linear_scan"]
+__all__ = ["linear_loop", "linear_scan", "linear_scan_gradients"]
 
 _CHUNK = 1 << 19  # numbers per tensor that pass 3 still finds in a CPU's cache after pass 1
 _FEWEST = 16  # steps for which blocks pay
@@ -213,6 +213,24 @@ def _states(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
     for part in _chunks(b, reverse):
         state = _blocked(a[part], b[part], state, h[part], reverse)
     return h
+
+
+def linear_scan_gradients(
+    grad: Tensor, a: Tensor, h0: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of :func:`linear_scan` for a caller that writes its own backward pass.
+
+    Args:
+        grad: ∂L/∂h as it comes from the loss, with shape (T, \\*B, H).
+        a: the coefficients, of that shape.
+        h0: the state before the first step, with shape (\\*B, H).
+        h: what :func:`linear_scan` returned.
+
+    Returns:
+        ∂L/∂a and ∂L/∂b with shape (T, \\*B, H), and ∂L/∂h0.
+    """
+    da, db = _gradients(grad, a, h0, h, False)
+    return da, db, a[0] * db[0]
 
 
 def _gradients(

@@ -22,7 +22,7 @@ from noisin_pyro import (
     NoisyRGLRU,
     PriorGuide,
 )
-from noisin_pyro.cells import linear
+from noisin_pyro.cells import pieces
 from noisin_pyro.cells.base import Cell
 from tests.helpers import LINEAR, assert_all_close, flat, make_rnn, probed
 from tests.proofs.rnns import NOISES
@@ -111,8 +111,8 @@ def test_pieces_of_the_sequence_change_nothing(
     x = torch.randn(50, B, D, dtype=torch.float64, requires_grad=True)
     found = []
     for shortest in (50, 7, 1):
-        monkeypatch.setattr(linear, "_SHORTEST", shortest)
-        monkeypatch.setattr(linear, "_PIECE", 0)
+        monkeypatch.setattr(pieces, "_SHORTEST", shortest)
+        monkeypatch.setattr(pieces, "_PIECE", 0)
         pyro.set_rng_seed(1)
         outputs = flat(rnn(x))
         found.append([*outputs, *torch.autograd.grad(probed(outputs), [x, *rnn.parameters()])])
