@@ -91,6 +91,7 @@ class LinearCell(Cell[LinearWeights]):
         """On a CPU piece after piece of the sequence, with the state carried (:mod:`.pieces`)."""
         if (
             x.is_cuda
+            or weights.w_ih.dtype not in (torch.float32, torch.float64)
             or torch.is_autocast_enabled(x.device.type)
             or torch._C._are_functorch_transforms_active()
             or torch.compiler.is_compiling()

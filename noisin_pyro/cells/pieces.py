@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.kernels.linear_scan import linear_scan, linear_scan_gradients
+from noisin_pyro.kernels.linear_scan import scan_gradients, scan_into
 from noisin_pyro.kernels.onednn import linear, outer
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Pieces(torch.autograd.Function):
         for rows in _pieces(x, z0):
             gates = cell.project(x[rows], weights)
             a, b = cell.noisy(gates, weights, _at(mult, rows), _at(add, rows))
-            z[rows] = linear_scan(a, b, state)
+            scan_into(a, b, state, z[rows])
             state = z[rows.stop - 1]
             kept += [gates] if keep else []
         ctx.cell = cell
@@ -113,12 +113,8 @@ class _Pieces(torch.autograd.Function):
             with torch.enable_grad():
                 m = leaves.get("mult", _at(mult, rows))
                 a, b = ctx.cell.noisy(leaves["gates"], weights, m, _at(add, rows))
-            dz = grad[rows]
-            if carried is not None:
-                dz = dz.clone()
-                dz[-1] += carried
             before = z[rows.start - 1] if rows.start else z0
-            da, db_t, carried = linear_scan_gradients(dz, a.detach(), before, z[rows])
+            da, db_t, carried = scan_gradients(grad[rows], a.detach(), before, z[rows], carried)
             found = torch.autograd.grad((a, b), list(leaves.values()), (da, db_t))
             gradients = dict(zip(leaves, found))
             dgates = gradients["gates"]

@@ -216,6 +216,21 @@ def test_the_decay_starts_where_the_paper_starts_it() -> None:
     assert decay.mean().item() == pytest.approx(0.9495, abs=0.002)
 
 
+@linears
+def test_half_precision_is_scanned_in_single(cell: str) -> None:
+    rnn = make_rnn(cell, D, H, noise=NOISES["multiplicative-normal"], spread=0.1)
+    x = torch.randn(200, B, D)
+    epsilon = rnn.draw_noise(200, B)
+    exact, _ = rnn(x, epsilon=epsilon)
+    half, _ = rnn.bfloat16()(x.bfloat16(), epsilon=[part.bfloat16() for part in epsilon])
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).norm() < 0.1 * exact.norm()  # of rounded gates
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = rnn.float()(x, epsilon=epsilon)
+    assert mixed.dtype == torch.float32
+    assert (mixed - exact).norm() < 0.1 * exact.norm()  # of rounded gates
+
+
 def test_extreme_gates_have_finite_gradients() -> None:
     for cell in LINEAR:
         rnn = make_rnn(cell, D, H)
