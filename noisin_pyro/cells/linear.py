@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State
+from noisin_pyro.cells.pieces import run_pieces
 from noisin_pyro.kernels.linear_scan import linear_scan
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
 __all__ = ["LinearCell", "LinearWeights"]
-
-_PIECE = 1 << 19  # numbers per tensor of a piece of the sequence, which a CPU's cache still holds
-_SHORTEST = 256  # steps of a piece, with fewer the scan itself costs more
 
 
 class LinearWeights(NamedTuple):
@@ -47,6 +45,7 @@ class LinearCell(Cell[LinearWeights]):
     range = Range(-math.inf, math.inf)
     gates: int
     decays = False
+    weights = LinearWeights
 
     def coefficients(self, gates: Tensor, weights: LinearWeights) -> tuple[Tensor, Tensor]:
         """a and b, each with shape (\\*, H), from the gates with shape (\\*, G·H)."""
@@ -60,6 +59,15 @@ class LinearCell(Cell[LinearWeights]):
         a, b = self.coefficients(gates, weights)
         return (a * z + b,)
 
+    def noisy(
+        self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """m a and m b + n, each with shape (T, B, H)."""
+        a, b = self.coefficients(gates, weights)
+        if mult is not None:
+            a, b = mult * a, mult * b
+        return a, b if add is None else b + add
+
     def scan(
         self,
         gates: Tensor,
@@ -69,10 +77,8 @@ class LinearCell(Cell[LinearWeights]):
         add: Tensor | None = None,
     ) -> State:
         (z,) = state
-        a, b = self.coefficients(gates, weights)
-        if mult is not None:
-            a, b = mult * a, mult * b
-        return (linear_scan(a, b if add is None else b + add, z.to(b.dtype)),)
+        a, b = self.noisy(gates, weights, mult, add)
+        return (linear_scan(a, b, z.to(b.dtype)),)
 
     def run(
         self,
@@ -82,19 +88,14 @@ class LinearCell(Cell[LinearWeights]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> State:
-        """Piece after piece of the sequence with the state carried, so that gates stay in cache."""
-        size = max(_SHORTEST, _PIECE // max(state[0].numel(), 1))
-        if x.is_cuda or len(x) <= size:
-            return super().run(x, state, weights, mult, add)
-        xs = x.split(size)
-        nothing = (None,) * len(xs)
-        found: list[Tensor] = []
-        for part, m, n in zip(
-            xs,
-            nothing if mult is None else mult.split(size),
-            nothing if add is None else add.split(size),
+        """On a CPU piece after piece of the sequence, with the state carried (:mod:`.pieces`)."""
+        if (
+            x.is_cuda
+            or weights.w_ih.dtype not in (torch.float32, torch.float64)
+            or torch.is_autocast_enabled(x.device.type)
+            or torch._C._are_functorch_transforms_active()
+            or torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
         ):
-            (z,) = super().run(part, state, weights, m, n)
-            state = (z[-1],)
-            found.append(z)
-        return (torch.cat(found),)
+            return super().run(x, state, weights, mult, add)
+        return (run_pieces(self, x, state[0], weights, mult, add),)

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2410.01201
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from noisin_pyro.cells.linear import LinearCell, LinearWeights
@@ -26,6 +27,16 @@ class MinGRUCell(LinearCell):
         u, g = gates.chunk(2, -1)
         u = u.sigmoid()
         return 1 - u, u * g
+
+    def noisy(
+        self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """m (1 − u) as m − v, and m u g as v g, with v = m u: one product fewer."""
+        if mult is None:
+            return super().noisy(gates, weights, mult, add)
+        u, g = gates.chunk(2, -1)
+        v = mult * u.sigmoid()
+        return mult - v, v * g if add is None else torch.addcmul(add, v, g)
 
 
 MINGRU = MinGRUCell()

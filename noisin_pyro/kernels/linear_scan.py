@@ -42,7 +42,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-__all__ = ["linear_loop", "linear_scan"]
+__all__ = ["linear_loop", "linear_scan", "scan_into", "scan_gradients"]
 
 _CHUNK = 1 << 19  # numbers per tensor that pass 3 still finds in a CPU's cache after pass 1
 _FEWEST = 16  # steps for which blocks pay
@@ -108,6 +108,37 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
         return b.to(dtype)
     scan: Callable[..., Tensor] = _states_op if _is_traced(b) else _Scan.apply
     return scan(a, b, h0, False).to(dtype)
+
+
+def scan_into(a: Tensor, b: Tensor, h0: Tensor, out: Tensor) -> None:
+    """:func:`linear_scan` for a caller that writes its own backward pass; it has no gradient.
+
+    Args:
+        a, b: with shape (T, \\*B, H) and of one dtype, float32 or float64.
+        h0: with shape (\\*B, H).
+        out: where h goes, with shape (T, \\*B, H).
+    """
+    for part in _chunks(b, False):
+        h0 = _blocked(a[part], b[part], h0, out[part], False)
+
+
+def scan_gradients(
+    grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, after: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of :func:`scan_into`.
+
+    Args:
+        grad: ∂L/∂h as it comes from the loss, with shape (T, \\*B, H).
+        a, h0: as in :func:`scan_into`.
+        h: what it wrote.
+        after: what the steps after these add to the gradient of the last state, with shape
+            (\\*B, H).
+
+    Returns:
+        ∂L/∂a and ∂L/∂b with shape (T, \\*B, H), and ∂L/∂h0.
+    """
+    da, db = _gradients_after(grad, a, h0, h, False, after)
+    return da, db, a[0] * db[0]
 
 
 def _prepared(
@@ -219,9 +250,17 @@ def _gradients(
     grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """∂L/∂a and ∂L/∂b, with shape (T, \\*B, H)."""
+    return _gradients_after(grad, a, h0, h, reverse, None)
+
+
+def _gradients_after(
+    grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool, after: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same for a part of a sequence, with what later steps add to the last one's gradient."""
     early, late, first, last = _sides(reverse)
     da, db = h.new_empty(h.shape), h.new_empty(h.shape)
     state = db[last].copy_(grad[last])
+    state = state if after is None else state.add_(after)
     a, grad, h = a[late], grad[early], h[early]
     db_early, db_late, da_late = db[early], db[late], da[late]
     for part in _chunks(grad, not reverse):

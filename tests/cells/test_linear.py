@@ -22,7 +22,7 @@ from noisin_pyro import (
     NoisyRGLRU,
     PriorGuide,
 )
-from noisin_pyro.cells import linear
+from noisin_pyro.cells import pieces
 from noisin_pyro.cells.base import Cell
 from tests.helpers import LINEAR, assert_all_close, flat, make_rnn, probed
 from tests.proofs.rnns import NOISES
@@ -111,8 +111,8 @@ def test_pieces_of_the_sequence_change_nothing(
     x = torch.randn(50, B, D, dtype=torch.float64, requires_grad=True)
     found = []
     for shortest in (50, 7, 1):
-        monkeypatch.setattr(linear, "_SHORTEST", shortest)
-        monkeypatch.setattr(linear, "_PIECE", 0)
+        monkeypatch.setattr(pieces, "_SHORTEST", shortest)
+        monkeypatch.setattr(pieces, "_PIECE", 0)
         pyro.set_rng_seed(1)
         outputs = flat(rnn(x))
         found.append([*outputs, *torch.autograd.grad(probed(outputs), [x, *rnn.parameters()])])
@@ -214,6 +214,21 @@ def test_the_decay_starts_where_the_paper_starts_it() -> None:
     decay = NoisyRGLRU(3, 5000).decay_l0.sigmoid().pow(8)
     assert 0.899 < decay.min() < 0.901 and 0.998 < decay.max() < 1
     assert decay.mean().item() == pytest.approx(0.9495, abs=0.002)
+
+
+@linears
+def test_half_precision_is_scanned_in_single(cell: str) -> None:
+    rnn = make_rnn(cell, D, H, noise=NOISES["multiplicative-normal"], spread=0.1)
+    x = torch.randn(200, B, D)
+    epsilon = rnn.draw_noise(200, B)
+    exact, _ = rnn(x, epsilon=epsilon)
+    half, _ = rnn.bfloat16()(x.bfloat16(), epsilon=[part.bfloat16() for part in epsilon])
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).norm() < 0.1 * exact.norm()  # of rounded gates
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = rnn.float()(x, epsilon=epsilon)
+    assert mixed.dtype == torch.float32
+    assert (mixed - exact).norm() < 0.1 * exact.norm()  # of rounded gates
 
 
 def test_extreme_gates_have_finite_gradients() -> None:

@@ -31,10 +31,15 @@ claim                                                         proved in
 z has mean h and the stated spread, for every base            ``noise/test_density.py``
 gradients through a draw are the pathwise ones                ``noise/test_gradients.py``
 the scan's hand-written backward pass is the loop's           ``cells/test_scan.py``
+a linear recurrence with noise is a scan, equal to its loop   ``cells/test_linear.py``
+noise inside a linear recurrence leaves its mean as it is,    ``cells/test_linear.py``
+and inside a tanh recurrence does not
 the choice of loop for a layer changes no number              ``layers/test_layer.py``
 the linear softmax is torch's, also its second derivatives    ``kernels/test_linear_softmax.py``
 products through oneDNN are torch's                           ``kernels/test_onednn.py``
+a head computed in parts is the whole one                     ``kernels/test_softmax_in_parts.py``
 without noise the RNN is torch's, bit for bit                 ``nn/test_dropin.py``
+any cell: with torch's own it is the noisy RNN                ``nn/test_recurrent.py``
 NoisinELBO is Trace_ELBO is the likelihood                    ``infer/test_noisin_elbo.py``
 the score-function gradient is that of the enumeration        ``infer/test_score_function.py``
 a trained guide closes the gap to the exact likelihood        ``infer/test_smoothing.py``
