@@ -3,7 +3,7 @@
     recurrent noise     cell                         backend
     none                tanh, relu, lstm, gru        torch's kernel
     none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, while its product is small
-    any                 all                          the cell's own :meth:`~.Cell.scan`
+    any                 all                          the cell's own :meth:`~.Cell.run`
 
 ``noise_to="output"`` leaves the recurrence without noise, whatever the noise. Everything here is
 plain torch, and nothing is drawn but dropout's masks.
