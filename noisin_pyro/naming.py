@@ -27,7 +27,7 @@ def is_foreign(name: str, parameter: Tensor) -> bool:
     return stored is not None and stored.data_ptr() != parameter.data_ptr()
 
 
-def claim_name(module: PyroModule, parameter: str) -> None:
+def claim_name(module: PyroModule, parameter: str, tensor: Tensor | None) -> None:
     """Gives a nameless root module a name of its own if another one runs in the same program.
 
     A module inside a plain ``nn.Module`` has no name, so two of them would share their parameters
@@ -35,9 +35,9 @@ def claim_name(module: PyroModule, parameter: str) -> None:
 
     Args:
         module: the module, about to run.
-        parameter: the name of a parameter that it registers.
+        parameter: the name of a parameter that it registers, as the param store has it.
+        tensor: that parameter; None if there is none, and then nothing is done.
     """
-    tensor = module._parameters.get(parameter)
     if module._pyro_name or module._pyro_context.active or tensor is None:
         return
     nodes = _traced()
@@ -48,7 +48,8 @@ def claim_name(module: PyroModule, parameter: str) -> None:
     if is_taken(parameter):
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower()
         names = (f"{kind}_{number}" for number in count(1))
-        module._pyro_name = next(name for name in names if not is_taken(f"{name}.{parameter}"))
+        free = next(name for name in names if not is_taken(f"{name}.{parameter}"))
+        module._pyro_set_supermodule(free, module._pyro_context)
 
 
 def repeat_suffix(site: str) -> str:

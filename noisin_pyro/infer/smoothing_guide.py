@@ -91,7 +91,7 @@ class SmoothingGuide(PyroModule):
                 "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
                 "site per timestep; use sites='sequence' and an Additive or Multiplicative noise"
             )
-        like: Tensor = rnn.weight_hh_l0
+        like: Tensor = rnn.like
         self._layers = [layer for layer, noise in enumerate(rnn.noise) if noise is not None]
         if not self._layers:
             raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
@@ -169,7 +169,7 @@ class SmoothingGuide(PyroModule):
         for layer, q in self._distributions(x, y, lengths).items():
             noise = model.rnn.noise[layer]
             assert isinstance(noise, AffineNoise)
-            prior: Any = noise.standardized(model.rnn.weight_hh_l0)
+            prior: Any = noise.standardized(model.rnn.like)
             epsilon = q.rsample((particles,))  # (K, T, B, H)
             log_ratio = prior.log_prob(epsilon).sum(-1) - q.log_prob(epsilon)
             layers[layer] = epsilon.movedim(0, 1).flatten(1, 2)
@@ -199,7 +199,7 @@ class SmoothingGuide(PyroModule):
         corrections = self.correction(r).unflatten(-1, (2, len(self._layers), rnn.hidden_size))
         distributions: dict[int, Any] = {}
         for index, layer in enumerate(self._layers):
-            noise, like = rnn.noise[layer], rnn.weight_hh_l0
+            noise, like = rnn.noise[layer], rnn.like
             assert isinstance(noise, AffineNoise)
             shift, log_scale = corrections[..., 0, index, :], corrections[..., 1, index, :]
             corrected: Any = LocationScale(noise.standardized(like), shift, log_scale.exp())

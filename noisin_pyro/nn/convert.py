@@ -84,8 +84,12 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
         >>> type(plain).__name__, plain.weight_hh_l0 is noisy.weight_hh_l0
         ('GRU', True)
     """
-    if not isinstance(module, NoisyRecurrence):
-        raise TypeError(f"to_torch takes a noisy RNN, got {type(module).__name__}")
+    kinds: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
+    if not (isinstance(module, NoisyRecurrence) and isinstance(module, kinds)):
+        raise TypeError(
+            "to_torch takes a NoisyRNN, NoisyLSTM or NoisyGRU, which are torch's own with a noise, "
+            f"got {type(module).__name__}"
+        )
     options: dict[str, Any] = {
         name: getattr(module, name)
         for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -97,7 +101,6 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
                 "noise=None, or export another cell"
             )
         options["nonlinearity"] = module.nonlinearity
-    kinds: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
     kind: Any = next(kind for kind in kinds if isinstance(module, kind))
     weight: Tensor = module.weight_hh_l0
     plain: nn.RNNBase = kind(

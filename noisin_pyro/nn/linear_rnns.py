@@ -91,7 +91,7 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         self._reset_spreads()
 
     def _claim_name(self) -> None:
-        claim_name(self, "weight_ih_l0")
+        claim_name(self, "weight_ih_l0", self._parameters.get("weight_ih_l0"))
 
     def _weights(self) -> list[Any]:
         tracks = []

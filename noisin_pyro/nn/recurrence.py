@@ -245,7 +245,7 @@ class NoisyRecurrence(NoisyModule):
         return f"z_{layer}_0" if self._samples_steps(noise) else f"noise_{layer}"
 
     def _claim_name(self) -> None:
-        claim_name(self, "weight_hh_l0")
+        claim_name(self, "weight_hh_l0", self._parameters.get("weight_hh_l0"))
 
     def _weights(self) -> list[Any]:
         """The weights of each track as its cell reads them.

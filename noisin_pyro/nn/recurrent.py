@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 import pyro.poutine as poutine
@@ -12,9 +11,9 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from noisin_pyro import naming
 from noisin_pyro.cells.module import Form, ModuleCell, form_of
 from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.naming import claim_name
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
@@ -149,22 +148,10 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         self._reset_spreads()
 
     def _claim_name(self) -> None:
-        """As :func:`.claim_name`, by a parameter of the first cell."""
         cell: Any = self._modules["cell_l0"]
         name, tensor = next(iter(cell.named_parameters()), ("", None))
-        if self._pyro_name or self._pyro_context.active or tensor is None:
-            return
-        site = f"cell_l0{'.' if isinstance(cell, PyroModule) else '$$$'}{name}"
-        nodes = naming._traced()
-
-        def is_taken(prefix: str) -> bool:
-            node = nodes.get(prefix + site)
-            return node is not None and node["value"].data_ptr() != tensor.data_ptr()
-
-        if is_taken(""):
-            names = (f"noisy_recurrent_{number}" for number in count(1))
-            free = next(name for name in names if not is_taken(f"{name}."))
-            self._pyro_set_supermodule(free, self._pyro_context)
+        joint = "." if isinstance(cell, PyroModule) else "$$$"  # as Pyro names its parameters
+        claim_name(self, f"cell_l0{joint}{name}", tensor)
 
     def _weights(self) -> list[Any]:
         cells = [getattr(self, f"cell_l{layer}{way}") for layer, way in self._tracks]

@@ -11,7 +11,15 @@ import torch
 from pyro.nn import PyroSample
 from torch import nn
 
-from noisin_pyro import Additive, Learned, NoisyGRU, NoisyLSTM, NoisyRNN, to_torch
+from noisin_pyro import (
+    Additive,
+    Learned,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyMinGRU,
+    NoisyRNN,
+    to_torch,
+)
 from tests.helpers import flat
 
 NOISE = Additive(dist.Normal(0.0, 1.0))
@@ -30,8 +38,10 @@ def test_it_shares_parameters_and_runs_the_mean_path(kind: Any, bidirectional: b
 
 
 def test_what_it_refuses() -> None:
-    with pytest.raises(TypeError, match="takes a noisy RNN, got LSTM"):
+    with pytest.raises(TypeError, match="takes a NoisyRNN, NoisyLSTM or NoisyGRU.*got LSTM"):
         to_torch(nn.LSTM(D, H))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got NoisyMinGRU"):
+        to_torch(NoisyMinGRU(D, H))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no RNN with nonlinearity 'sigmoid'"):
         to_torch(NoisyRNN(D, H, nonlinearity="sigmoid"))
     gru: Any = NoisyGRU(D, H, noise=NOISE)
