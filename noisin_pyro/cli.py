@@ -40,7 +40,10 @@ def train(config: Any) -> None:
 # Not `evaluate`: to a function of that name jsonargparse would prefer noisin_pyro.evaluate, whose
 # import brings torch.
 def evaluate_run(
-    run: str, split: Literal["train", "valid", "test"] = "test", samples: int = 0
+    run: str,
+    split: Literal["train", "valid", "test"] = "test",
+    samples: int = 0,
+    trust_code: bool = False,
 ) -> None:
     """Perplexity of a finished run.
 
@@ -48,6 +51,7 @@ def evaluate_run(
         run: the folder that ``noisin train`` wrote.
         split: the split to predict.
         samples: 0 for the mean path, or the number of noisy RNNs to average over.
+        trust_code: import and call any class that the run's noise names by class_path.
     """
     import torch
 
@@ -55,7 +59,7 @@ def evaluate_run(
     from noisin_pyro.text.evaluation import evaluate
     from noisin_pyro.training.folder import load_run
 
-    config, vocabulary, model = load_run(run)
+    config, vocabulary, model = load_run(run, trust_code)
     corpus = load_corpus(config.corpus, config.data_dir)
     if corpus.vocabulary != vocabulary:
         raise ValueError(
@@ -71,7 +75,12 @@ def evaluate_run(
 
 
 def generate(
-    run: str, prompt: str = "", words: int = 60, temperature: float = 1.0, seed: int = 1
+    run: str,
+    prompt: str = "",
+    words: int = 60,
+    temperature: float = 1.0,
+    seed: int = 1,
+    trust_code: bool = False,
 ) -> None:
     """Continue a prompt with a finished run's model.
 
@@ -81,11 +90,12 @@ def generate(
         words: how many words to draw.
         temperature: below 1 sharpens the predictions, above 1 flattens them.
         seed: of the draws.
+        trust_code: import and call any class that the run's noise names by class_path.
     """
     from noisin_pyro.text.generate import continue_text
     from noisin_pyro.training.folder import load_run
 
-    _, vocabulary, model = load_run(run)
+    _, vocabulary, model = load_run(run, trust_code)
     given = prompt.split()
     unknown = [word for word in given if word not in vocabulary]
     if given and len(unknown) == len(given):

@@ -15,7 +15,13 @@ from noisin_pyro.training.record import describe_training, new_record, write_rec
 
 __all__ = ["run"]
 
-OMIT = ("out", "resume", "tensorboard", "data_dir")  # of the configuration, in the record
+OMIT = (
+    "out",
+    "resume",
+    "tensorboard",
+    "data_dir",
+    "trust_code",
+)  # of the configuration, in the record
 
 
 def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], None]) -> None:

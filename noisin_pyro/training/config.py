@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.training.class_path import check_class_path
 
 __all__ = ["Schedule", "TrainConfig"]
 
@@ -107,6 +108,8 @@ class TrainConfig:
         out: the folder the run writes.
         resume: continue the run in ``out``.
         tensorboard: write TensorBoard logs too.
+        trust_code: import and call any class that noise names by class_path. It is read from the
+            command line alone, never from a file.
     """
 
     corpus: str = "pydoc"
@@ -143,6 +146,7 @@ class TrainConfig:
     out: str = "runs/noisin"
     resume: bool = False
     tensorboard: bool = False
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -173,6 +177,9 @@ class TrainConfig:
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
         Schedule.parse(self.schedule)
+        if isinstance(self.noise, dict) or "." in self.noise:
+            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
+            check_class_path(named, self.trust_code)
         if self.tied_weights and self.embedding_size != self.hidden_size:
             raise ValueError(
                 f"tied_weights needs embedding_size equal to hidden_size, got "
@@ -196,6 +203,7 @@ class TrainConfig:
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """The fields in which two configurations differ, but for those a resumed run may change."""
         free = {"out", "resume", "tensorboard", "epochs", "patience", "device", "data_dir"}
+        free |= {"trust_code"}
         theirs = asdict(other)
         return {
             name: (value, theirs[name])
@@ -207,24 +215,31 @@ class TrainConfig:
         """Writes YAML that ``noisin train --config`` reads."""
         import yaml
 
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+        values = asdict(self)
+        del values["trust_code"]
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: dict[str, Any], trust_code: bool = False) -> TrainConfig:
         """The configuration that a record or a run folder holds, also from before a renaming.
+
+        Raises:
+            ValueError: if it trusts code of its own accord, or does not fit.
 
         Example:
             >>> TrainConfig.from_dict({"feedback": False}).noise_to
             'output'
         """
         values = dict(values)
+        if "trust_code" in values:
+            raise ValueError("trust_code stands on the command line, never in a file; leave it out")
         if "feedback" in values:
             old = values.pop("feedback")
             values["noise_to"] = next(name for name, value in FEEDBACK.items() if value == old)
-        return cls(**values)
+        return cls(**values, trust_code=trust_code)
 
     @classmethod
-    def load(cls, path: Path) -> TrainConfig:
+    def load(cls, path: Path, trust_code: bool = False) -> TrainConfig:
         """Reads what :meth:`save` wrote.
 
         Raises:
@@ -233,6 +248,6 @@ class TrainConfig:
         import yaml
 
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), trust_code)
         except (TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no configuration of a run ({error})") from None

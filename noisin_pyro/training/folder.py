@@ -39,7 +39,9 @@ def check_folder(config: TrainConfig) -> None:
         raise ValueError(f"out {config.out!r} holds no run to resume; leave out --resume")
     if not path.exists():
         return
-    for name, (given, before) in config.differences(TrainConfig.load(path)).items():
+    for name, (given, before) in config.differences(
+        TrainConfig.load(path, config.trust_code)
+    ).items():
         raise ValueError(
             f"the run in {config.out!r} has {name} {before!r}, got {given!r}; resume it with its "
             f"own {path}, or choose another folder"
@@ -86,11 +88,14 @@ def write_weights(path: Path, model: LanguageModel) -> None:
         save_file(weights, temporary)
 
 
-def load_run(run: str | Path) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
+def load_run(
+    run: str | Path, trust_code: bool = False
+) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
     """The configuration, vocabulary and best weights of a run.
 
     Args:
         run: the folder that ``noisin train`` wrote.
+        trust_code: import and call any class that its noise names by class_path.
 
     Raises:
         ValueError: if it is not the folder of a finished run.
@@ -102,7 +107,7 @@ def load_run(run: str | Path) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
                 f"{str(run)!r} is not a finished run, its {name} is missing; give the folder that "
                 "noisin train wrote, or finish the run with --resume true"
             )
-    config = TrainConfig.load(folder / "config.yaml")
+    config = TrainConfig.load(folder / "config.yaml", trust_code)
     vocabulary = Vocabulary.load(folder / "vocabulary.txt")
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))

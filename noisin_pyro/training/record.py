@@ -22,7 +22,10 @@ SCHEMA = 1  # the version of what is in a record
 
 
 def new_record(
-    config: TrainConfig, corpus: Corpus, omit: Collection[str] = ("resume",), **about: Any
+    config: TrainConfig,
+    corpus: Corpus,
+    omit: Collection[str] = ("resume", "trust_code"),
+    **about: Any,
 ) -> dict[str, Any]:
     """A record before the first epoch: configuration, corpus, versions and hardware.
 

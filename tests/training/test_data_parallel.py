@@ -76,6 +76,7 @@ def run(text: Path, out: Path, devices: int, base: str, **options: Any) -> dict[
     config = TrainConfig(
         corpus=str(text),
         noise={"class_path": f"{__name__}.{base}", "init_args": options},
+        trust_code=True,
         spread=0.5,
         learn_spread=True,
         embedding_size=10,
