@@ -211,11 +211,12 @@ def _run(arguments: list[str]) -> int:
             'the command line needs the extra lm; run pip install "noisin-pyro[lm]"'
         ) from None
     name = arguments[0] if arguments else "--help"
-    parser = _parser(name)
     if not arguments:
-        parser.print_help()
+        _parser(name, {}).print_help()
         return 2
     try:
+        given, arguments = _config_files(arguments) if name == "train" else ({}, arguments)
+        parser = _parser(name, given)
         options = parser.parse_args(arguments)[name].as_dict()
     except ArgumentError as error:
         text = _sentence(str(error.message))
@@ -231,11 +232,42 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser(name: str) -> Any:
-    """The parser of all commands, with the options of one: reading those of all takes a second."""
-    from jsonargparse import ArgumentParser
+def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The options in the files of ``--config``, and the arguments without them."""
+    from argparse import ArgumentParser
+    from pathlib import Path
+
+    from noisin_pyro.training.config import check_file
+    from noisin_pyro.training.safe_yaml import load_yaml
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    files, rest = parser.parse_known_args(arguments)
+    given: dict[str, Any] = {}
+    for path in map(Path, files.config):
+        values = load_yaml(path)
+        values.update({"precision": "32"} if values.get("precision") == 32 else {})
+        try:
+            check_file(values)
+        except ValueError as error:
+            raise ValueError(f"{path} is no configuration: {error}") from None
+        given.update(values)
+    return given, rest
+
+
+def _parser(name: str, given: dict[str, Any]) -> Any:
+    """The parser of all commands, with the options of one: reading those of all takes a second.
+
+    Args:
+        name: the command whose options it has.
+        given: values that stand for the defaults of these options.
+    """
+    from jsonargparse import ArgumentParser, set_loader
 
     from noisin_pyro import __version__
+    from noisin_pyro.training.safe_yaml import parse_yaml
+
+    set_loader("safe_yaml", parse_yaml, exceptions=(ValueError,))
 
     parser = ArgumentParser(
         prog="noisin",
@@ -247,9 +279,12 @@ def _parser(name: str) -> Any:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for known, command in COMMANDS.items():
         summary = (command.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(description=summary, exit_on_error=False, default_env=False)
+        sub = ArgumentParser(
+            description=summary, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
+        )
         if known == name:
             _add_options(sub, name)
+            sub.set_defaults(given)
         commands.add_subcommand(known, sub, help=summary)
         sub.prog = f"noisin {known}"
     return parser
@@ -273,7 +308,7 @@ def _sentence(message: str) -> str:
         return f"unknown command {command[1]}; the known ones are {known}"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
-        return message
+        return message.removeprefix("argument ")
     key, text = match.groups()
     value = re.search(r".*(?:Got value|Given value): (.*)$", text, re.DOTALL)
     if not value:
@@ -282,6 +317,10 @@ def _sentence(message: str) -> str:
     if choices:
         known = choices[1].replace("'", "")
         return f"unknown {key} {value[1]!r}; the known ones are {known}"
+    from noisin_pyro.training.config import HINTS, describe_type
+
+    if key in HINTS:
+        return f"{key} must be {describe_type(HINTS[key])}, got {value[1]}"
     subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
     subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
     names = re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]) if subtypes else "?"

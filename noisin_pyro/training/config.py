@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.training.class_path import check_class_path
+from noisin_pyro.training.safe_yaml import load_yaml
 
-__all__ = ["Schedule", "TrainConfig"]
+__all__ = ["HINTS", "Schedule", "TrainConfig", "check_file", "describe_type"]
 
 #: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
@@ -149,11 +150,7 @@ class TrainConfig:
     trust_code: bool = False
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name, value in asdict(self).items():
-            known = get_args(hints[name])
-            if known and all(isinstance(choice, str) for choice in known) and value not in known:
-                raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
         for name in (*DROPOUTS, "variational_dropout"):
@@ -231,11 +228,10 @@ class TrainConfig:
             'output'
         """
         values = dict(values)
-        if "trust_code" in values:
-            raise ValueError("trust_code stands on the command line, never in a file; leave it out")
         if "feedback" in values:
             old = values.pop("feedback")
-            values["noise_to"] = next(name for name, value in FEEDBACK.items() if value == old)
+            values["noise_to"] = next((n for n, value in FEEDBACK.items() if value == old), old)
+        check_file(values)
         return cls(**values, trust_code=trust_code)
 
     @classmethod
@@ -245,9 +241,71 @@ class TrainConfig:
         Raises:
             ValueError: if it holds something else.
         """
-        import yaml
-
+        values = load_yaml(path)
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), trust_code)
-        except (TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no configuration of a run ({error})") from None
+            return cls.from_dict(values, trust_code)
+        except ValueError as error:
+            raise ValueError(f"{path} is no configuration: {error}") from None
+
+
+def check_file(values: dict[str, Any]) -> None:
+    """Refuses options from a file that are unknown, of another type, or for the command line only.
+
+    Raises:
+        ValueError: if there is such an option; the sentence names it.
+    """
+    if "trust_code" in values:
+        raise ValueError("trust_code stands on the command line, never in a file; leave it out")
+    unknown = sorted(values.keys() - HINTS.keys())
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]!r}; see noisin train --help")
+    check_types(values)
+
+
+def check_types(values: dict[str, Any]) -> None:
+    """Refuses options of another type than the configuration's.
+
+    Raises:
+        ValueError: if there is one; the sentence names it.
+    """
+    for name, value in values.items():
+        known = get_args(HINTS[name])
+        if _fits(value, HINTS[name]):
+            continue
+        if all(isinstance(choice, str) for choice in known) and known:
+            raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        raise ValueError(f"{name} must be {describe_type(HINTS[name])}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if parts:  # a union
+        return any(_fits(value, part) for part in parts)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, for the sentence that refuses a value of another.
+
+    Example:
+        >>> describe_type(float | list[float])
+        'a number or a list of numbers'
+    """
+    words = {
+        bool: "true or false", int: "a whole number", float: "a number", str: "text",
+        list: "a list of numbers", dict: "class_path and init_args", type(None): "null",
+    }  # fmt: skip
+    origin = get_origin(hint) or hint
+    return words.get(origin) or " or ".join(describe_type(part) for part in get_args(hint))
+
+
+#: The types of the options.
+HINTS = get_type_hints(TrainConfig)

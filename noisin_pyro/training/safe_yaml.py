@@ -30,18 +30,23 @@ class _Loader(yaml.SafeLoader):
         first: [
             (tag, pattern)
             for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+            if tag.rpartition(":")[2] not in ("timestamp", "float", "merge", "value")
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, (dict, list)):
-                raise yaml.MarkedYAMLError(problem=f"a list or a mapping is no key, got {key!r}")
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands there twice")
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                problem = f"a key must be text, got {name!r}"
+            elif name in seen:
+                problem = f"the key {name!r} is repeated"
+            else:
+                seen.add(name)
+                continue
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -63,22 +68,35 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MOST_BYTES:
         raise ValueError(f"YAML must have at most {MOST_BYTES:,} characters, got {len(text):,}")
-    levels = 0
     try:
-        for event in yaml.parse(text, _Loader):  # it yields one event at a time, without recursion
-            if isinstance(event, (yaml.CollectionStartEvent, yaml.CollectionEndEvent)):
-                levels += 1 if isinstance(event, yaml.CollectionStartEvent) else -1
-            if levels > MOST_LEVELS:
-                raise ValueError(f"YAML must have at most {MOST_LEVELS} levels, got more")
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise ValueError(f"YAML must have no alias, got *{event.anchor} in line {line}")
+        _check_events(text)
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ValueError(f"it is no YAML that can be read{where} ({problem})") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"YAML cannot be read{line}: {error.problem}") from None
+    except yaml.YAMLError:  # a character that YAML does not allow
+        raise ValueError("YAML must be printable text, got a control character") from None
+    except (ValueError, OverflowError):  # such as 0x_, which PyYAML takes for a number
+        raise ValueError("YAML has a number or a character that cannot be read") from None
+
+
+def _check_events(text: str) -> None:
+    """Reads the text without building values; PyYAML does this without recursion."""
+    levels = 0
+    for event in yaml.parse(text, _Loader):
+        levels += isinstance(event, yaml.CollectionStartEvent)
+        levels -= isinstance(event, yaml.CollectionEndEvent)
+        problem = None
+        if levels > MOST_LEVELS:
+            problem = f"there must be at most {MOST_LEVELS} levels"
+        elif isinstance(event, yaml.AliasEvent):
+            problem = f"there must be no alias, got *{event.anchor}"
+        elif getattr(event, "tag", None):
+            problem = f"there must be no tag, got {event.tag}"
+        elif isinstance(event, yaml.ScalarEvent):
+            event.value.encode()  # raises an error at half of a surrogate pair, "\\ud800"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -96,7 +114,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error.strerror}); give another file") from None
     except ValueError as error:
         raise ValueError(f"{path} is no configuration: {error}") from None
-    if not (isinstance(values, dict) and all(isinstance(key, str) for key in values)):
+    if not isinstance(values, dict):
         raise ValueError(
             f"{path} must hold options by their names, such as hidden_size: 128, got "
             f"{str(values)[:60]!r}"
