@@ -16,6 +16,11 @@ __all__ = ["HINTS", "Schedule", "TrainConfig", "check_file", "describe_type"]
 #: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
 
+#: The values of ``--noise`` that are names; those after none are the families of the library.
+NOISES = (
+    *("none", "gaussian", "laplace", "logistic", "gumbel", "gamma", "beta", "bernoulli", "poisson"),
+    *("exponential", "uniform", "chi2", "lognormal"),
+)
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
 Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
@@ -174,14 +179,46 @@ class TrainConfig:
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
         Schedule.parse(self.schedule)
-        if isinstance(self.noise, dict) or "." in self.noise:
-            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
-            check_class_path(named, self.trust_code)
+        self._check_noise()
         if self.tied_weights and self.embedding_size != self.hidden_size:
             raise ValueError(
                 f"tied_weights needs embedding_size equal to hidden_size, got "
                 f"{self.embedding_size} and {self.hidden_size}; make them equal or untie"
             )
+
+    def _check_noise(self) -> None:
+        """Refuses a noise, spread or dropout that fits no model, without importing torch."""
+        if isinstance(self.noise, dict) or "." in self.noise:
+            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
+            check_class_path(named, self.trust_code)
+        elif self.noise not in NOISES:
+            raise ValueError(
+                f"unknown noise {self.noise!r}; the known ones are {', '.join(NOISES)}"
+            )
+        elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
+            raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
+        if self.dropout_layers and self.layers == 1:
+            raise ValueError(
+                f"dropout_layers lies between layers, of which there is 1, got "
+                f"{self.dropout_layers}; use dropout_output, or more layers"
+            )
+        spreads = self.spread if isinstance(self.spread, list) else [self.spread]
+        if isinstance(self.spread, list) and len(spreads) != self.layers:
+            raise ValueError(
+                f"spread needs one value or one for each of the {self.layers} layers, got "
+                f"{len(spreads)}"
+            )
+        for spread in spreads:
+            if not (math.isfinite(spread) and spread > 0):
+                raise ValueError(
+                    f"spread must be positive and finite, got {spread}; use noise none for a "
+                    "deterministic RNN"
+                )
+            if self.learn_spread and spread <= self.spread_floor:
+                raise ValueError(
+                    f"the learned spread must start above its floor {self.spread_floor}, got "
+                    f"{spread}; raise spread or lower spread_floor"
+                )
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
