@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -23,11 +24,9 @@ def train(config: Any) -> None:
     try:
         record = run(config)
     except Interrupted:
-        _warn(
-            "stopped at the end of the step, nothing is lost; go on with "
-            f"noisin train --config {config.out}/config.yaml --resume true"
-        )
-        raise SystemExit(130) from None
+        place = shlex.quote(f"{config.out}/config.yaml")
+        _warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
+        raise
     _print("\n" + render_table(record))
     files = (
         "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
@@ -188,11 +187,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code, 2 for bad input and 130 after Ctrl-C."""
+    """Runs a command; returns the exit code, 2 for bad input and 128 + n after signal n."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        return 130
+        from noisin_pyro.training.interrupt import Interrupted, interrupting
+
+        with interrupting():
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:
+        return error.exit_code if isinstance(error, Interrupted) else 130
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         _warn(" ".join(str(error).split()))
     except OSError as error:
@@ -237,7 +239,7 @@ def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     from argparse import ArgumentParser
     from pathlib import Path
 
-    from noisin_pyro.training.config import check_file
+    from noisin_pyro.training.config import check_file, is_run_folder
     from noisin_pyro.training.safe_yaml import load_yaml
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -251,6 +253,8 @@ def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             check_file(values)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None
+        if is_run_folder(path.parent) and path.name == "config.yaml":
+            values["out"] = str(path.parent)  # also where the folder has been moved
         given.update(values)
     return given, rest
 

@@ -36,7 +36,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     """
     target = Path(job["record"])
     start = time.monotonic()
-    config = TrainConfig(**job["config"])
+    config = TrainConfig.from_dict(job["config"])
     corpus = load_corpus(config.corpus, config.data_dir)
     fabric = make_fabric(config)
     fabric.launch()

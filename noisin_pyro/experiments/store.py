@@ -15,7 +15,10 @@ from noisin_pyro.training.config import FEEDBACK, TrainConfig
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
 #: Options that a run's numbers do not depend on, at least not by intent.
-_FREE = {"out", "resume", "tensorboard", "device", "devices", "data_dir", "trust_code"}
+_FREE = {
+    *("out", "resume", "tensorboard", "device", "devices", "data_dir", "trust_code"),
+    "checkpoint_seconds",
+}
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.text.atomic import replacing
 from noisin_pyro.training.class_path import check_class_path
 from noisin_pyro.training.safe_yaml import load_yaml
 
-__all__ = ["HINTS", "Schedule", "TrainConfig", "check_file", "describe_type"]
+__all__ = [
+    "HINTS",
+    "LOCK",
+    "Schedule",
+    "TrainConfig",
+    "check_file",
+    "describe_type",
+    "is_run_folder",
+]
 
+LOCK = ".lock"  # the file of a run folder that a training locks
 #: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
 
@@ -21,6 +32,15 @@ NOISES = (
     *("none", "gaussian", "laplace", "logistic", "gumbel", "gamma", "beta", "bernoulli", "poisson"),
     *("exponential", "uniform", "chi2", "lognormal"),
 )
+#: What a resumed run may change: where and how long it trains; the text is compared itself.
+FREE = frozenset(
+    (
+        *("corpus", "data_dir", "out", "resume", "tensorboard", "trust_code", "device"),
+        *("epochs", "patience", "checkpoint_seconds"),
+    )
+)
+#: What it may change too, but which the record then names.
+CHANGEABLE = frozenset(("learning_rate", "clip_norm", "schedule"))
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
 Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
@@ -113,6 +133,7 @@ class TrainConfig:
         precision: 32 or bf16-mixed.
         out: the folder the run writes.
         resume: continue the run in ``out``.
+        checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         tensorboard: write TensorBoard logs too.
         trust_code: import and call any class that noise names by class_path. It is read from the
             command line alone, never from a file.
@@ -151,6 +172,7 @@ class TrainConfig:
     precision: Literal["32", "bf16-mixed"] = "32"
     out: str = "runs/noisin"
     resume: bool = False
+    checkpoint_seconds: float = 60.0
     tensorboard: bool = False
     trust_code: bool = False
 
@@ -178,6 +200,7 @@ class TrainConfig:
         )
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
+        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "be at least 0")
         Schedule.parse(self.schedule)
         self._check_noise()
         if self.tied_weights and self.embedding_size != self.hidden_size:
@@ -236,22 +259,28 @@ class TrainConfig:
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """The fields in which two configurations differ, but for those a resumed run may change."""
-        free = {"out", "resume", "tensorboard", "epochs", "patience", "device", "data_dir"}
-        free |= {"trust_code"}
-        theirs = asdict(other)
-        return {
-            name: (value, theirs[name])
-            for name, value in asdict(self).items()
-            if name not in free and value != theirs[name]
-        }
+        return self._differing(other, {field.name for field in fields(self)} - CHANGEABLE - FREE)
+
+    def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """The fields that ``other``, which resumes this run, changes in its training."""
+        return self._differing(other, CHANGEABLE)
+
+    def _differing(self, other: TrainConfig, names: Set[str]) -> dict[str, tuple[Any, Any]]:
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in sorted(names)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def to_dict(self, *omit: str) -> dict[str, Any]:
+        """The options by name, but for ``trust_code``, which no file keeps, and those left out."""
+        leave_out = {"trust_code", *omit}
+        return {name: value for name, value in asdict(self).items() if name not in leave_out}
 
     def save(self, path: Path) -> None:
-        """Writes YAML that ``noisin train --config`` reads."""
+        """Writes YAML that ``noisin train --config`` reads, without what a moved folder changes."""
         import yaml
 
-        values = asdict(self)
-        del values["trust_code"]
-        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        values = self.to_dict("out", "resume")
+        with replacing(path) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], trust_code: bool = False) -> TrainConfig:
@@ -273,16 +302,21 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path, trust_code: bool = False) -> TrainConfig:
-        """Reads what :meth:`save` wrote.
+        """Reads what :meth:`save` wrote; ``out`` is the folder that the file lies in.
 
         Raises:
             ValueError: if it holds something else.
         """
-        values = load_yaml(path)
+        values = {**load_yaml(path), "out": str(path.parent), "resume": False}
         try:
             return cls.from_dict(values, trust_code)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether ``noisin train`` has begun a run in a folder."""
+    return (folder / LOCK).exists() or (folder / "vocabulary.txt").exists()
 
 
 def check_file(values: dict[str, Any]) -> None:

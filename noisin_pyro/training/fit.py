@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from noisin_pyro.training.progress import ProgressBar
 __all__ = ["fit_model", "make_fabric", "measure"]
 
 
-def make_fabric(config: TrainConfig, loggers: Sequence[Any] = ()) -> Fabric:
+def make_fabric(config: TrainConfig) -> Fabric:
     """The devices, processes and precision of a run.
 
     Raises:
@@ -35,7 +35,6 @@ def make_fabric(config: TrainConfig, loggers: Sequence[Any] = ()) -> Fabric:
         devices=config.devices,
         strategy="ddp_spawn" if config.devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
-        loggers=list(loggers),
     )
 
 

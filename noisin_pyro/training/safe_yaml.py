@@ -91,12 +91,13 @@ def _check_events(text: str) -> None:
             problem = f"there must be at most {MOST_LEVELS} levels"
         elif isinstance(event, yaml.AliasEvent):
             problem = f"there must be no alias, got *{event.anchor}"
-        elif getattr(event, "tag", None):
-            problem = f"there must be no tag, got {event.tag}"
+        elif tag := getattr(event, "tag", None):
+            problem = f"there must be no tag, got {tag}"
         elif isinstance(event, yaml.ScalarEvent):
             event.value.encode()  # raises an error at half of a surrogate pair, "\\ud800"
         if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
