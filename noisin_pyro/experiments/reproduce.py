@@ -60,9 +60,10 @@ def reproduce(
     if experiment == "table1":
         return _table1(options, results), []
     chosen = _chosen(experiment, options, rows)
-    failures: list[Failure] = []
+    failures = _damaged(recipes(experiment, options), options, results)
     if train:
-        failures = run_all(chosen, options, results=results, work=work, jobs=jobs, title=experiment)
+        sound = [recipe for recipe in chosen if recipe not in [f.run for f in failures]]
+        failures += run_all(sound, options, results=results, work=work, jobs=jobs, title=experiment)
     if failures and not _begun(experiment, options, results):
         return f"no run of {experiment} has a record yet", failures
     return render(experiment, options, results, write=True), failures
@@ -100,9 +101,22 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     return text
 
 
+def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Failure]:
+    """The rows with a record that cannot be read, and why; the others go on without them."""
+    failures = []
+    for recipe in rows:
+        try:
+            summarise_row(recipe, options, results)
+        except ValueError as error:
+            failures.append(Failure(recipe, str(error)))
+    return failures
+
+
 def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
     """The rows of all blocks of which there is a record."""
-    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
+    known = recipes(experiment, options)
+    damaged = [failure.run for failure in _damaged(known, options, results)]
+    rows = [summarise_row(r, options, results) for r in known if r not in damaged]
     begun = {row.recipe.block for row in rows if any(row.grid.values())}
     return [row for row in rows if row.recipe.block in begun]
 

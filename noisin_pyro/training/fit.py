@@ -19,7 +19,27 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.progress import ProgressBar
 
-__all__ = ["fit_model", "make_fabric", "measure"]
+__all__ = ["check_length", "fit_model", "make_fabric", "measure"]
+
+
+EVALUATED = 11  # tokens that an evaluation of ten streams needs: an input and ten targets
+
+
+def check_length(corpus: Corpus, batch_size: int) -> None:
+    """Refuses a corpus that is too short to be trained on or to be measured, before the first step.
+
+    Raises:
+        ValueError: if a split is too short; the sentence names it.
+    """
+    needed = {"train": max(2 * batch_size, EVALUATED), "valid": EVALUATED, "test": EVALUATED}
+    for split, count in needed.items():
+        tokens = len(corpus.split(split))
+        if tokens < count:
+            raise ValueError(
+                f"the {split} split of {corpus.name} has {tokens} tokens, it needs at least "
+                f"{count}; use a longer text"
+                + (", or a smaller batch_size" if split == "train" else "")
+            )
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

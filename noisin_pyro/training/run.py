@@ -14,11 +14,10 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from noisin_pyro.text.batching import streams
 from noisin_pyro.text.corpora import Corpus, load_corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.fit import fit_model, make_fabric, measure
+from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
 from noisin_pyro.training.folder import check_folder, open_folder, write_results, write_weights
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.progress import Progress
@@ -48,7 +47,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     check_folder(config)
     corpus = load_corpus(config.corpus, config.data_dir)
     # Errors in the corpus or the configuration are raised before any file is written.
-    streams(corpus.train, config.batch_size)
+    check_length(corpus, config.batch_size)
     _try_to_build(config, len(corpus.vocabulary))
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.

@@ -291,3 +291,23 @@ def test_the_exit_code_of_a_signal_and_a_hint_that_can_be_pasted(
     assert stderr.splitlines()[-1].endswith(f"--config '{out}/config.yaml' --resume true")
     assert "Traceback" not in stderr
     assert json.loads((out / "record.json").read_text())["models"]["deterministic"]["history"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_short_split_is_refused_before_the_first_step(
+    tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for name in ("train", "valid", "test"):
+        lines = 2 if name == split else 200
+        (tmp_path / "text" / f"{name}.txt").write_text("a b c\n" * lines)
+    sentence = f"the {split} split of text has 8 tokens, it needs at least 11; use a longer text"
+    for command in (["train", "--out"], ["reproduce", "table2", "--rows=1-tanh-none", "--results"]):
+        path = tmp_path / command[0]
+        more = ["--batch_size=1"] if command[0] == "train" else ["--work", str(path)]
+        arguments = [*command, str(path), "--corpus", str(tmp_path / "text"), *more]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop.Trainer, "fit", lambda trainer: pytest.fail("it trains"))
+            assert main(arguments) == 2
+        assert sentence in capsys.readouterr().err
+        assert not path.exists()
