@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 __all__ = ["main"]
 
+COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
+
 
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
@@ -57,6 +59,7 @@ def evaluate_run(
     from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
     from noisin_pyro.training.folder import load_run
+    from noisin_pyro.training.memory import check_memory
 
     config, vocabulary, model = load_run(run, trust_code)
     corpus = load_corpus(config.corpus, config.data_dir)
@@ -66,6 +69,8 @@ def evaluate_run(
             "vocabulary differs (pydoc differs between Python versions); train again, or evaluate "
             "where it was trained"
         )
+    if samples:
+        check_memory(config, len(vocabulary), samples)
     torch.manual_seed(config.seed)
     fit = evaluate(model, corpus.split(split), samples)
     how = f"averaged over {samples} samples" if samples else "mean path"
@@ -94,6 +99,8 @@ def generate(
     from noisin_pyro.text.generate import continue_text
     from noisin_pyro.training.folder import load_run
 
+    if 0 < temperature < COLDEST:
+        raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
     _, vocabulary, model = load_run(run, trust_code)
     given = prompt.split()
     unknown = [word for word in given if word not in vocabulary]
@@ -197,6 +204,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code if isinstance(error, Interrupted) else 130
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         _warn(" ".join(str(error).split()))
+    except (MemoryError, RuntimeError) as error:
+        from noisin_pyro.training.memory import ran_out
+
+        if not ran_out(error):
+            raise
+        _warn("memory ran out, what is on the disk stays; lower hidden_size, layers or batch_size")
     except OSError as error:
         reason = error.strerror or error
         _warn(f"{error.filename or 'a file'} cannot be used ({reason}); give another path")
@@ -333,11 +346,16 @@ def _sentence(message: str) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    from noisin_pyro.training.printable import printable
+
+    encoding = sys.stdout.encoding or "utf-8"  # one that has no γ shows a question mark
+    print(printable(text).encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _warn(text: str) -> None:
-    print(f"noisin: {text}", file=sys.stderr)
+    from noisin_pyro.training.printable import printable
+
+    print(f"noisin: {printable(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

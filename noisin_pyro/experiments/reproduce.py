@@ -10,7 +10,7 @@ from typing import Any
 
 from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
-from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
+from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, folder_name, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
 from noisin_pyro.experiments.summary import Row, summarise_row
 from noisin_pyro.experiments.tables import (
@@ -151,7 +151,7 @@ def _table1(options: Options, results: Path) -> str:
     names = [options.corpus] if options.corpus else list(PAPER_CORPORA)
     loaded = {name: load_corpus(name, data_folder(options.data_dir, name)) for name in names}
     text = corpora({name: corpus.statistics() for name, corpus in loaded.items()})
-    place = results / Path(options.corpus).name if options.corpus else results
+    place = results / folder_name(options.corpus) if options.corpus else results
     _write(place / "table1.md", text)
     return text
 

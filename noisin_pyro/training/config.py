@@ -128,7 +128,7 @@ class TrainConfig:
         batch_size: contiguous streams read in parallel, over all devices.
         unroll: steps of truncated backpropagation through time.
         seed: of the initial weights and of the noise.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, mps or xpu.
         devices: number of processes, each with its share of the streams.
         precision: 32 or bf16-mixed.
         out: the folder the run writes.
@@ -167,7 +167,7 @@ class TrainConfig:
     batch_size: int = 20
     unroll: int = 35
     seed: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     devices: int = 1
     precision: Literal["32", "bf16-mixed"] = "32"
     out: str = "runs/noisin"
@@ -180,6 +180,8 @@ class TrainConfig:
         check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
+            self._require(name, getattr(self, name) < 2**31, "be below 2**31")
+        self._require("layers", self.layers <= 100, "be at most 100")
         for name in (*DROPOUTS, "variational_dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
         self._require(

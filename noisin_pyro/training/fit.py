@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
@@ -46,10 +47,18 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """The devices, processes and precision of a run.
 
     Raises:
-        ValueError: if it asks for a GPU and there is none.
+        ValueError: if it asks for a device that torch does not have here.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a GPU that torch can see, got none; use --device cpu")
+    if config.device not in ("auto", "cpu"):
+        if not getattr(torch, config.device).is_available():
+            raise ValueError(
+                f"device {config.device} needs one that torch can see, got none; use --device cpu"
+            )
+        if config.device not in ACCELERATOR_REGISTRY.available_accelerators():
+            raise ValueError(
+                f"device {config.device} needs a lightning-fabric that knows it, the installed one "
+                "does not; use --device cpu"
+            )
     return Fabric(
         accelerator=config.device,
         devices=config.devices,

@@ -18,6 +18,7 @@ from noisin_pyro.text.atomic import PARTIAL, replacing
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig
+from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 
@@ -151,6 +152,7 @@ def load_run(
             )
     config = TrainConfig.load(folder / "config.yaml", trust_code)
     vocabulary = Vocabulary.load(folder / "vocabulary.txt")
+    check_memory(config, len(vocabulary), samples=1)
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))
     try:

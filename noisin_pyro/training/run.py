@@ -20,6 +20,7 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
 from noisin_pyro.training.folder import check_folder, open_folder, write_results, write_weights
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
+from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
 
@@ -48,7 +49,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     corpus = load_corpus(config.corpus, config.data_dir)
     # Errors in the corpus or the configuration are raised before any file is written.
     check_length(corpus, config.batch_size)
-    _try_to_build(config, len(corpus.vocabulary))
+    check_memory(config, len(corpus.vocabulary))
+    with torch.random.fork_rng():
+        build_model(config, len(corpus.vocabulary))
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
@@ -76,19 +79,6 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> dict[str, Any] | B
                 f"a process of the training has ended ({error}); go on with --resume true in "
                 f"{config.out!r}"
             )
-
-
-def _try_to_build(config: TrainConfig, vocab_size: int) -> None:
-    try:
-        with torch.random.fork_rng():
-            build_model(config, vocab_size)
-    except RuntimeError as error:  # torch's allocator raises no exception type of its own
-        if "allocate" not in str(error):
-            raise
-        raise ValueError(
-            f"a model of {config.layers} layers with hidden_size {config.hidden_size} and "
-            f"embedding_size {config.embedding_size} does not fit in memory; lower them"
-        ) from None
 
 
 def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException:

@@ -139,7 +139,7 @@ def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureF
         capsys, *asked, "--spread", "nan"
     )
     assert "seed must lie in [0, 2**32), got 9999" in refusal(capsys, *asked, "--seed", "9" * 20)
-    assert "hidden_size 3000000 and embedding_size 128 does not fit in memory" in refusal(
+    assert "hidden_size 3000000, layers 1 and embedding_size 128 need about" in refusal(
         capsys, *asked, "--hidden_size", "3000000"
     )
     assert "patiense" in refusal(capsys, *asked, "--patiense", "3")

@@ -432,7 +432,7 @@ def test_the_last_line_says_what_is_shown(tmp_path: Path) -> None:
         ),
         pytest.param(
             "table2 --corpus hmm --device cuda",
-            "device cuda needs a GPU that torch can see, got none; use --device cpu",
+            "device cuda needs one that torch can see, got none; use --device cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (
