@@ -6,11 +6,14 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 __all__ = ["main"]
+
+COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
 
 
 def train(config: Any) -> None:
@@ -23,11 +26,9 @@ def train(config: Any) -> None:
     try:
         record = run(config)
     except Interrupted:
-        _warn(
-            "stopped at the end of the step, nothing is lost; go on with "
-            f"noisin train --config {config.out}/config.yaml --resume true"
-        )
-        raise SystemExit(130) from None
+        place = shlex.quote(f"{config.out}/config.yaml")
+        _warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
+        raise
     _print("\n" + render_table(record))
     files = (
         "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
@@ -40,7 +41,10 @@ def train(config: Any) -> None:
 # Not `evaluate`: to a function of that name jsonargparse would prefer noisin_pyro.evaluate, whose
 # import brings torch.
 def evaluate_run(
-    run: str, split: Literal["train", "valid", "test"] = "test", samples: int = 0
+    run: str,
+    split: Literal["train", "valid", "test"] = "test",
+    samples: int = 0,
+    trust_code: bool = False,
 ) -> None:
     """Perplexity of a finished run.
 
@@ -48,14 +52,16 @@ def evaluate_run(
         run: the folder that ``noisin train`` wrote.
         split: the split to predict.
         samples: 0 for the mean path, or the number of noisy RNNs to average over.
+        trust_code: import and call any class that the run's noise names by class_path.
     """
     import torch
 
     from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
     from noisin_pyro.training.folder import load_run
+    from noisin_pyro.training.memory import check_memory
 
-    config, vocabulary, model = load_run(run)
+    config, vocabulary, model = load_run(run, trust_code)
     corpus = load_corpus(config.corpus, config.data_dir)
     if corpus.vocabulary != vocabulary:
         raise ValueError(
@@ -63,6 +69,8 @@ def evaluate_run(
             "vocabulary differs (pydoc differs between Python versions); train again, or evaluate "
             "where it was trained"
         )
+    if samples:
+        check_memory(config, len(vocabulary), samples)
     torch.manual_seed(config.seed)
     fit = evaluate(model, corpus.split(split), samples)
     how = f"averaged over {samples} samples" if samples else "mean path"
@@ -71,7 +79,12 @@ def evaluate_run(
 
 
 def generate(
-    run: str, prompt: str = "", words: int = 60, temperature: float = 1.0, seed: int = 1
+    run: str,
+    prompt: str = "",
+    words: int = 60,
+    temperature: float = 1.0,
+    seed: int = 1,
+    trust_code: bool = False,
 ) -> None:
     """Continue a prompt with a finished run's model.
 
@@ -81,11 +94,14 @@ def generate(
         words: how many words to draw.
         temperature: below 1 sharpens the predictions, above 1 flattens them.
         seed: of the draws.
+        trust_code: import and call any class that the run's noise names by class_path.
     """
     from noisin_pyro.text.generate import continue_text
     from noisin_pyro.training.folder import load_run
 
-    _, vocabulary, model = load_run(run)
+    if 0 < temperature < COLDEST:
+        raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
+    _, vocabulary, model = load_run(run, trust_code)
     given = prompt.split()
     unknown = [word for word in given if word not in vocabulary]
     if given and len(unknown) == len(given):
@@ -178,13 +194,22 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code, 2 for bad input and 130 after Ctrl-C."""
+    """Runs a command; returns the exit code, 2 for bad input and 128 + n after signal n."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        return 130
+        from noisin_pyro.training.interrupt import Interrupted, interrupting
+
+        with interrupting():
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:
+        return error.exit_code if isinstance(error, Interrupted) else 130
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         _warn(" ".join(str(error).split()))
+    except (MemoryError, RuntimeError) as error:
+        from noisin_pyro.training.memory import ran_out
+
+        if not ran_out(error):
+            raise
+        _warn("memory ran out, what is on the disk stays; lower hidden_size, layers or batch_size")
     except OSError as error:
         reason = error.strerror or error
         _warn(f"{error.filename or 'a file'} cannot be used ({reason}); give another path")
@@ -201,11 +226,12 @@ def _run(arguments: list[str]) -> int:
             'the command line needs the extra lm; run pip install "noisin-pyro[lm]"'
         ) from None
     name = arguments[0] if arguments else "--help"
-    parser = _parser(name)
     if not arguments:
-        parser.print_help()
+        _parser(name, {}).print_help()
         return 2
     try:
+        given, arguments = _config_files(arguments) if name == "train" else ({}, arguments)
+        parser = _parser(name, given)
         options = parser.parse_args(arguments)[name].as_dict()
     except ArgumentError as error:
         text = _sentence(str(error.message))
@@ -221,11 +247,44 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser(name: str) -> Any:
-    """The parser of all commands, with the options of one: reading those of all takes a second."""
-    from jsonargparse import ArgumentParser
+def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The options in the files of ``--config``, and the arguments without them."""
+    from argparse import ArgumentParser
+    from pathlib import Path
+
+    from noisin_pyro.training.config import check_file, is_run_folder
+    from noisin_pyro.training.safe_yaml import load_yaml
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    files, rest = parser.parse_known_args(arguments)
+    given: dict[str, Any] = {}
+    for path in map(Path, files.config):
+        values = load_yaml(path)
+        values.update({"precision": "32"} if values.get("precision") == 32 else {})
+        try:
+            check_file(values)
+        except ValueError as error:
+            raise ValueError(f"{path} is no configuration: {error}") from None
+        if is_run_folder(path.parent) and path.name == "config.yaml":
+            values["out"] = str(path.parent)  # also where the folder has been moved
+        given.update(values)
+    return given, rest
+
+
+def _parser(name: str, given: dict[str, Any]) -> Any:
+    """The parser of all commands, with the options of one: reading those of all takes a second.
+
+    Args:
+        name: the command whose options it has.
+        given: values that stand for the defaults of these options.
+    """
+    from jsonargparse import ArgumentParser, set_loader
 
     from noisin_pyro import __version__
+    from noisin_pyro.training.safe_yaml import parse_yaml
+
+    set_loader("safe_yaml", parse_yaml, exceptions=(ValueError,))
 
     parser = ArgumentParser(
         prog="noisin",
@@ -237,9 +296,12 @@ def _parser(name: str) -> Any:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for known, command in COMMANDS.items():
         summary = (command.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(description=summary, exit_on_error=False, default_env=False)
+        sub = ArgumentParser(
+            description=summary, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
+        )
         if known == name:
             _add_options(sub, name)
+            sub.set_defaults(given)
         commands.add_subcommand(known, sub, help=summary)
         sub.prog = f"noisin {known}"
     return parser
@@ -263,7 +325,7 @@ def _sentence(message: str) -> str:
         return f"unknown command {command[1]}; the known ones are {known}"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
-        return message
+        return message.removeprefix("argument ")
     key, text = match.groups()
     value = re.search(r".*(?:Got value|Given value): (.*)$", text, re.DOTALL)
     if not value:
@@ -272,6 +334,10 @@ def _sentence(message: str) -> str:
     if choices:
         known = choices[1].replace("'", "")
         return f"unknown {key} {value[1]!r}; the known ones are {known}"
+    from noisin_pyro.training.config import HINTS, describe_type
+
+    if key in HINTS:
+        return f"{key} must be {describe_type(HINTS[key])}, got {value[1]}"
     subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
     subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
     names = re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]) if subtypes else "?"
@@ -280,11 +346,16 @@ def _sentence(message: str) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    from noisin_pyro.training.printable import printable
+
+    encoding = sys.stdout.encoding or "utf-8"  # one that has no γ shows a question mark
+    print(printable(text).encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _warn(text: str) -> None:
-    print(f"noisin: {text}", file=sys.stderr)
+    from noisin_pyro.training.printable import printable
+
+    print(f"noisin: {printable(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ from noisin_pyro.training.record import describe_training, new_record, write_rec
 
 __all__ = ["run"]
 
-OMIT = ("out", "resume", "tensorboard", "data_dir")  # of the configuration, in the record
+OMIT = (
+    "out",
+    "resume",
+    "tensorboard",
+    "data_dir",
+    "trust_code",
+)  # of the configuration, in the record
 
 
 def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
@@ -30,7 +36,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     """
     target = Path(job["record"])
     start = time.monotonic()
-    config = TrainConfig(**job["config"])
+    config = TrainConfig.from_dict(job["config"])
     corpus = load_corpus(config.corpus, config.data_dir)
     fabric = make_fabric(config)
     fabric.launch()

@@ -20,14 +20,16 @@ def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: 
         ValueError: if there is no such device or corpus, a record is of another text than the one
             that the corpus's name stands for now, or a folder cannot be written to.
     """
-    from noisin_pyro.training.fit import make_fabric
+    from noisin_pyro.training.fit import check_length, make_fabric
 
     texts: dict[str, str] = {}
     for recipe in rows:
         config = recipe.train_config(recipe.points(options)[0], 1, options)
         if config.corpus not in texts:
             make_fabric(config)
-            texts[config.corpus] = load_corpus(config.corpus, config.data_dir).sha256
+            corpus = load_corpus(config.corpus, config.data_dir)
+            check_length(corpus, config.batch_size)
+            texts[config.corpus] = corpus.sha256
     make_folder(results, "results")
     make_folder(work, "work")
     for run in [run for recipe in rows for run in planned(recipe, options, results)]:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from noisin_pyro.text.atomic import replacing
 
 __all__ = ["Worker"]
 
-GRACE = 60.0  # seconds that a worker has to save after Ctrl-C
+GRACE = 60.0  # seconds that a worker has to save after SIGTERM
 
 
 class Worker:
@@ -44,7 +43,7 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 env={"OMP_NUM_THREADS": str(cores), **os.environ},
-                start_new_session=True,  # Ctrl-C is passed on to it by `interrupt`, once
+                start_new_session=True,  # Ctrl-C reaches it by `interrupt`, once
             )
 
     @property
@@ -89,7 +88,7 @@ class Worker:
     def interrupt(self) -> None:
         """Asks it to save a checkpoint and to end."""
         if self.running:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
 
     def join(self) -> None:
         """Waits for its end, which it is given some time for."""
@@ -110,14 +109,15 @@ class Worker:
 
 
 def _job(run: Run) -> dict[str, Any]:
-    config = {k: v for k, v in asdict(run.config).items() if k not in ("out", "resume")}
     about = {
         "recipe": run.recipe.records,
         "method": run.recipe.method,
         "point": run.point,
         "seed": run.seed,
     }
-    samples = run.recipe.samples
     return {
-        "config": config, "record": str(run.path.resolve()), "samples": samples, "about": about
-    }  # fmt: skip
+        "config": run.config.to_dict("out", "resume"),
+        "record": str(run.path.resolve()),
+        "samples": run.recipe.samples,
+        "about": about,
+    }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.safe_yaml import load_yaml
 
-__all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "recipes"]
+__all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "folder_name", "recipes"]
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
@@ -29,7 +29,7 @@ class Options:
         epochs: another limit than the recipes'.
         grid: try only this many of each method's hyper-parameters.
         seeds: seeds of the hyper-parameter with the lowest validation perplexity.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, mps or xpu.
         precision: another precision than 32.
     """
 
@@ -38,7 +38,7 @@ class Options:
     epochs: int | None = None
     grid: int | None = None
     seeds: int = 3
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     precision: Literal["32", "bf16-mixed"] | None = None
 
     def __post_init__(self) -> None:
@@ -84,8 +84,8 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """The folder of that text's records: its name, or of a path its last part."""
-        return Path(self.corpus).name
+        """The folder of that text's records."""
+        return folder_name(self.corpus)
 
     def points(self, options: Options) -> list[str]:
         """The entries of the grid to try, in order."""
@@ -106,6 +106,16 @@ class Recipe:
             return TrainConfig(**chosen)
         except TypeError as error:
             raise ValueError(f"the recipe {self.name} does not fit a run ({error})") from None
+
+
+def folder_name(corpus: str) -> str:
+    """The name of a corpus's folder below the results: its name, or of a path its last part.
+
+    Example:
+        >>> folder_name("ptb"), folder_name("texts/mine/../yours.txt")
+        ('ptb', 'yours.txt')
+    """
+    return Path(os.path.abspath(corpus)).name or "corpus"
 
 
 def data_folder(data_dir: str | None, corpus: str) -> str | None:
@@ -184,5 +194,4 @@ def _on_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
 
 @cache
 def _read(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return values
+    return load_yaml(_FOLDER / f"{name}.yaml")

@@ -10,7 +10,7 @@ from typing import Any
 
 from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
-from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, recipes
+from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, folder_name, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
 from noisin_pyro.experiments.summary import Row, summarise_row
 from noisin_pyro.experiments.tables import (
@@ -60,9 +60,10 @@ def reproduce(
     if experiment == "table1":
         return _table1(options, results), []
     chosen = _chosen(experiment, options, rows)
-    failures: list[Failure] = []
+    failures = _damaged(recipes(experiment, options), options, results)
     if train:
-        failures = run_all(chosen, options, results=results, work=work, jobs=jobs, title=experiment)
+        sound = [recipe for recipe in chosen if recipe not in [f.run for f in failures]]
+        failures += run_all(sound, options, results=results, work=work, jobs=jobs, title=experiment)
     if failures and not _begun(experiment, options, results):
         return f"no run of {experiment} has a record yet", failures
     return render(experiment, options, results, write=True), failures
@@ -100,9 +101,22 @@ def render(experiment: str, options: Options, results: Path, *, write: bool = Fa
     return text
 
 
+def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Failure]:
+    """The rows with a record that cannot be read, and why; the others go on without them."""
+    failures = []
+    for recipe in rows:
+        try:
+            summarise_row(recipe, options, results)
+        except ValueError as error:
+            failures.append(Failure(recipe, str(error)))
+    return failures
+
+
 def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
     """The rows of all blocks of which there is a record."""
-    rows = [summarise_row(recipe, options, results) for recipe in recipes(experiment, options)]
+    known = recipes(experiment, options)
+    damaged = [failure.run for failure in _damaged(known, options, results)]
+    rows = [summarise_row(r, options, results) for r in known if r not in damaged]
     begun = {row.recipe.block for row in rows if any(row.grid.values())}
     return [row for row in rows if row.recipe.block in begun]
 
@@ -137,7 +151,7 @@ def _table1(options: Options, results: Path) -> str:
     names = [options.corpus] if options.corpus else list(PAPER_CORPORA)
     loaded = {name: load_corpus(name, data_folder(options.data_dir, name)) for name in names}
     text = corpora({name: corpus.statistics() for name, corpus in loaded.items()})
-    place = results / Path(options.corpus).name if options.corpus else results
+    place = results / folder_name(options.corpus) if options.corpus else results
     _write(place / "table1.md", text)
     return text
 

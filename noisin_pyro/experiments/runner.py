@@ -29,9 +29,9 @@ RETRY = 2.0  # seconds until a run that another reproduction has in hand is trie
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended without a record, and the last line of its log."""
+    """A run that ended without a record, or a row whose records cannot be read, and why."""
 
-    run: Run
+    run: Run | Recipe
     reason: str
 
 
@@ -69,6 +69,7 @@ def run_all(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     refuse_early(rows, options, results, work)
     failures: list[Failure] = []
+    ended: set[Path] = set()
     active: dict[Path, Worker] = {}
     tally = count(rows, options, results)
     bar = tqdm(
@@ -78,7 +79,7 @@ def run_all(
     )  # fmt: skip
     try:
         while True:
-            done = {failure.run.path for failure in failures} | set(active)
+            done = ended | set(active)
             waiting = [run for run in due(rows, options, results) if run.path not in done]
             elsewhere = _start(waiting, active, work, jobs)
             tally = count(rows, options, results)
@@ -89,7 +90,9 @@ def run_all(
             while time.monotonic() < until and all(w.running for w in active.values()):
                 time.sleep(POLL)
                 _show(bar, tally, list(active.values()), elsewhere, jobs)
-            failures += _collect(active)
+            for worker in _collect(active):
+                ended.add(worker.run.path)
+                failures.append(Failure(worker.run, worker.last_words()))
     finally:
         for worker in active.values():
             worker.interrupt()
@@ -127,11 +130,10 @@ def _is_free(run: Run, folder: Path) -> bool:
     return False
 
 
-def _collect(active: dict[Path, Worker]) -> list[Failure]:
+def _collect(active: dict[Path, Worker]) -> list[Worker]:
     """Takes the workers that have ended from the active ones; returns those that failed."""
     ended = [path for path, worker in active.items() if not worker.running]
-    workers = [active.pop(path) for path in ended]
-    return [Failure(worker.run, worker.last_words()) for worker in workers if worker.failed]
+    return [worker for worker in map(active.pop, ended) if worker.failed]
 
 
 def _show(bar: Any, tally: Tally, workers: list[Worker], elsewhere: int, jobs: int) -> None:

@@ -9,13 +9,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.training.config import FEEDBACK, TrainConfig
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
 #: Options that a run's numbers do not depend on, at least not by intent.
-_FREE = {"out", "resume", "tensorboard", "device", "devices", "data_dir"}
+_FREE = {
+    *("out", "resume", "tensorboard", "device", "devices", "data_dir", "trust_code"),
+    "checkpoint_seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,14 @@ class Run:
         Raises:
             ValueError: if the file is no record, or lacks averages that the recipe asks for.
         """
-        try:
-            record: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            final = record["finished"] and record["final"]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no record of a run ({error}); delete it") from None
+        record = read_record(self.path)
+        final = record["final"] if record and record["finished"] else None
         if final and not self.config.deterministic:
             lacking = set(self.recipe.samples) - {part["samples"] for part in final["averaged"]}
             if lacking:
                 raise ValueError(
                     f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
-                    f"samples that {self.recipe.name} asks for; delete it to run it again"
+                    f"samples that {self.recipe.name} asks for; move it away to run it again"
                 )
         return record
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.summary import MeanStd, Row
+from noisin_pyro.training.printable import escape_markdown
 
 __all__ = ["PAPER_CORPORA", "averages", "comparison", "corpora", "details", "provenance"]
 
@@ -125,13 +126,20 @@ def provenance(rows: Sequence[Row]) -> str:
                 f"{device}, {record['config']['precision']} precision, torch {versions['torch']}, "
                 f"Pyro {versions['pyro-ppl']}, commit {(versions['commit'] or 'unknown')[:9]}"
             ] += 1
-    return "\n".join(f"- {text}: {count} records" for text, count in counts.items())
+    return "\n".join(f"- {escape_markdown(text)}: {n} records" for text, n in counts.items())
 
 
 def corpora(statistics: dict[str, dict[str, Any]]) -> str:
     """The paper's Table 1 beside the statistics of the corpora, by their names."""
     columns = [(s, PAPER_CORPORA.get(name, {})) for name, s in statistics.items()]
-    head = ["", *(f"{name} ({source})" for name in statistics for source in ("here", "paper"))]
+    head = [
+        "",
+        *(
+            f"{escape_markdown(name)} ({source})"
+            for name in statistics
+            for source in ("here", "paper")
+        ),
+    ]
     titles = {
         "train": "tokens, train",
         "valid": "tokens, valid",

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from noisin_pyro.text.atomic import replacing
+from noisin_pyro.training.interrupt import Interrupted, interrupting
 
 __all__ = ["BUSY", "LOCK", "PROGRESS", "main"]
 
@@ -26,19 +27,20 @@ PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
 
 def main(job_file: str) -> int:
-    """Carries out a job; returns the exit code, 130 if interrupted."""
+    """Carries out a job; returns the exit code, 128 + n after signal n."""
     folder = Path(job_file).parent
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with interrupting(), FileLock(folder / LOCK, timeout=0):
             return _carry_out(Path(job_file), folder)
     except Timeout:
         return BUSY
+    except Interrupted as interrupted:
+        return interrupted.exit_code
 
 
 def _carry_out(job_file: Path, folder: Path) -> int:
     # Importing torch takes seconds, during which the run should already be locked.
     from noisin_pyro.experiments.job import run
-    from noisin_pyro.training.interrupt import Interrupted
 
     written = 0.0
 
@@ -50,10 +52,7 @@ def _carry_out(job_file: Path, folder: Path) -> int:
             temporary.write_text(json.dumps(progress), encoding="utf-8")
         written = time.monotonic()
 
-    try:
-        run(json.loads(job_file.read_text(encoding="utf-8")), folder, report)
-    except Interrupted:
-        return 130
+    run(json.loads(job_file.read_text(encoding="utf-8")), folder, report)
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 

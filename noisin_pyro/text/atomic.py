@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, also after a loss of power."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["PARTIAL", "replacing"]
+
+PARTIAL = ".partial"  # the suffix of a file that is being written
 
 
 @contextmanager
@@ -15,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` at the end of the block.
 
     A reader of `path` sees the old file or the whole new one. If the block raises, the temporary
-    file is removed and `path` stays as it was.
+    file is removed and `path` stays as it was. At the end of the block the data is on the disk.
 
     Args:
         path: The file to write.
@@ -28,9 +30,22 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text(encoding="utf-8")
         'a b'
     """
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = path.with_name(f"{path.name}{PARTIAL}")
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix" and path.is_dir():  # only POSIX opens folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from torch.optim import Optimizer
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.nn.registry import build_rnn
 from noisin_pyro.noise.affine import Additive, Multiplicative
-from noisin_pyro.noise.families import FAMILIES, family
+from noisin_pyro.noise.families import family
 from noisin_pyro.noise.spread import Learned, per_layer
+from noisin_pyro.training.class_path import build_distribution
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]
@@ -26,7 +26,7 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
     """The noise of one layer whose spread is (or starts at) ``spread``.
 
     Raises:
-        ValueError: if the name or the class path is unknown, or the class does not fit.
+        ValueError: if a distribution named by its class path cannot be built.
     """
     noise = config.noise
     if config.variational_dropout:
@@ -34,20 +34,9 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
     if noise == "none":
         return None
     if isinstance(noise, str) and "." not in noise:
-        if noise not in FAMILIES:
-            known = ", ".join(["none", *FAMILIES])
-            raise ValueError(f"unknown noise {noise!r}; the known ones are {known}")
         return family(noise, config.injection, spread)
-    spec: dict[str, Any] = {"class_path": noise} if isinstance(noise, str) else noise
-    arguments: dict[str, Any] = spec.get("init_args", {})
-    module, _, name = str(spec.get("class_path", "")).rpartition(".")
-    try:
-        base = getattr(importlib.import_module(module), name)(**arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"noise {config.noise!r} cannot be built ({error}); give class_path, such as "
-            "pyro.distributions.StudentT, and init_args, such as {df: 5.0, loc: 0.0, scale: 1.0}"
-        ) from None
+    named = {"class_path": noise} if isinstance(noise, str) else noise
+    base = build_distribution(named, config.trust_code)
     return Additive(base) if config.injection == "additive" else Multiplicative(base)
 
 
@@ -68,7 +57,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "spread": spread,
         "noise_to": "recurrence" if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
-        "dropout": (rate or config.dropout_layers) if config.layers > 1 else 0.0,
+        "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
     }
     return LanguageModel(
         vocab_size,

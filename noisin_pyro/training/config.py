@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Set
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.text.atomic import replacing
+from noisin_pyro.training.class_path import check_class_path
+from noisin_pyro.training.safe_yaml import load_yaml
 
-__all__ = ["Schedule", "TrainConfig"]
+__all__ = [
+    "HINTS",
+    "LOCK",
+    "Schedule",
+    "TrainConfig",
+    "check_file",
+    "describe_type",
+    "is_run_folder",
+]
 
+LOCK = ".lock"  # the file of a run folder that a training locks
 #: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
 
+#: The values of ``--noise`` that are names; those after none are the families of the library.
+NOISES = (
+    *("none", "gaussian", "laplace", "logistic", "gumbel", "gamma", "beta", "bernoulli", "poisson"),
+    *("exponential", "uniform", "chi2", "lognormal"),
+)
+#: What a resumed run may change: where and how long it trains; the text is compared itself.
+FREE = frozenset(
+    (
+        *("corpus", "data_dir", "out", "resume", "tensorboard", "trust_code", "device"),
+        *("epochs", "patience", "checkpoint_seconds"),
+    )
+)
+#: What it may change too, but which the record then names.
+CHANGEABLE = frozenset(("learning_rate", "clip_norm", "schedule"))
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
 Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
@@ -101,12 +128,15 @@ class TrainConfig:
         batch_size: contiguous streams read in parallel, over all devices.
         unroll: steps of truncated backpropagation through time.
         seed: of the initial weights and of the noise.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, mps or xpu.
         devices: number of processes, each with its share of the streams.
         precision: 32 or bf16-mixed.
         out: the folder the run writes.
         resume: continue the run in ``out``.
+        checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         tensorboard: write TensorBoard logs too.
+        trust_code: import and call any class that noise names by class_path. It is read from the
+            command line alone, never from a file.
     """
 
     corpus: str = "pydoc"
@@ -137,21 +167,21 @@ class TrainConfig:
     batch_size: int = 20
     unroll: int = 35
     seed: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     devices: int = 1
     precision: Literal["32", "bf16-mixed"] = "32"
     out: str = "runs/noisin"
     resume: bool = False
+    checkpoint_seconds: float = 60.0
     tensorboard: bool = False
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name, value in asdict(self).items():
-            known = get_args(hints[name])
-            if known and all(isinstance(choice, str) for choice in known) and value not in known:
-                raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
+            self._require(name, getattr(self, name) < 2**31, "be below 2**31")
+        self._require("layers", self.layers <= 100, "be at most 100")
         for name in (*DROPOUTS, "variational_dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
         self._require(
@@ -172,12 +202,48 @@ class TrainConfig:
         )
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
+        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "be at least 0")
         Schedule.parse(self.schedule)
+        self._check_noise()
         if self.tied_weights and self.embedding_size != self.hidden_size:
             raise ValueError(
                 f"tied_weights needs embedding_size equal to hidden_size, got "
                 f"{self.embedding_size} and {self.hidden_size}; make them equal or untie"
             )
+
+    def _check_noise(self) -> None:
+        """Refuses a noise, spread or dropout that fits no model, without importing torch."""
+        if isinstance(self.noise, dict) or "." in self.noise:
+            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
+            check_class_path(named, self.trust_code)
+        elif self.noise not in NOISES:
+            raise ValueError(
+                f"unknown noise {self.noise!r}; the known ones are {', '.join(NOISES)}"
+            )
+        elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
+            raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
+        if self.dropout_layers and self.layers == 1:
+            raise ValueError(
+                f"dropout_layers lies between layers, of which there is 1, got "
+                f"{self.dropout_layers}; use dropout_output, or more layers"
+            )
+        spreads = self.spread if isinstance(self.spread, list) else [self.spread]
+        if isinstance(self.spread, list) and len(spreads) != self.layers:
+            raise ValueError(
+                f"spread needs one value or one for each of the {self.layers} layers, got "
+                f"{len(spreads)}"
+            )
+        for spread in spreads:
+            if not (math.isfinite(spread) and spread > 0):
+                raise ValueError(
+                    f"spread must be positive and finite, got {spread}; use noise none for a "
+                    "deterministic RNN"
+                )
+            if self.learn_spread and spread <= self.spread_floor:
+                raise ValueError(
+                    f"the learned spread must start above its floor {self.spread_floor}, got "
+                    f"{spread}; raise spread or lower spread_floor"
+                )
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
@@ -195,23 +261,35 @@ class TrainConfig:
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """The fields in which two configurations differ, but for those a resumed run may change."""
-        free = {"out", "resume", "tensorboard", "epochs", "patience", "device", "data_dir"}
-        theirs = asdict(other)
-        return {
-            name: (value, theirs[name])
-            for name, value in asdict(self).items()
-            if name not in free and value != theirs[name]
-        }
+        return self._differing(other, {field.name for field in fields(self)} - CHANGEABLE - FREE)
+
+    def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """The fields that ``other``, which resumes this run, changes in its training."""
+        return self._differing(other, CHANGEABLE)
+
+    def _differing(self, other: TrainConfig, names: Set[str]) -> dict[str, tuple[Any, Any]]:
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in sorted(names)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def to_dict(self, *omit: str) -> dict[str, Any]:
+        """The options by name, but for ``trust_code``, which no file keeps, and those left out."""
+        leave_out = {"trust_code", *omit}
+        return {name: value for name, value in asdict(self).items() if name not in leave_out}
 
     def save(self, path: Path) -> None:
-        """Writes YAML that ``noisin train --config`` reads."""
+        """Writes YAML that ``noisin train --config`` reads, without what a moved folder changes."""
         import yaml
 
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+        values = self.to_dict("out", "resume")
+        with replacing(path) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: dict[str, Any], trust_code: bool = False) -> TrainConfig:
         """The configuration that a record or a run folder holds, also from before a renaming.
+
+        Raises:
+            ValueError: if it trusts code of its own accord, or does not fit.
 
         Example:
             >>> TrainConfig.from_dict({"feedback": False}).noise_to
@@ -220,19 +298,87 @@ class TrainConfig:
         values = dict(values)
         if "feedback" in values:
             old = values.pop("feedback")
-            values["noise_to"] = next(name for name, value in FEEDBACK.items() if value == old)
-        return cls(**values)
+            values["noise_to"] = next((n for n, value in FEEDBACK.items() if value == old), old)
+        check_file(values)
+        return cls(**values, trust_code=trust_code)
 
     @classmethod
-    def load(cls, path: Path) -> TrainConfig:
-        """Reads what :meth:`save` wrote.
+    def load(cls, path: Path, trust_code: bool = False) -> TrainConfig:
+        """Reads what :meth:`save` wrote; ``out`` is the folder that the file lies in.
 
         Raises:
             ValueError: if it holds something else.
         """
-        import yaml
-
+        values = {**load_yaml(path), "out": str(path.parent), "resume": False}
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no configuration of a run ({error})") from None
+            return cls.from_dict(values, trust_code)
+        except ValueError as error:
+            raise ValueError(f"{path} is no configuration: {error}") from None
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether ``noisin train`` has begun a run in a folder."""
+    return (folder / LOCK).exists() or (folder / "vocabulary.txt").exists()
+
+
+def check_file(values: dict[str, Any]) -> None:
+    """Refuses options from a file that are unknown, of another type, or for the command line only.
+
+    Raises:
+        ValueError: if there is such an option; the sentence names it.
+    """
+    if "trust_code" in values:
+        raise ValueError("trust_code stands on the command line, never in a file; leave it out")
+    unknown = sorted(values.keys() - HINTS.keys())
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]!r}; see noisin train --help")
+    check_types(values)
+
+
+def check_types(values: dict[str, Any]) -> None:
+    """Refuses options of another type than the configuration's.
+
+    Raises:
+        ValueError: if there is one; the sentence names it.
+    """
+    for name, value in values.items():
+        known = get_args(HINTS[name])
+        if _fits(value, HINTS[name]):
+            continue
+        if all(isinstance(choice, str) for choice in known) and known:
+            raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        raise ValueError(f"{name} must be {describe_type(HINTS[name])}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if parts:  # a union
+        return any(_fits(value, part) for part in parts)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, for the sentence that refuses a value of another.
+
+    Example:
+        >>> describe_type(float | list[float])
+        'a number or a list of numbers'
+    """
+    words = {
+        bool: "true or false", int: "a whole number", float: "a number", str: "text",
+        list: "a list of numbers", dict: "class_path and init_args", type(None): "null",
+    }  # fmt: skip
+    origin = get_origin(hint) or hint
+    return words.get(origin) or " or ".join(describe_type(part) for part in get_args(hint))
+
+
+#: The types of the options.
+HINTS = get_type_hints(TrainConfig)

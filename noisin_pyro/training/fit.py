@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
@@ -19,23 +20,50 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.progress import ProgressBar
 
-__all__ = ["fit_model", "make_fabric", "measure"]
+__all__ = ["check_length", "fit_model", "make_fabric", "measure"]
 
 
-def make_fabric(config: TrainConfig, loggers: Sequence[Any] = ()) -> Fabric:
+EVALUATED = 11  # tokens that an evaluation of ten streams needs: an input and ten targets
+
+
+def check_length(corpus: Corpus, batch_size: int) -> None:
+    """Refuses a corpus that is too short to be trained on or to be measured, before the first step.
+
+    Raises:
+        ValueError: if a split is too short; the sentence names it.
+    """
+    needed = {"train": max(2 * batch_size, EVALUATED), "valid": EVALUATED, "test": EVALUATED}
+    for split, count in needed.items():
+        tokens = len(corpus.split(split))
+        if tokens < count:
+            raise ValueError(
+                f"the {split} split of {corpus.name} has {tokens} tokens, it needs at least "
+                f"{count}; use a longer text"
+                + (", or a smaller batch_size" if split == "train" else "")
+            )
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
     """The devices, processes and precision of a run.
 
     Raises:
-        ValueError: if it asks for a GPU and there is none.
+        ValueError: if it asks for a device that torch does not have here.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a GPU that torch can see, got none; use --device cpu")
+    if config.device not in ("auto", "cpu"):
+        if not getattr(torch, config.device).is_available():
+            raise ValueError(
+                f"device {config.device} needs one that torch can see, got none; use --device cpu"
+            )
+        if config.device not in ACCELERATOR_REGISTRY.available_accelerators():
+            raise ValueError(
+                f"device {config.device} needs a lightning-fabric that knows it, the installed one "
+                "does not; use --device cpu"
+            )
     return Fabric(
         accelerator=config.device,
         devices=config.devices,
         strategy="ddp_spawn" if config.devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
-        loggers=list(loggers),
     )
 
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save
 
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.text.atomic import replacing
-from noisin_pyro.text.corpora import Vocabulary
+from noisin_pyro.text.atomic import PARTIAL, replacing
+from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.training.build import build_model
-from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.config import LOCK, TrainConfig
+from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 
-__all__ = ["begin_folder", "check_folder", "load_run", "write_results", "write_weights"]
+__all__ = ["check_folder", "load_run", "open_folder", "write_results", "write_weights"]
 
+#: What a run writes, and would replace.
+FILES = (
+    *("config.yaml", "vocabulary.txt", "record.json", "metrics.csv", "curves.png"),
+    *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors"),
+)
 CURVES_EVERY = 30.0  # seconds between two plots while training
 
 
@@ -27,43 +36,79 @@ def check_folder(config: TrainConfig) -> None:
     """Refuses a folder that does not fit the run, before anything is written.
 
     Raises:
-        ValueError: if there is a run in it that is not to be resumed, none to resume, or another.
+        ValueError: if there is a run in it that is not to be resumed, another run, or a file that
+            a run would replace.
     """
-    path = Path(config.out) / "config.yaml"
-    if path.exists() and not config.resume:
+    folder = Path(config.out)
+    path = folder / "config.yaml"
+    if not path.exists():
+        for name in (*FILES, *(f"deterministic/{name}" for name in FILES)):
+            if (folder / name).exists():
+                raise ValueError(
+                    f"out {config.out!r} holds a {name} that is of no run; choose another folder"
+                )
+    elif not config.resume:
         raise ValueError(
             f"out {config.out!r} already holds a run; continue it with --resume true, or choose "
             "another folder"
         )
-    if config.resume and not path.exists():
-        raise ValueError(f"out {config.out!r} holds no run to resume; leave out --resume")
-    if not path.exists():
-        return
-    for name, (given, before) in config.differences(TrainConfig.load(path)).items():
-        raise ValueError(
-            f"the run in {config.out!r} has {name} {before!r}, got {given!r}; resume it with its "
-            f"own {path}, or choose another folder"
-        )
+    else:
+        before = TrainConfig.load(path, config.trust_code)
+        for name, (given, then) in config.differences(before).items():
+            raise ValueError(
+                f"the run in {config.out!r} has {name} {then!r}, got {given!r}; resume it with its "
+                f"own {path}, or choose another folder"
+            )
 
 
-def begin_folder(config: TrainConfig, vocabulary: Vocabulary) -> Path:
-    """Makes the folder, and writes the configuration and the vocabulary to it.
+@contextmanager
+def open_folder(config: TrainConfig, corpus: Corpus) -> Iterator[None]:
+    """Makes the folder or goes on with it, and keeps other trainings out while the block runs.
+
+    What a kill left half-written is removed, and what it left out is written.
 
     Raises:
-        ValueError: if it cannot be written.
+        ValueError: if another training has the folder, its files are another run's or another
+            text's, or it cannot be written to.
     """
     folder = Path(config.out)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "config.yaml") as temporary:
-            replace(config, resume=False).save(temporary)
-        if not config.resume:
-            vocabulary.save(folder / "vocabulary.txt")
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another training is running in {config.out!r}; wait for its end, or choose another "
+            "folder"
+        ) from None
     except OSError as error:
         raise ValueError(
             f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
         ) from None
-    return folder
+    try:
+        check_folder(config)  # again, since another training may have ended just now
+        _begin(config, corpus, folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:
+    """Removes what was being written, and writes the configuration and the vocabulary."""
+    words = folder / "vocabulary.txt"
+    if words.exists() and Vocabulary.load(words) != corpus.vocabulary:
+        raise ValueError(
+            f"{words} is of another text than {corpus.name} now is; bring that text back, or train "
+            "anew in another folder"
+        )
+    for place in (folder, folder / "deterministic"):
+        for name in FILES:
+            (place / f"{name}{PARTIAL}").unlink(missing_ok=True)
+    paths = {} if config.corpus in CORPORA else {"corpus": str(Path(config.corpus).resolve())}
+    if config.data_dir is not None:
+        paths["data_dir"] = str(Path(config.data_dir).resolve())
+    replace(config, **paths).save(folder / "config.yaml")  # type: ignore[arg-type]
+    corpus.vocabulary.save(words)
 
 
 def write_results(folder: Path, record: dict[str, Any]) -> None:
@@ -83,14 +128,17 @@ def write_weights(path: Path, model: LanguageModel) -> None:
     if model.tied_weights:
         del weights["emission.weight"]
     with replacing(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # save_file would let only the owner read it
 
 
-def load_run(run: str | Path) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
+def load_run(
+    run: str | Path, trust_code: bool = False
+) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
     """The configuration, vocabulary and best weights of a run.
 
     Args:
         run: the folder that ``noisin train`` wrote.
+        trust_code: import and call any class that its noise names by class_path.
 
     Raises:
         ValueError: if it is not the folder of a finished run.
@@ -102,8 +150,9 @@ def load_run(run: str | Path) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
                 f"{str(run)!r} is not a finished run, its {name} is missing; give the folder that "
                 "noisin train wrote, or finish the run with --resume true"
             )
-    config = TrainConfig.load(folder / "config.yaml")
+    config = TrainConfig.load(folder / "config.yaml", trust_code)
     vocabulary = Vocabulary.load(folder / "vocabulary.txt")
+    check_memory(config, len(vocabulary), samples=1)
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +25,19 @@ from noisin_pyro.text.batching import streams, window_count, windows
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import averaged_weights, build_optimizer
-from noisin_pyro.training.checkpoint import load_checkpoint, save_checkpoint
+from noisin_pyro.training.checkpoint import (
+    LAST,
+    PREVIOUS,
+    Damaged,
+    check_origin,
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    piece,
+    read_progress,
+    save_checkpoint,
+    save_last,
+)
 from noisin_pyro.training.config import Schedule, TrainConfig
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.progress import OnSteps, Progress, Status
@@ -45,7 +59,6 @@ class Trainer:
         corpus: the text.
         folder: where checkpoints go.
         label: the name of the model in what is displayed.
-        checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         on_epoch: called with the progress after each epoch and once when resuming.
         on_steps: called in the first process with the status at the start of each epoch, every few
             steps, and at its end.
@@ -57,7 +70,6 @@ class Trainer:
     corpus: Corpus
     folder: Path
     label: str
-    checkpoint_seconds: float = 60.0
     on_epoch: Callable[[Progress], None] = lambda progress: None
     on_steps: OnSteps = lambda status: None
 
@@ -73,34 +85,38 @@ class Trainer:
         self.objective.mark_forward_method("with_state")
         self.progress = Progress()
         self.state: Any = None
+        self.stop = Interruptible()
+        self.sound = True  # whether last.ckpt, if there is one, can be read
 
     def fit(self) -> Progress:
         """Trains to the last epoch or until patience runs out; resumes from ``last.ckpt``.
 
         Raises:
-            Interrupted: if Ctrl-C was pressed; ``last.ckpt`` holds the step it came at.
-            ValueError: if ``last.ckpt`` is damaged or of another text.
+            Interrupted: if a signal came; ``last.ckpt`` holds the step it came at.
+            ValueError: if ``last.ckpt`` and ``previous.ckpt`` are damaged, or of another run.
             FloatingPointError: if the loss or the gradient became NaN or infinite.
         """
         torch.manual_seed(self.config.seed + 1000 * self.fabric.global_rank)
-        if (self.folder / "last.ckpt").exists():
-            self._restore(load_checkpoint(self.folder / "last.ckpt"))
+        if self._resume():
             self.on_epoch(self.progress)
         schedule = Schedule.parse(self.config.schedule)
-        with Interruptible() as stop, pyro.validation_enabled(False):
+        with self.stop.deferring(), pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered")  # NaN, which `_add_up` tells of
             while not self.progress.finished:
-                self._epoch(stop)
+                self._epoch()
                 self._end_epoch(schedule)
-                if self._any_process(stop.requested)[0]:
-                    raise Interrupted
+                self._interrupt(*self._any_process(self.stop.requested))
         return self.progress
 
     def load_best(self) -> None:
         """Gives the model the weights of the best epoch (for ASGD, their average)."""
-        saved = load_checkpoint(self.folder / "best.ckpt")
-        self.model.load_state_dict(saved["averaged"] or saved["model"])
+        path = self.folder / "best.ckpt"
+        saved = load_checkpoint(path)
+        check_origin(path, saved, self.config, self.label, self.corpus.sha256)
+        with piece(path, "model"):
+            load_weights(self.model, saved["averaged"] or saved["model"])
 
-    def _epoch(self, stop: Interruptible) -> None:
+    def _epoch(self) -> None:
         progress, config = self.progress, self.config
         self.model.train()
         self._report()
@@ -111,22 +127,25 @@ class Trainer:
             progress.step += 1
             progress.tokens += y.numel()
             now = time.monotonic()
-            due, stopped = now - saved >= self.checkpoint_seconds, stop.requested
-            at_once = (due or stopped) and self.fabric.world_size == 1
+            due, signal = int(now - saved >= config.checkpoint_seconds), self.stop.requested
+            at_once = (due or signal) and self.fabric.world_size == 1
             if len(losses) < CHECK_EVERY and not at_once:
                 continue
-            due, stopped = self._any_process(due, stopped)
+            due, signal = self._any_process(due, signal)
             self._add_up(losses)
             losses.clear()
             progress.seconds, clock = progress.seconds + now - clock, now
             self._report()
-            if due or stopped:
+            if due or signal:
                 self._save("last.ckpt")
                 saved = time.monotonic()
-            if stopped:
-                raise Interrupted
+            self._interrupt(signal)
         self._add_up(losses)
         progress.seconds += time.monotonic() - clock
+
+    def _interrupt(self, signal: int) -> None:
+        if signal:
+            raise Interrupted(signal)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         """Updates the parameters; returns the loss in nats and the gradient's norm."""
@@ -151,11 +170,12 @@ class Trainer:
         for step, (nats, norm) in enumerate(rows, first):
             if not (math.isfinite(nats) and math.isfinite(norm)):
                 name, value = ("gradient", norm) if math.isfinite(nats) else ("loss", nats)
+                last = self.folder / "last.ckpt"
+                kept = f"{last} is from before it" if last.exists() else "nothing was saved yet"
                 raise FloatingPointError(
                     f"the {name} became {value} in epoch {self.progress.epoch} at step {step} of "
-                    f"{self.label}; "
-                    f"{self.folder / 'last.ckpt'} holds the last good checkpoint, lower "
-                    "learning_rate or clip_norm"
+                    f"{self.label}; {kept}, go on with --resume true and a lower learning_rate or "
+                    "clip_norm"
                 )
             self.progress.nats += nats
 
@@ -228,7 +248,7 @@ class Trainer:
         process = {"state": self.state, "rng": _random_state()}
         payload = {
             **asdict(self.progress),
-            "config": asdict(self.config),
+            "config": self.config.to_dict(),
             "label": self.label,
             "text": self.corpus.sha256,
             "model": self.model.state_dict(),
@@ -237,32 +257,85 @@ class Trainer:
             "processes": self._gather(process),
         }
         if self.fabric.global_rank == 0:
-            save_checkpoint(self.folder / name, payload)
+            with self.stop.saving():
+                if name == LAST:
+                    save_last(self.folder, payload, keep=self.sound)
+                    self.sound = True
+                else:
+                    save_checkpoint(self.folder / name, payload)
         self.fabric.barrier()
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        if saved.get("text", self.corpus.sha256) != self.corpus.sha256:
-            raise ValueError(
-                f"{self.folder / 'last.ckpt'} is of another text than {self.corpus.name} now is; "
-                "bring that text back, or train anew in another folder"
-            )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
-        self.progress.finished = self._is_over()  # --epochs or --patience may have changed
-        process = saved["processes"][self.fabric.global_rank]
-        self.state = self.fabric.to_device(process["state"])
-        torch.set_rng_state(process["rng"][0])
-        if torch.cuda.is_available() and len(process["rng"]) > 1:
-            torch.cuda.set_rng_state(process["rng"][1])
+    def _resume(self) -> bool:
+        """Goes on from ``last.ckpt``, or from the one before if that is damaged.
 
-    def _any_process(self, *flags: bool) -> list[bool]:
-        """Sets each flag that any process sets, so that all save or stop at the same step."""
+        Returns:
+            Whether there is one of them.
+        """
+        damage: list[Damaged] = []
+        for path in (self.folder / LAST, self.folder / PREVIOUS):
+            if not path.exists():
+                continue
+            try:
+                self._restore(path)
+            except Damaged as error:
+                damage.append(error)
+                self.sound = False
+                continue
+            if damage and self.fabric.global_rank == 0:
+                print(f"noisin: {damage[0]}; went on from {path}", file=sys.stderr)
+            return True
+        if damage:
+            raise damage[0]
+        return False
+
+    def _restore(self, path: Path) -> None:
+        saved = load_checkpoint(path)
+        changes = check_origin(path, saved, self.config, self.label, self.corpus.sha256)
+        with piece(path, "progress"):
+            progress = read_progress(saved, self.steps)
+        with piece(path, "model"):
+            load_weights(self.model, saved["model"])
+        with piece(path, "optimizer"):
+            load_optimizer(self.optimizer, saved["optimizer"])
+        with piece(path, "hidden state"):
+            process = saved["processes"][self.fabric.global_rank]
+            self.state = self._state_from(process["state"])
+        with piece(path, "random state"):
+            torch.set_rng_state(process["rng"][0])
+            if torch.cuda.is_available() and len(process["rng"]) > 1:
+                torch.cuda.set_rng_state(process["rng"][1])
+        self.progress = progress
+        self.progress.finished = self._is_over()  # --epochs or --patience may have changed
+        if changes:
+            self.progress.changes += [{"epoch": progress.epoch, "step": progress.step, **changes}]
+        if "learning_rate" in changes:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate
+
+    def _state_from(self, state: Any) -> Any:
+        """The hidden state of a checkpoint, on this process's device.
+
+        Raises:
+            ValueError: if its shape is not (layers, streams, hidden_size) in each of its parts.
+        """
+        if state is None:
+            return None
+        parts = state if isinstance(state, tuple) else (state,)
+        shape = (self.config.layers, self.stream.shape[1], self.config.hidden_size)
+        if isinstance(state, tuple) != (self.config.cell == "lstm") or any(
+            part.shape != shape or not part.isfinite().all() for part in parts
+        ):
+            raise ValueError(f"it must be finite, with shape {shape}")
+        return self.fabric.to_device(state)
+
+    def _any_process(self, *flags: int) -> list[int]:
+        """The largest value of each flag in any process, so that all save or stop together."""
         if self.fabric.world_size == 1:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.int32, device=self.fabric.device)
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return tensor.bool().tolist()
+        values: list[int] = tensor.tolist()
+        return values
 
     def _gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""

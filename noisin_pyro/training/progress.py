@@ -28,6 +28,7 @@ class Progress:
         seconds: time spent on the current epoch.
         finished: whether the training is over.
         history: a row for each finished epoch; losses are in nats per token.
+        changes: the options that resumed runs changed, each with the epoch and step at which.
     """
 
     epoch: int = 1
@@ -39,6 +40,7 @@ class Progress:
     seconds: float = 0.0
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

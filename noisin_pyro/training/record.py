@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,10 @@ SCHEMA = 1  # the version of what is in a record
 
 
 def new_record(
-    config: TrainConfig, corpus: Corpus, omit: Collection[str] = ("resume",), **about: Any
+    config: TrainConfig,
+    corpus: Corpus,
+    omit: Collection[str] = ("resume",),
+    **about: Any,
 ) -> dict[str, Any]:
     """A record before the first epoch: configuration, corpus, versions and hardware.
 
@@ -35,7 +37,7 @@ def new_record(
     return {
         "schema": SCHEMA,
         **about,
-        "config": {name: value for name, value in asdict(config).items() if name not in omit},
+        "config": config.to_dict(*omit),
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
@@ -52,6 +54,7 @@ def describe_training(progress: Progress, corpus: Corpus, batch_size: int) -> di
     seconds = [row["seconds"] for row in progress.history]
     best = min(progress.history, key=lambda row: row["valid"], default={"epoch": 0})
     return {
+        **({"changes": progress.changes} if progress.changes else {}),
         "history": [
             {
                 "epoch": row["epoch"],

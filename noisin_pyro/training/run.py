@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import multiprocessing
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +12,15 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch.multiprocessing.spawn import ProcessExitedException
 
-from noisin_pyro.text.batching import streams
 from noisin_pyro.text.corpora import Corpus, load_corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.fit import fit_model, make_fabric, measure
-from noisin_pyro.training.folder import begin_folder, check_folder, write_results, write_weights
+from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
+from noisin_pyro.training.folder import check_folder, open_folder, write_results, write_weights
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
+from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
 
@@ -26,14 +29,13 @@ __all__ = ["SAMPLES", "train"]
 SAMPLES = 16  # noisy RNNs averaged over at test time
 
 
-def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:
     """Trains the model of a configuration and its deterministic twin, and writes the folder.
 
     Torch's random state is left as it was.
 
     Args:
         config: the run.
-        checkpoint_seconds: seconds of training between two checkpoints within an epoch.
 
     Returns:
         The record, as ``record.json`` holds it.
@@ -41,47 +43,45 @@ def train(config: TrainConfig, *, checkpoint_seconds: float = 60.0) -> dict[str,
     Raises:
         ValueError: if the corpus, the noise, the folder or what it holds does not fit.
         FloatingPointError: if the loss became NaN or infinite.
-        Interrupted: if Ctrl-C was pressed.
+        Interrupted: if a signal came, such as that of Ctrl-C.
     """
     check_folder(config)
     corpus = load_corpus(config.corpus, config.data_dir)
     # Errors in the corpus or the configuration are raised before any file is written.
-    streams(corpus.train, config.batch_size)
-    _try_to_build(config, len(corpus.vocabulary))
-    fabric = make_fabric(config, _loggers(config))
-    begin_folder(config, corpus.vocabulary)
-    run = partial(
-        _run_in_process, config=config, corpus=corpus, checkpoint_seconds=checkpoint_seconds
-    )  # Fabric inspects the arguments of the function it launches, but not those of a partial
-    with Interruptible() if config.devices > 1 else nullcontext():  # Ctrl-C reaches every process
-        outcome: dict[str, Any] | Exception = fabric.launch(run)
-    if isinstance(outcome, Exception):
+    check_length(corpus, config.batch_size)
+    check_memory(config, len(corpus.vocabulary))
+    with torch.random.fork_rng():
+        build_model(config, len(corpus.vocabulary))
+    fabric = make_fabric(config)
+    # Fabric inspects the arguments of the function it launches, but not those of a partial.
+    run = partial(_run_in_process, config=config, corpus=corpus)
+    with open_folder(config, corpus):
+        outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
+    if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 
 
-def _try_to_build(config: TrainConfig, vocab_size: int) -> None:
-    try:
-        with torch.random.fork_rng():
-            build_model(config, vocab_size)
-    except RuntimeError as error:  # torch's allocator raises no exception type of its own
-        if "allocate" not in str(error):
-            raise
-        raise ValueError(
-            f"a model of {config.layers} layers with hidden_size {config.hidden_size} and "
-            f"embedding_size {config.embedding_size} does not fit in memory; lower them"
-        ) from None
+def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> dict[str, Any] | BaseException:
+    """Starts several processes, and passes signals on to them."""
+
+    def pass_on(number: int) -> None:
+        if number != signal.SIGINT:  # a terminal sends Ctrl-C to every process
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+    with Interruptible(pass_on).deferring():
+        try:
+            outcome: dict[str, Any] | BaseException = fabric.launch(run)
+            return outcome
+        except ProcessExitedException as error:
+            return ValueError(
+                f"a process of the training has ended ({error}); go on with --resume true in "
+                f"{config.out!r}"
+            )
 
 
-def _loggers(config: TrainConfig) -> list[Any]:
-    if not config.tensorboard:
-        return []
-    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-    return [TensorBoardLogger(root_dir=config.out, name="tensorboard", version="")]
-
-
-def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | Exception:
+def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException:
     """Runs, and returns exceptions; spawned processes would only print them."""
     try:
         return _run(fabric, **options)
@@ -89,13 +89,16 @@ def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | Exceptio
         return error
 
 
-def _run(
-    fabric: Fabric, config: TrainConfig, corpus: Corpus, checkpoint_seconds: float
-) -> dict[str, Any]:
+def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     """Trains and measures every model of the run, in each of its processes."""
     folder = Path(config.out)
     train_tokens = corpus.train[: max(len(corpus.test), 2 * config.batch_size)]
     splits = {"train": train_tokens, "valid": corpus.valid, "test": corpus.test}
+    log: Callable[[str, float, int], None] | None = None
+    if config.tensorboard and fabric.global_rank == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        log = SummaryWriter(str(folder.absolute() / "tensorboard")).add_scalar
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
     for label, (model_config, place) in _models(config, folder).items():
         place.mkdir(exist_ok=True)
@@ -105,8 +108,7 @@ def _run(
             corpus,
             place,
             label,
-            checkpoint_seconds=checkpoint_seconds,
-            on_epoch=partial(_after_epoch, fabric, folder, record, label, corpus),
+            on_epoch=partial(_after_epoch, fabric, folder, record, label, corpus, log),
         )
         noisy = not model_config.deterministic
         record["models"][label]["final"] = {
@@ -134,6 +136,7 @@ def _after_epoch(
     record: dict[str, Any],
     label: str,
     corpus: Corpus,
+    log: Callable[[str, float, int], None] | None,
     progress: Progress,
 ) -> None:
     """Brings the record and the logs up to date."""
@@ -142,6 +145,8 @@ def _after_epoch(
     if fabric.global_rank == 0 and model["history"]:
         write_results(folder, record)
         last = model["history"][-1]
-        values = {f"{label}/{key}": last[key] for key in ("train_perplexity", "valid_perplexity")}
-        spreads = {f"{label}/spread_l{k}": s for k, s in enumerate(last["spread"]) if s is not None}
-        fabric.log_dict({**values, **spreads}, step=last["epoch"])
+        values = {key: last[key] for key in ("train_perplexity", "valid_perplexity")}
+        values |= {f"spread_l{k}": s for k, s in enumerate(last["spread"]) if s is not None}
+        for name, value in values.items():
+            if log is not None:
+                log(f"{label}/{name}", value, last["epoch"])

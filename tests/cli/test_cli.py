@@ -129,15 +129,17 @@ def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "unknown cell 'rnn_cosine'; the known ones are rnn_tanh, rnn_relu" in refusal(
         capsys, *asked, "--cell", "rnn_cosine"
     )
-    assert "hidden_size must be int, got x" in refusal(capsys, *asked, "--hidden_size", "x")
+    assert "hidden_size must be a whole number, got x" in refusal(
+        capsys, *asked, "--hidden_size", "x"
+    )
     assert "unknown noise 'brown'" in refusal(capsys, *asked, "--noise", "brown")
     assert "spread must be positive" in refusal(capsys, *asked, "--spread", "-1")
     assert "spread must be positive" in refusal(capsys, *asked, "--spread", ".nan")
-    assert "spread must be float or list[float], got nan" in refusal(
+    assert "spread must be a number or a list of numbers, got nan" in refusal(
         capsys, *asked, "--spread", "nan"
     )
     assert "seed must lie in [0, 2**32), got 9999" in refusal(capsys, *asked, "--seed", "9" * 20)
-    assert "hidden_size 3000000 and embedding_size 128 does not fit in memory" in refusal(
+    assert "hidden_size 3000000, layers 1 and embedding_size 128 need about" in refusal(
         capsys, *asked, "--hidden_size", "3000000"
     )
     assert "patiense" in refusal(capsys, *asked, "--patiense", "3")

@@ -140,11 +140,22 @@ def fake(run: Any, valid: float, test: float, **changes: Any) -> None:
         "point": run.point,
         "seed": run.seed,
         "config": {"precision": run.config.precision, "layers": run.config.layers},
+        "corpus": {"sha256": "0" * 64},
         "versions": {"torch": "2", "pyro-ppl": "1", "commit": "c" * 40},
         "hardware": {"processor": "P", "threads": 1},
         "history": [
-            {"epoch": 1, "train_perplexity": 300.0, "valid_perplexity": valid + 5, "spread": [0.5]},
-            {"epoch": 2, "train_perplexity": 200.0, "valid_perplexity": valid, "spread": [0.4]},
+            {
+                "epoch": 1,
+                "train_perplexity": 300.0,
+                "valid_perplexity": valid + 5,
+                "spread": [0.5] * run.config.layers,
+            },
+            {
+                "epoch": 2,
+                "train_perplexity": 200.0,
+                "valid_perplexity": valid,
+                "spread": [0.4] * run.config.layers,
+            },
         ],
         "best_epoch": 2,
         "finished": True,
@@ -214,7 +225,7 @@ def test_what_is_left_is_counted_from_the_records(tmp_path: Path) -> None:
     assert count(rows, options, tmp_path) == Tally(1, 7, seconds=60.0, epochs=2.0)
     # A row whose grid diverged has no later seeds, and a run of no epoch says nothing of the time.
     for run in (first, second):
-        fake(run, 150, 140, diverged="the loss became nan", final=None, history=[])
+        fake(run, 150, 140, diverged="nan", final=None, history=[], best_epoch=0)
     assert count(rows, options, tmp_path) == Tally(done=2, total=2 + 3)
 
 
@@ -346,7 +357,7 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
         (run,) = planned(recipe, options, tmp_path)
         history = [
             {"epoch": e, "train_perplexity": 300.0 / e, "valid_perplexity": 200.0 + e,
-             "spread": [1.0 / e, 2.0 / e]}
+             "spread": [1.0 / e, 2.0 / e][: run.config.layers]}
             for e in (1, 2)
         ]  # fmt: skip
         fake(run, 140, 130, history=history)
@@ -356,7 +367,7 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
     assert first.startswith(b"\x89PNG")
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() == first
-    others = {"train_perplexity": 250.0, "valid_perplexity": 150.0, "spread": [0.3, 0.1]}
+    others = {"train_perplexity": 250.0, "valid_perplexity": 150.0}
     fake(run, 150, 100, history=[{**row, **others} for row in history])
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() != first
@@ -421,7 +432,7 @@ def test_the_last_line_says_what_is_shown(tmp_path: Path) -> None:
         ),
         pytest.param(
             "table2 --corpus hmm --device cuda",
-            "device cuda needs a GPU that torch can see, got none; use --device cpu",
+            "device cuda needs one that torch can see, got none; use --device cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (
@@ -456,7 +467,7 @@ def test_refusals(
 def test_a_text_that_changed_under_its_name_is_refused(tmp_path: Path) -> None:
     """Its records would stand for a text that is no longer there; rendering does not look."""
     text, results = tmp_path / "words.txt", tmp_path / "results"
-    text.write_text("a b c\n" * 20)
+    text.write_text("a b c\n" * 60)
     options = Options(corpus=str(text), grid=1, seeds=1)
     recipe = next(r for r in recipes("table2", options) if r.row == "1-tanh-none")
     (run,) = planned(recipe, options, results)
@@ -464,7 +475,7 @@ def test_a_text_that_changed_under_its_name_is_refused(tmp_path: Path) -> None:
     fake(run, 140, 130, corpus={"sha256": was})
     folders: dict[str, Any] = {"results": results, "work": tmp_path / "work"}
     assert reproduce("table2", options, ["1-tanh-none"], **folders)[1] == []
-    text.write_text("a b d\n" * 20)
+    text.write_text("a b d\n" * 60)
     now = load_corpus(str(text)).sha256
     with pytest.raises(ValueError, match=f"{was}, but .*words.txt is now one with {now}; give --r"):
         reproduce("table2", options, ["1-tanh-none"], **folders)
@@ -491,8 +502,46 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     (run,) = planned(recipe, options, tmp_path)
     run.path.parent.mkdir(parents=True)
     run.path.write_text("{")
-    with pytest.raises(ValueError, match=r"seed1.*json is no record of a run \(.*\); delete it"):
+    with pytest.raises(ValueError, match="seed1.*json is no record of a run, it is not JSON"):
         due([recipe], options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"schema": 2}, "schema: 1 was expected"),
+        ({"history": 3}, "history: 3 is not of type 'array'"),
+        ({"history": [{"epoch": 1}]}, r"history\[0\]: '.*' is a required property"),
+        ({"final": {"mean_path": {}, "averaged": []}}, "final.mean_path: 'valid' is a required"),
+        ({"final": None}, "is finished, but has neither final nor diverged"),
+        ({"best_epoch": 3}, "best_epoch 3 of 2 in its history"),
+        ({"config": {"precision": "32", "layers": 2}}, "no spread for each of its layers"),
+        ({"timing": {"seconds": "1"}}, "timing.seconds: '1' is not of type 'number'"),
+        ({"versions": None}, "versions: None is not of type 'object'"),
+    ],
+)
+def test_a_damaged_record_is_named_and_the_other_rows_go_on(
+    changes: dict[str, Any],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = Options(grid=1, seeds=1)
+    for suffix in ("noisin", "none"):
+        fake(planned(row_of(f"1-tanh-{suffix}"), options, tmp_path)[0], 140, 130)
+    (run,) = planned(row_of("1-tanh-none"), options, tmp_path)
+    fake(run, 140, 130, **changes)
+    with pytest.raises(ValueError, match=rf"{run.path.name} .*{sentence}"):
+        run.record()
+    asked = ["reproduce", "table2", "--grid=1", "--seeds=1", "--render=true"]
+    with pytest.raises(SystemExit, match="1"):
+        main([*asked, "--results", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert "| 1 layer, tanh | 130.0 (131.9) |" in printed.out
+    assert printed.err.startswith("noisin: table2/1-tanh-none failed: ")
+    assert printed.err.count("\n") == 1
+    fake(run, 140, 131)  # it is read again once it is mended
+    assert run.finished
 
 
 def test_a_record_without_the_averages_that_are_asked_for_is_named(tmp_path: Path) -> None:

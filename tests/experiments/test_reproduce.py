@@ -187,7 +187,7 @@ def test_a_crash_and_a_divergence_leave_the_others_alone(text: Path, tmp_path: P
     together = [crashes, diverges, none]
     failures = run_all(together, wanted, results=results, work=work, jobs=2)
     assert [failure.run for failure in failures] == [broken]
-    assert "last.ckpt is truncated or no checkpoint of a run" in failures[0].reason
+    assert "last.ckpt is damaged, its file cannot be used" in failures[0].reason
     assert due(together, wanted, results) == [broken]
     (run,) = planned(diverges, wanted, results)
     record = run.record()

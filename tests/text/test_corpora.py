@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import gzip
 import hashlib
 import itertools
 import math
@@ -24,7 +26,14 @@ from hypothesis import strategies as st
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary, load_corpus
 from noisin_pyro.text.corpora.corpus import Texts
 from noisin_pyro.text.corpora.hmm import HiddenMarkovLanguage
-from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus, PublishedFile
+from noisin_pyro.text.corpora.published import (
+    MOST_BYTES,
+    PTB,
+    WIKITEXT2,
+    PublishedCorpus,
+    PublishedFile,
+    _Limited,
+)
 
 DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 # Letters of words as a text file may hold them: no whitespace, no NUL.
@@ -344,6 +353,33 @@ def test_failed_download_leaves_nothing_and_can_be_repeated(
     assert names_in(tmp_path) == ["tiny.train.txt"], "what was right stays, what was wrong does not"
     server.send("tiny.valid.txt", TEXTS.valid)
     assert names_in(corpus.download(tmp_path)) == sorted(file.name for file in corpus.files)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_download_has_a_limit_also_where_it_is_compressed(
+    site: tuple[Site, PublishedCorpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pooch")
+    server, corpus = site
+    written = []
+    write = _Limited.write
+    monkeypatch.setattr(
+        _Limited, "write", lambda self, data: [written.append(len(data)), write(self, data)][1]
+    )
+    bomb = gzip.compress(bytes(4 * MOST_BYTES), compresslevel=1)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", str(len(bomb)))
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):
+            handler.wfile.write(bomb)
+
+    server.answers["/tiny.valid.txt"] = answer
+    with pytest.raises(ValueError, match="sent more than 50,000,000 bytes"):
+        corpus.download(tmp_path)
+    assert sum(written) < 1.1 * MOST_BYTES and names_in(tmp_path) == ["tiny.train.txt"]
 
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.noise.families import FAMILIES
+from noisin_pyro.training.config import NOISES, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -21,8 +24,27 @@ from noisin_pyro.training.config import TrainConfig
             {"noise_to": "sometimes"},
             "unknown noise_to 'sometimes'; the known ones are both, output",
         ),
+        ({"noise": "none", "learn_spread": True}, "learn_spread needs a noise whose spread it"),
+        ({"spread": -0.3}, "spread must be positive and finite, got -0.3; use noise none"),
+        ({"dropout_layers": 0.1}, "dropout_layers lies between layers, of which there is 1"),
     ],
 )
 def test_refusals(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TrainConfig(**{"noise": "none", **changes})
+
+
+def test_the_names_of_noises_are_those_of_the_library() -> None:
+    assert set(NOISES) == {"none", *FAMILIES}
+
+
+def test_what_is_refused_needs_no_torch() -> None:
+    for option in ("--noise=brown", "--spread=-1", "--noise=os.system", "--layers=0"):
+        code = f"""
+import sys
+from noisin_pyro.cli import main
+code = main(["train", "{option}"])
+sys.exit(99 if "torch" in sys.modules else code)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr

@@ -76,6 +76,7 @@ def run(text: Path, out: Path, devices: int, base: str, **options: Any) -> dict[
     config = TrainConfig(
         corpus=str(text),
         noise={"class_path": f"{__name__}.{base}", "init_args": options},
+        trust_code=True,
         spread=0.5,
         learn_spread=True,
         embedding_size=10,
@@ -125,41 +126,17 @@ def test_each_process_draws_its_own_noise(text: Path, tmp_path: Path) -> None:
 
 def start(text: Path, out: Path, epochs: int, checkpoint_seconds: float) -> subprocess.Popen[str]:
     """Two processes in a session of their own, so that Ctrl-C can be sent to all of them."""
+    options = {
+        "corpus": text, "out": out, "embedding_size": 8, "hidden_size": 8, "batch_size": BATCH,
+        "unroll": 1, "epochs": epochs, "devices": 2, "device": "cpu",
+        "checkpoint_seconds": checkpoint_seconds,
+    }  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in options.items()]
     code = f"""
 from noisin_pyro import cli
-from noisin_pyro.training import run
 
 if __name__ == "__main__":
-    timed = run.train
-    run.train = lambda config: timed(config, checkpoint_seconds={checkpoint_seconds})
-    raise SystemExit(cli.main({
-        [
-            "train",
-            "--corpus",
-            str(text),
-            "--out",
-            str(out),
-            *map(
-                str,
-                (
-                    "--embedding_size",
-                    8,
-                    "--hidden_size",
-                    8,
-                    "--batch_size",
-                    BATCH,
-                    "--unroll",
-                    1,
-                    "--epochs",
-                    epochs,
-                    "--devices",
-                    2,
-                    "--device",
-                    "cpu",
-                ),
-            ),
-        ]
-    }))
+    raise SystemExit(cli.main(["train", *{arguments}]))
 """
     script = out.with_suffix(".py")
     script.write_text(code, encoding="utf-8")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
 from noisin_pyro.text.corpora.files import find_splits, read_text
+
+MOST_BYTES = 50_000_000  # of a file, five times the largest one's
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,51 @@ class PublishedCorpus:
         for file in self.files:
             url = f"{self.base_url.rstrip('/')}/{file.name}"
             try:
-                pooch.retrieve(url, f"sha256:{file.sha256}", fname=file.name, path=folder)
+                pooch.retrieve(
+                    url,
+                    f"sha256:{file.sha256}",
+                    fname=file.name,
+                    path=folder,
+                    downloader=_download,
+                )
             except OSError as error:  # what requests raises is an OSError, too
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 reason = f"HTTP {status}" if status else type(error).__name__
                 raise ValueError(f"{url} cannot be downloaded ({reason}); {fix}") from error
+            except _TooLargeError:
+                raise ValueError(f"{url} sent more than {MOST_BYTES:,} bytes; {fix}") from None
             except ValueError as error:
                 raise ValueError(
                     f"{url} sent something whose SHA-256 is not {file.sha256}; {fix}"
                 ) from error
         return folder
+
+
+class _TooLargeError(ValueError):
+    """A server sends more than any published file has."""
+
+
+class _Limited:
+    """A file that takes no more than `MOST_BYTES`, however well the server had compressed them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, MOST_BYTES
+
+    def write(self, data: bytes) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise _TooLargeError
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _download(url: str, path: str, pooch: Any) -> None:
+    from pooch import HTTPDownloader
+
+    with open(path, "wb") as file:
+        HTTPDownloader()(url, _Limited(file), pooch)
 
 
 PTB = PublishedCorpus(

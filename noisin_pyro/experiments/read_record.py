@@ -1,0 +1,59 @@
+"""Records as they are read: checked once against their schema, and then trusted."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from noisin_pyro.training.safe_yaml import load_yaml
+
+__all__ = ["read_record"]
+
+_REMEDY = "move it away to run it again"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a file, None where there is none.
+
+    Raises:
+        ValueError: if the file holds something else; the sentence names the file and the entry.
+    """
+    try:
+        status = path.stat()
+        return _read(path, status.st_mtime_ns, status.st_size)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@lru_cache(maxsize=10_000)
+def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """Reads a file again only when it has changed."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is no record of a run, it is not JSON; {_REMEDY}") from None
+    error = best_match(_validator().iter_errors(record))
+    if error is not None:
+        entry = error.json_path.removeprefix("$.")
+        reason = error.message if len(error.message) < 100 else "it has another type"
+        raise ValueError(f"{path} is no record of a run, {entry}: {reason}; {_REMEDY}")
+    epochs, best = len(record["history"]), record["best_epoch"]
+    if best > epochs:
+        raise ValueError(f"{path} has best_epoch {best} of {epochs} in its history; {_REMEDY}")
+    if record["finished"] and not (record["final"] or record["diverged"]):
+        raise ValueError(f"{path} is finished, but has neither final nor diverged; {_REMEDY}")
+    for row in record["history"]:
+        if len(row["spread"]) != record["config"]["layers"]:
+            raise ValueError(f"{path} has no spread for each of its layers; {_REMEDY}")
+    whole: dict[str, Any] = record
+    return whole
+
+
+@cache
+def _validator() -> Any:
+    return Draft202012Validator(load_yaml(Path(__file__).with_name("record.yaml")))

@@ -1,0 +1,65 @@
+"""How much memory a run needs, before any is allocated. It imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from noisin_pyro.training.config import TrainConfig
+
+__all__ = ["check_memory", "ran_out"]
+
+_GATES = {"lstm": 4, "gru": 3}  # any other cell has one
+_COPIES = {"sgd": 2, "asgd": 3, "adam": 4}  # of the weights: themselves, gradients, moments
+_FLOAT = 4  # bytes
+
+
+def check_memory(config: TrainConfig, vocab_size: int = 0, samples: int = 0) -> None:
+    """Refuses a model or an average that cannot fit in this machine's memory.
+
+    The estimate is a lower bound: the weights with their gradients and what the optimizer keeps of
+    them, and the activations of one window.
+
+    Args:
+        config: the run.
+        vocab_size: the size of its vocabulary.
+        samples: to evaluate instead of training, the number of noisy RNNs to average over.
+
+    Raises:
+        ValueError: if it cannot; the sentence names the sizes and the memory.
+    """
+    hidden, width, gates = config.hidden_size, config.embedding_size, _GATES.get(config.cell, 1)
+    inputs = width + hidden * (config.layers - 1)
+    weights = gates * hidden * (inputs + config.layers * (hidden + 2))
+    weights += vocab_size * (width + hidden + 1)
+    streams = 70 * 10 * samples if samples else config.unroll * config.batch_size
+    units = streams * (config.layers * hidden * (gates + 1) + width)
+    needed = _FLOAT * (weights * (1 if samples else _COPIES[config.optimizer]) + units)
+    if needed > (there := _available()):
+        what = f"{samples} samples, " if samples else ""
+        raise ValueError(
+            f"{what}hidden_size {hidden}, layers {config.layers} and embedding_size {width} need "
+            f"about {needed / 1e9:,.1f} GB of memory, but there are {there / 1e9:,.1f}; lower them"
+        )
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch on a CPU has no exception type for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
+        error
+    )
+
+
+def _available() -> int:
+    """Bytes of memory that this process may have."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.exists() and (text := group.read_text(encoding="utf-8").strip()).isdigit():
+        limits.append(int(text))
+    try:
+        import resource
+    except ImportError:  # there are no such limits on Windows
+        return min(limits)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min([*limits, *([limit] if limit != resource.RLIM_INFINITY else [])])

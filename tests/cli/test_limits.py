@@ -1,0 +1,179 @@
+"""What a stranger's sizes, texts and machines do to the command line: one sentence, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisin_pyro.cli import main
+from noisin_pyro.experiments.markdown import markdown_table
+from noisin_pyro.experiments.recipe import Options, recipes
+from noisin_pyro.experiments.store import planned
+from noisin_pyro.training import fit, memory
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.loop import Trainer
+from noisin_pyro.training.memory import check_memory
+from noisin_pyro.training.printable import escape_markdown, printable
+
+TINY = ["--embedding_size=4", "--hidden_size=5", "--epochs=1", "--noise=none", "--batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text one of whose words would clear the terminal and give it another title."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("the cat \x1b[2J\x1b]0;title\x07 sat γ\na dog ran\n" * 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", f"--corpus={text}", f"--out={out}", *TINY]) == 0
+    return out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    began = time.monotonic()
+    assert main(arguments) == 2
+    assert time.monotonic() - began < 10
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
+    return stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--layers=100000"], "layers must be at most 100, got 100000"),
+        ([f"--hidden_size={2**62}"], f"hidden_size must be below 2**31, got {2**62}"),
+        ([f"--layers={10**30}"], "layers must be below 2**31"),
+        ([f"--embedding_size={10**30}"], "embedding_size must be below 2**31"),
+        (["--hidden_size=2000000000"], "need about 64,000,0"),
+        (["--embedding_size=2000000000"], "GB of memory, but there are"),
+        (["--unroll=2000000000"], "GB of memory, but there are"),
+    ],
+)
+def test_sizes_are_refused_before_anything_is_allocated(
+    text: Path,
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("noisin_pyro.training.run.build_model", lambda *_: pytest.fail("built"))
+    out = tmp_path / "run"
+    base = ["train", f"--corpus={text}", f"--out={out}", "--cell=rnn_tanh", "--optimizer=adam"]
+    assert sentence in refusal(capsys, *base, *options)
+    assert not out.exists()
+
+
+def test_the_estimate_is_that_of_the_model() -> None:
+    """Weights and the activations of a window, within a few per cent of what torch allocates."""
+    from noisin_pyro.training.build import build_model
+
+    for cell in ("rnn_tanh", "gru", "lstm"):
+        config = TrainConfig(cell=cell, hidden_size=300, layers=2, batch_size=1, unroll=1)
+        weights = sum(value.numel() for value in build_model(config, 1000).parameters())
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(memory, "_available", lambda there=15 * weights: there)
+            with pytest.raises(ValueError, match="hidden_size 300, layers 2 and embedding_size"):
+                check_memory(config, 1000)
+            patched.setattr(memory, "_available", lambda there=17 * weights: there)
+            check_memory(config, 1000)
+
+
+def test_samples_and_temperatures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "10000000 samples, hidden_size 5" in refusal(
+        capsys, "evaluate", str(run), "--samples=10000000"
+    )
+    for temperature in ("1e-40", "0.0001"):
+        assert f"temperature must be at least 0.001, got {temperature}" in refusal(
+            capsys, "generate", str(run), f"--temperature={temperature}"
+        )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9")],
+)
+def test_memory_that_runs_out_all_the_same(
+    run: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def raise_it(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", raise_it)
+    asked = ["train", "--config", f"{run}/config.yaml", "--resume=true"]
+    assert main(asked) == 2
+    assert capsys.readouterr().err.endswith("lower hidden_size, layers or batch_size\n")
+
+
+def test_words_do_not_reach_the_terminal_as_commands(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["generate", str(run), "--words=200", "--prompt", "cat \x1b[2J\x1b]0;title\x07"]) == 0
+    )
+    assert main(["corpus", str(text)]) == 0
+    printed = capsys.readouterr()
+    assert "[2J" in printed.out and not set(printed.out + printed.err) & set("\x1b\x07")
+    assert "\x1b" not in refusal(capsys, "evaluate", "\x1b[31mred")
+
+
+def test_what_is_printed_is_printable() -> None:
+    assert printable("a\nb\x00\x1b[1m\x9b1m\u202ec") == "a\nb[1m1mc"
+    shown = escape_markdown("a|b\n`c` <script> [x](y)\x1b")
+    assert shown == r"a\|b \`c\` &lt;script> \[x\](y)"
+    assert markdown_table(["x"], [[shown]]).count("\n") == 2
+
+
+def test_an_ascii_terminal_shows_what_it_can(run: Path) -> None:
+    command = [sys.executable, "-m", "noisin_pyro", "train", f"--config={run}/config.yaml"]
+    done = subprocess.run(
+        [*command, "--resume=true"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"? per layer" in done.stdout
+
+
+@pytest.mark.parametrize("corpus", ["texts/x/..", "texts/../..", "/", "texts/./x"])
+def test_records_stay_below_the_results(corpus: str, tmp_path: Path) -> None:
+    options = Options(corpus=corpus)
+    for run in planned(recipes("table2", options)[0], options, tmp_path / "results"):
+        assert run.path.resolve().is_relative_to(tmp_path / "results")
+        assert ".." not in run.place.parts and len(run.place.parts) == 4
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_a_device_that_is_not_there(
+    device: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if getattr(torch, device).is_available():
+        pytest.skip(f"there is a device {device}")
+    asked = ["train", f"--corpus={text}", f"--out={tmp_path / 'run'}", f"--device={device}", *TINY]
+    assert f"device {device} needs one that torch can see, got none; use --device cpu" in refusal(
+        capsys, *asked
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_there_is_handed_to_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(fit, "Fabric", lambda **options: given.update(options))
+    monkeypatch.setattr(torch.mps, "is_available", lambda: True)
+    fit.make_fabric(TrainConfig(device="mps"))
+    assert given["accelerator"] == "mps"
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="device xpu needs a lightning-fabric that knows it"):
+        fit.make_fabric(TrainConfig(device="xpu"))
