@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -99,6 +100,8 @@ def generate(
     from noisin_pyro.text.generate import continue_text
     from noisin_pyro.training.folder import load_run
 
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
     if 0 < temperature < COLDEST:
         raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
     _, vocabulary, model = load_run(run, trust_code)
@@ -147,6 +150,7 @@ def reproduce(
     results: str = "results/reproduce",
     work: str = "runs/reproduce",
     render: bool = False,
+    quiet: bool = False,
     **options: Any,
 ) -> None:
     """Run and render the paper's tables and figures.
@@ -158,6 +162,7 @@ def reproduce(
         results: where records and what is rendered from them go.
         work: where checkpoints go until a run has its record.
         render: only render what the records hold.
+        quiet: show no progress.
     """
     from pathlib import Path
 
@@ -173,6 +178,7 @@ def reproduce(
             work=Path(work),
             jobs=jobs,
             train=not render,
+            quiet=quiet,
         )
     except KeyboardInterrupt:
         _warn("stopped, nothing is lost; the same command goes on")
@@ -210,9 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not ran_out(error):
             raise
         _warn("memory ran out, what is on the disk stays; lower hidden_size, layers or batch_size")
+    except BrokenPipeError:  # the reader of a pipe, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         reason = error.strerror or error
-        _warn(f"{error.filename or 'a file'} cannot be used ({reason}); give another path")
+        _warn(f"{error.filename or 'the output'} cannot be used ({reason}); give another path")
     return 2
 
 
@@ -325,7 +334,8 @@ def _sentence(message: str) -> str:
         return f"unknown command {command[1]}; the known ones are {known}"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
-        return message.removeprefix("argument ")
+        message = message.removeprefix("argument ")
+        return re.sub(r"(arguments are required: )\w+\.", r"\1", message)
     key, text = match.groups()
     value = re.search(r".*(?:Got value|Given value): (.*)$", text, re.DOTALL)
     if not value:
@@ -341,7 +351,8 @@ def _sentence(message: str) -> str:
     subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
     subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
     names = re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]) if subtypes else "?"
-    kinds = " or ".join(sorted(names.split(", ")))
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    kinds = " or ".join(words.get(name, name) for name in sorted(names.split(", ")))
     return f"{key} must be {kinds}, got {value[1]}"
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from tqdm import tqdm
+
+from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import planned
+from noisin_pyro.training.progress import PlainLines, is_terminal
 
-__all__ = ["Tally", "count"]
+__all__ = ["Display", "Tally", "count"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,55 @@ def count(rows: Sequence[Recipe], options: Options, results: Path) -> Tally:
     seconds = mean(record["timing"]["seconds"] for record in timed)
     epochs = mean(len(record["history"]) for record in timed)
     return Tally(len(done), len(known) + later, seconds, epochs)
+
+
+class Display:
+    """The progress of a reproduction on stderr: a bar, or plain lines in a log file.
+
+    Args:
+        title: what it says first.
+        jobs: trainings at a time.
+        quiet: display nothing.
+    """
+
+    def __init__(self, title: str, jobs: int, quiet: bool) -> None:
+        self._title, self._jobs, self._quiet = title, jobs, quiet
+        self._bar: Any = None
+        self._lines, self._done = PlainLines(), -1
+
+    def __call__(self, tally: Tally, workers: Sequence[Worker], elsewhere: int) -> None:
+        """Brings it up to date: runs done, the time left, and how far each worker is."""
+        parts = [f"{worker.run.name}: {worker.stage}" for worker in workers]
+        text = "; ".join([*parts, f"{elsewhere} in another process"] if elsewhere else parts)
+        seconds = tally.seconds_left([worker.epochs for worker in workers], self._jobs)
+        if seconds is not None:
+            text = f"about {_duration(seconds)} left; {text}"
+        if self._quiet:
+            return
+        if not is_terminal():
+            line = f"{self._title} {tally.done}/{tally.total} runs, {text}".rstrip(", ")
+            self._lines(line, at_once=tally.done != self._done)
+            self._done = tally.done
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                desc=self._title,
+                bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
+                total=tally.total,
+                dynamic_ncols=True,
+                mininterval=0.5,
+            )
+        self._bar.total, self._bar.n = tally.total, tally.done
+        if text != self._bar.postfix:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(0)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

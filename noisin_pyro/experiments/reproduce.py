@@ -37,6 +37,7 @@ def reproduce(
     work: Path = Path("runs/reproduce"),
     jobs: int = 1,
     train: bool = True,
+    quiet: bool = False,
 ) -> tuple[str, list[Failure]]:
     """Runs what has no finished record, and renders.
 
@@ -49,6 +50,7 @@ def reproduce(
         work: where checkpoints go until a run has its record.
         jobs: trainings at a time.
         train: False only renders.
+        quiet: show no progress.
 
     Returns:
         The Markdown, or that there is no record yet, and the runs that failed.
@@ -63,7 +65,15 @@ def reproduce(
     failures = _damaged(recipes(experiment, options), options, results)
     if train:
         sound = [recipe for recipe in chosen if recipe not in [f.run for f in failures]]
-        failures += run_all(sound, options, results=results, work=work, jobs=jobs, title=experiment)
+        failures += run_all(
+            sound,
+            options,
+            results=results,
+            work=work,
+            jobs=jobs,
+            title=experiment,
+            quiet=quiet,
+        )
     if failures and not _begun(experiment, options, results):
         return f"no run of {experiment} has a record yet", failures
     return render(experiment, options, results, write=True), failures

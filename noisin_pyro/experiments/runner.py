@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from noisin_pyro.experiments.preflight import refuse_early
 from noisin_pyro.experiments.process import Worker
-from noisin_pyro.experiments.progress import Tally, count
+from noisin_pyro.experiments.progress import Display, count
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import Run, due
 from noisin_pyro.experiments.worker import LOCK
@@ -43,6 +40,7 @@ def run_all(
     work: Path = Path("runs/reproduce"),
     jobs: int = 1,
     title: str = "",
+    quiet: bool = False,
 ) -> list[Failure]:
     """Trains until every run of the rows has a finished record.
 
@@ -57,6 +55,7 @@ def run_all(
         work: where checkpoints and logs go until a run has its record.
         jobs: K, the trainings at a time; each is given its share of the cores.
         title: what the progress bar says first.
+        quiet: show no progress.
 
     Returns:
         The runs that failed; the others went on.
@@ -71,25 +70,20 @@ def run_all(
     failures: list[Failure] = []
     ended: set[Path] = set()
     active: dict[Path, Worker] = {}
-    tally = count(rows, options, results)
-    bar = tqdm(
-        desc=title, total=tally.total, initial=tally.done,
-        bar_format="{desc} {n}/{total} runs |{bar:12}| {elapsed}{postfix}",
-        dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 60.0,
-    )  # fmt: skip
+    show = Display(title, jobs, quiet)
     try:
         while True:
             done = ended | set(active)
             waiting = [run for run in due(rows, options, results) if run.path not in done]
             elsewhere = _start(waiting, active, work, jobs)
             tally = count(rows, options, results)
-            _show(bar, tally, list(active.values()), elsewhere, jobs)
+            show(tally, list(active.values()), elsewhere)
             if not (active or waiting):
                 return failures
             until = time.monotonic() + (RETRY if elsewhere else math.inf)
             while time.monotonic() < until and all(w.running for w in active.values()):
                 time.sleep(POLL)
-                _show(bar, tally, list(active.values()), elsewhere, jobs)
+                show(tally, list(active.values()), elsewhere)
             for worker in _collect(active):
                 ended.add(worker.run.path)
                 failures.append(Failure(worker.run, worker.last_words()))
@@ -98,7 +92,7 @@ def run_all(
             worker.interrupt()
         for worker in active.values():
             worker.join()
-        bar.close()
+        show.close()
 
 
 def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs: int) -> int:
@@ -134,21 +128,3 @@ def _collect(active: dict[Path, Worker]) -> list[Worker]:
     """Takes the workers that have ended from the active ones; returns those that failed."""
     ended = [path for path, worker in active.items() if not worker.running]
     return [worker for worker in map(active.pop, ended) if worker.failed]
-
-
-def _show(bar: Any, tally: Tally, workers: list[Worker], elsewhere: int, jobs: int) -> None:
-    """Brings the bar up to date: runs done, the time left, and how far each worker is."""
-    bar.total, bar.n = tally.total, tally.done
-    parts = [f"{worker.run.name}: {worker.stage}" for worker in workers]
-    text = "; ".join([*parts, f"{elsewhere} in another process"] if elsewhere else parts)
-    seconds = tally.seconds_left([worker.epochs for worker in workers], jobs)
-    if seconds is not None:
-        text = f"about {_duration(seconds)} left; {text}"
-    if text != bar.postfix:
-        bar.set_postfix_str(text, refresh=False)
-        bar.update(0)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

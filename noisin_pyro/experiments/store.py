@@ -18,7 +18,7 @@ __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 #: Options that a run's numbers do not depend on, at least not by intent.
 _FREE = {
     *("out", "resume", "tensorboard", "device", "devices", "data_dir", "trust_code"),
-    "checkpoint_seconds",
+    *("checkpoint_seconds", "quiet"),
 }
 
 

@@ -36,7 +36,7 @@ NOISES = (
 FREE = frozenset(
     (
         *("corpus", "data_dir", "out", "resume", "tensorboard", "trust_code", "device"),
-        *("epochs", "patience", "checkpoint_seconds"),
+        *("epochs", "patience", "checkpoint_seconds", "quiet"),
     )
 )
 #: What it may change too, but which the record then names.
@@ -135,6 +135,7 @@ class TrainConfig:
         resume: continue the run in ``out``.
         checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         tensorboard: write TensorBoard logs too.
+        quiet: show no progress.
         trust_code: import and call any class that noise names by class_path. It is read from the
             command line alone, never from a file.
     """
@@ -174,6 +175,7 @@ class TrainConfig:
     resume: bool = False
     checkpoint_seconds: float = 60.0
     tensorboard: bool = False
+    quiet: bool = False
     trust_code: bool = False
 
     def __post_init__(self) -> None:
@@ -202,6 +204,10 @@ class TrainConfig:
         )
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
+        for name in ("corpus", "out"):
+            text = getattr(self, name)
+            if not text or not text.isprintable():
+                raise ValueError(f"{name} must be a path of printable characters, got {text!r}")
         self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "be at least 0")
         Schedule.parse(self.schedule)
         self._check_noise()
@@ -272,7 +278,7 @@ class TrainConfig:
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def to_dict(self, *omit: str) -> dict[str, Any]:
-        """The options by name, but for ``trust_code``, which no file keeps, and those left out."""
+        """The options by name, but for ``trust_code``, which no file keeps, and others left out."""
         leave_out = {"trust_code", *omit}
         return {name: value for name, value in asdict(self).items() if name not in leave_out}
 
@@ -280,7 +286,7 @@ class TrainConfig:
         """Writes YAML that ``noisin train --config`` reads, without what a moved folder changes."""
         import yaml
 
-        values = self.to_dict("out", "resume")
+        values = self.to_dict("out", "resume", "quiet")
         with replacing(path) as temporary:
             temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

@@ -88,7 +88,7 @@ def fit_model(
     Raises:
         Interrupted, FloatingPointError, ValueError: as :meth:`Trainer.fit` does.
     """
-    with seeded(config.seed), closing(ProgressBar()) as bar:
+    with seeded(config.seed), closing(ProgressBar(config.quiet)) as bar:
         model = build_model(config, len(corpus.vocabulary))
         options = {"on_steps": bar, **options}
         trainer = Trainer(fabric, config, model, corpus, folder, label, **options)

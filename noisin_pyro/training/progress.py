@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,9 @@ from tqdm import tqdm
 
 from noisin_pyro.text.perplexity import perplexity
 
-__all__ = ["OnSteps", "Progress", "ProgressBar", "Status"]
+__all__ = ["OnSteps", "PlainLines", "Progress", "ProgressBar", "Status", "is_terminal"]
+
+PLAIN_EVERY = 60.0  # seconds between two lines in a log file
 
 
 @dataclass
@@ -75,24 +79,62 @@ class Status:
             f"loss {self.nats:.5g} nats/token, ppl {_format(self.nats)}, γ {spread}, "
             f"{self.tokens_per_second:,.0f} tok/s"
         )
-        return text if self.valid_nats is None else f"{text} valid {_format(self.valid_nats)}"
+        return text if self.valid_nats is None else f"{text}, valid {_format(self.valid_nats)}"
 
 
 OnSteps = Callable[[Status], None]
 
 
-class ProgressBar:
-    """Displays the status of a training on stderr, one bar per epoch."""
+def is_terminal() -> bool:
+    """Whether stderr is a terminal, on which a line can be written over."""
+    return sys.stderr.isatty()
+
+
+class PlainLines:
+    """Prints a line on stderr at most once a minute, for a log file.
+
+    Example:
+        >>> show = PlainLines()
+        >>> show("epoch 1"), show("epoch 2")  # the second comes too soon
+        (None, None)
+    """
 
     def __init__(self) -> None:
+        self._next = -math.inf
+
+    def __call__(self, text: str, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now >= self._next:
+            print(text, file=sys.stderr, flush=True)
+            self._next = now + PLAIN_EVERY
+
+
+class ProgressBar:
+    """Displays the status of a training on stderr: one bar per epoch, or plain lines in a file.
+
+    Args:
+        quiet: display nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
         self._bar: Any = None
+        self._quiet = quiet
+        self._lines = PlainLines()
 
     def __call__(self, status: Status) -> None:
+        title = f"{status.label} epoch {status.epoch}/{status.epochs}"
+        if self._quiet:
+            return
+        if not is_terminal():
+            if status.nats is not None:
+                share = 100 * status.step // max(status.steps, 1)
+                self._lines(f"{title} {share} %, {status}")
+            return
         if self._bar is None:
             self._bar = tqdm(
                 total=status.steps,
                 initial=status.step,
-                desc=f"{status.label} epoch {status.epoch}/{status.epochs}",
+                desc=title,
                 bar_format="{desc} {percentage:3.0f}%|{bar:12}| {elapsed}{postfix}",
                 dynamic_ncols=True,
                 mininterval=0.5,

@@ -23,7 +23,7 @@ SCHEMA = 1  # the version of what is in a record
 def new_record(
     config: TrainConfig,
     corpus: Corpus,
-    omit: Collection[str] = ("resume",),
+    omit: Collection[str] = ("resume", "quiet"),
     **about: Any,
 ) -> dict[str, Any]:
     """A record before the first epoch: configuration, corpus, versions and hardware.

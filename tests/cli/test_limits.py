@@ -177,3 +177,31 @@ def test_a_device_that_is_there_is_handed_to_fabric(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
     with pytest.raises(ValueError, match="device xpu needs a lightning-fabric that knows it"):
         fit.make_fabric(TrainConfig(device="xpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("generate RUN --seed=99999999999999999999", "seed must lie in [0, 2**32), got 9999"),
+        ("generate RUN --words=x", "words must be a whole number, got x"),
+        ("generate RUN --temperature=nan", "temperature must be a number, got nan"),
+        ("evaluate", "the following arguments are required: run"),
+        ("train --out=", "out must be a path of printable characters, got ''"),
+        ("train --corpus=", "corpus must be a path of printable characters, got ''"),
+        ("train --epochs", "--epochs: expected one argument"),
+        ("train --resume=maybe", "resume must be true or false, got maybe"),
+    ],
+)
+def test_sentences(
+    run: Path, arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(run) if word == "RUN" else word for word in arguments.split()]
+    assert sentence in refusal(capsys, *words)
+
+
+def test_a_reader_that_has_enough_is_no_error(run: Path) -> None:
+    command = (
+        f"{sys.executable} -m noisin_pyro generate {run} --words 9 | true; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
