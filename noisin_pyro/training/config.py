@@ -333,7 +333,7 @@ def check_file(values: dict[str, Any]) -> None:
     Raises:
         ValueError: if there is such an option; the sentence names it.
     """
-    if "trust_code" in values:
+    if values.get("trust_code"):  # --print_config prints that it is false
         raise ValueError("trust_code stands on the command line, never in a file; leave it out")
     unknown = sorted(values.keys() - HINTS.keys())
     if unknown:

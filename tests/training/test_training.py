@@ -349,7 +349,7 @@ def test_bad_configurations_are_refused(changes: dict, sentence: str) -> None:
         ({"corpus": "nowhere"}, "corpus must be one of hmm, ptb, pydoc, wikitext-2 or the path"),
         (
             {"batch_size": 2000},
-            "train split of text0 has 1500 tokens, it needs at least 4000; .* smaller batch_size",
+            "train split of text. has 1500 tokens, it needs at least 4000; .* smaller batch_size",
         ),
     ],
 )
