@@ -45,6 +45,9 @@ def evaluate_run(
     run: str,
     split: Literal["train", "valid", "test"] = "test",
     samples: int = 0,
+    antithetic: bool = False,
+    readout: Literal["noisy", "mean"] = "noisy",
+    weighting: Literal["equal", "filter"] = "equal",
     trust_code: bool = False,
 ) -> None:
     """Perplexity of a finished run.
@@ -53,6 +56,9 @@ def evaluate_run(
         run: the folder that ``noisin train`` wrote.
         split: the split to predict.
         samples: 0 for the mean path, or the number of noisy RNNs to average over.
+        antithetic: draw the noise in pairs of opposite sign.
+        readout: what the softmax reads, the noisy state or its mean.
+        weighting: equal, or filter for the weights of a particle filter.
         trust_code: import and call any class that the run's noise names by class_path.
     """
     import torch
@@ -73,8 +79,17 @@ def evaluate_run(
     if samples:
         check_memory(config, len(vocabulary), samples)
     torch.manual_seed(config.seed)
-    fit = evaluate(model, corpus.split(split), samples)
+    fit = evaluate(
+        model,
+        corpus.split(split),
+        samples,
+        antithetic=antithetic,
+        readout=readout,
+        weighting=weighting,
+    )
     how = f"averaged over {samples} samples" if samples else "mean path"
+    if fit.effective_samples is not None:
+        how += f", {fit.effective_samples:.1f} of them effective"
     _print(f"{split}, {how}: {fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}, "
            f"{fit.tokens:,} tokens")  # fmt: skip
 

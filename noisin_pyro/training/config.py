@@ -306,7 +306,7 @@ class TrainConfig:
             old = values.pop("feedback")
             values["noise_to"] = next((n for n, value in FEEDBACK.items() if value == old), old)
         check_file(values)
-        return cls(**values, trust_code=trust_code)
+        return cls(**{**values, "trust_code": trust_code})
 
     @classmethod
     def load(cls, path: Path, trust_code: bool = False) -> TrainConfig:
@@ -333,7 +333,7 @@ def check_file(values: dict[str, Any]) -> None:
     Raises:
         ValueError: if there is such an option; the sentence names it.
     """
-    if values.get("trust_code"):  # --print_config prints that it is false
+    if values.get("trust_code", False) is not False:
         raise ValueError("trust_code stands on the command line, never in a file; leave it out")
     unknown = sorted(values.keys() - HINTS.keys())
     if unknown:

@@ -169,3 +169,17 @@ def test_a_run_without_its_weights_is_refused(
     assert "model.safetensors is missing" in refusal(capsys, "evaluate", str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     assert "does not hold the weights of this run" in refusal(capsys, "generate", str(tmp_path))
+
+
+def test_evaluate_in_pairs_and_by_a_filter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*options: str) -> str:
+        capsys.readouterr()
+        assert main(["evaluate", str(run), *options]) == 0
+        return capsys.readouterr().out
+
+    plain = printed("--samples", "2")
+    assert printed("--samples", "2", "--antithetic", "true") != plain
+    assert printed("--samples", "2", "--readout", "mean") != plain
+    assert "averaged over 2 samples, " in printed("--samples", "2", "--weighting", "filter")
+    assert main(["evaluate", str(run), "--samples", "3", "--antithetic", "true"]) == 2
+    assert "even" in capsys.readouterr().err
