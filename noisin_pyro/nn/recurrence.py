@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisin_pyro.cells.base import State, Weights
 from noisin_pyro.layers.layer import clean_layers
 from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
+from noisin_pyro.nn.forms import map_state, packed_like
 from noisin_pyro.nn.noisy_module import NoisyModule
 from noisin_pyro.nn.sequences import run_sequences
 from noisin_pyro.nn.timesteps import run_timesteps
-from noisin_pyro.nn.tracks import Layers, Track
+from noisin_pyro.nn.tracks import Layers, make_layers
 from noisin_pyro.sites import Call, Plates, in_context
 
 __all__ = ["NoisyRecurrence"]
@@ -83,7 +84,7 @@ class NoisyRecurrence(NoisyModule):
             input = input.unsqueeze(1)
             if hx is not None:
                 arguments.check_state(type(self).__name__, hx, self._state_shapes())
-                hx = _map_state(hx, lambda part: part.unsqueeze(-2))
+                hx = map_state(hx, lambda part: part.unsqueeze(-2))
         swapped = self.batch_first and not unbatched
         x = input.transpose(-3, -2) if swapped else input
         if call is None:
@@ -93,7 +94,7 @@ class NoisyRecurrence(NoisyModule):
             run = torch.compiler.disable(run)  # one opaque call, as torch.compile treats nn.LSTM
         z, state = run(self, x, hx, call, epsilon)
         if unbatched:
-            return z.squeeze(-2), _map_state(state, lambda part: part.squeeze(-2))
+            return z.squeeze(-2), map_state(state, lambda part: part.squeeze(-2))
         return (z.transpose(-3, -2) if swapped else z), state
 
     @in_context
@@ -158,15 +159,7 @@ class NoisyRecurrence(NoisyModule):
             raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
         x, lengths = pad_packed_sequence(input)
         z, state = self._run(x, hx, self._begin(x, lengths, sample, plates), epsilon)
-        if z.dim() > 3:
-            raise ValueError(
-                "a PackedSequence has no room for the particles of a vectorised plate, got an "
-                f"output with shape {tuple(z.shape)}; pad the input and give lengths="
-            )
-        order = input.sorted_indices
-        if order is not None:
-            z, lengths = z[..., order, :], lengths[order.cpu()]
-        return input._replace(data=pack_padded_sequence(z, lengths).data), state
+        return packed_like(input, z, lengths), state
 
     def _run(
         self, x: Tensor, hx: Any, call: Call, epsilon: Sequence[Tensor | None] | None
@@ -215,28 +208,7 @@ class NoisyRecurrence(NoisyModule):
             affine = [one is not None and not self._samples_steps(one) for one in self.noise]
             shape = (1 if self.tied else call.steps, call.batch, self.hidden_size)
             arguments.check_drawn(epsilon, [affine[layer] for layer, _ in self._tracks], shape)
-        tracks: list[list[Track]] = [[] for _ in self.noise]
-        for index, (layer, way) in enumerate(self._tracks):
-            here = (..., slice(index, index + 1), slice(None), slice(None))
-            start = tuple(part[here] for part in state)
-            spread, noise_to = spreads[index], self.noise_to
-            if call.readout == "mean" and layer == self.num_layers - 1:
-                # With noise_to="output" the noise of the top layer would then reach nothing.
-                spread = None if noise_to == "output" else spread
-                noise_to = "recurrence"
-            tracks[layer].append(
-                Track(
-                    f"{layer}{way}",
-                    bool(way),
-                    self.noise[layer],
-                    spread,
-                    weights[index],
-                    start,
-                    epsilon[index],
-                    noise_to,
-                )
-            )
-        return Layers(self, self.cell, self.tied, rate, tracks)
+        return make_layers(self, self._tracks, weights, state, spreads, epsilon, call.readout, rate)
 
     @property
     def _first_site(self) -> str:
@@ -275,9 +247,3 @@ class NoisyRecurrence(NoisyModule):
         state = arguments.check_state(type(self).__name__, hx, shapes)
         arguments.check_state_dtype(state, x)
         return state
-
-
-def _map_state(hx: Any, change: Any) -> Any:
-    if hx is None:
-        return None
-    return tuple(change(part) for part in hx) if isinstance(hx, (tuple, list)) else change(hx)

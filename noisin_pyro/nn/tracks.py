@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -14,9 +15,9 @@ from noisin_pyro.layers.layer import NoiseTo, add_noise, dropout, noisy_layer
 from noisin_pyro.lengths import reverse
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.sites import Call
+from noisin_pyro.sites import Call, Readout
 
-__all__ = ["Layers", "Track", "cat", "joined", "run_track"]
+__all__ = ["Layers", "Track", "cat", "joined", "make_layers", "run_track"]
 
 
 class Track(NamedTuple):
@@ -66,6 +67,42 @@ class Layers:
         if not self.dropout or layer == len(self.tracks) - 1:
             return x
         return dropout(x, self.dropout, True, self.tied)
+
+
+def make_layers(
+    module: Any,
+    order: Sequence[tuple[int, str]],
+    weights: Sequence[Any],
+    state: State,
+    spreads: Sequence[Tensor | None],
+    drawn: Sequence[Tensor | None],
+    readout: Readout,
+    rate: float,
+) -> Layers:
+    """The layers of one call of a noisy RNN.
+
+    Args:
+        module: the noisy RNN.
+        order: layer and direction of each track; what follows is in this order.
+        weights: as the cell reads them.
+        state: the start, each part with shape (\\*S, D·L, B, H).
+        spreads: γ; None where a track is to run deterministically.
+        drawn: ε; None where there is a site per timestep.
+        readout: what the top layer hands up.
+        rate: the probability of zeroing between layers, 0 while dropout does not act.
+    """
+    tracks: list[list[Track]] = [[] for _ in module.noise]
+    for index, (layer, way) in enumerate(order):
+        start = tuple(part[..., index : index + 1, :, :] for part in state)
+        spread, noise_to = spreads[index], module.noise_to
+        if readout == "mean" and layer == len(tracks) - 1:
+            # With noise_to="output" the noise of the top layer would then reach nothing.
+            spread = None if noise_to == "output" else spread
+            noise_to = "recurrence"
+        noise, weight, epsilon = module.noise[layer], weights[index], drawn[index]
+        parts = (noise, spread, weight, start, epsilon, noise_to)
+        tracks[layer].append(Track(f"{layer}{way}", bool(way), *parts))
+    return Layers(module, module.cell, module.tied, rate, tracks)
 
 
 def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tensor, State]:

@@ -322,7 +322,7 @@ class Trainer:
             return None
         parts = state if isinstance(state, tuple) else (state,)
         shape = (self.config.layers, self.stream.shape[1], self.config.hidden_size)
-        if isinstance(state, tuple) != (self.config.cell == "lstm") or any(
+        if len(parts) != len(self.model.rnn.cell.state_sizes(1)) or any(
             part.shape != shape or not part.isfinite().all() for part in parts
         ):
             raise ValueError(f"it must be finite, with shape {shape}")
