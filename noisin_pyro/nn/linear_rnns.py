@@ -120,7 +120,9 @@ class NoisyMinGRU(_LinearRNN):
     The gates read the input alone, so that the noise stays inside one associative scan
     (:mod:`noisin_pyro.cells.linear`), and so that a layer's E[z_t] is its deterministic h_t given
     its input, also with ``noise_to="both"``. Constructor, call, sites and state are those of
-    :class:`NoisyGRU`. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a Python
+    :class:`NoisyGRU`. Multiplicative noise with spread γ multiplies E[z²] by up to a² (1 + γ²) in
+    each step, a being the factor of z_{t-1}: where a is near 1, keep γ small, or use
+    ``noise_to="output"``. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a Python
     loop over steps. See https://arxiv.org/abs/2410.01201.
 
     Args:
