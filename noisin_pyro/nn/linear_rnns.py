@@ -122,8 +122,8 @@ class NoisyMinGRU(_LinearRNN):
     its input, also with ``noise_to="both"``. Constructor, call, sites and state are those of
     :class:`NoisyGRU`. Multiplicative noise with spread γ multiplies E[z²] by up to a² (1 + γ²) in
     each step, a being the factor of z_{t-1}: where a is near 1, keep γ small, or use
-    ``noise_to="output"``. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a Python
-    loop over steps. See https://arxiv.org/abs/2410.01201.
+    ``noise_to="output"``. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a
+    Python loop over steps. See https://arxiv.org/abs/2410.01201.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
