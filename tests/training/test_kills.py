@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.run import train
@@ -56,6 +57,7 @@ def in_child(text: Path, out: Path, act: Callable[[int], None]) -> int:
 
         code = 1
         try:
+            torch.set_num_threads(1)  # the threads that torch's loops would wait for are not forked
             sys.addaudithook(hook)
             train(config(text, out))
             code = 0
