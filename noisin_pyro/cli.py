@@ -159,7 +159,9 @@ def corpus(name: str, data_dir: str | None = None, min_count: int | None = None)
 
 
 def reproduce(
-    experiment: Literal["table1", "table2", "table3", "figure2", "spread", "samples"],
+    experiment: Literal[
+        "table1", "table2", "table3", "figure2", "spread", "samples", "regularisers", "linear"
+    ],
     rows: str = "",
     jobs: int = 1,
     results: str = "results/reproduce",
@@ -171,7 +173,8 @@ def reproduce(
     """Run and render the paper's tables and figures.
 
     Args:
-        experiment: table1, table2, table3, figure2, spread (γ by epoch) or samples (averaging).
+        experiment: table1, table2, table3, figure2, spread (γ by epoch), samples (averaging),
+            regularisers (what else one would use) or linear (recurrences without a tanh).
         rows: some rows of it, separated by commas; all if omitted.
         jobs: trainings at a time.
         results: where records and what is rendered from them go.

@@ -15,8 +15,8 @@ __all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "folder_name", "re
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
-#: The experiments that train, in the order of the paper.
-EXPERIMENTS = ("table2", "table3", "figure2", "spread", "samples")
+#: The experiments that train: those of the paper in its order, then ours.
+EXPERIMENTS = ("table2", "table3", "figure2", "spread", "samples", "regularisers", "linear")
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,11 @@ def _recipe(experiment: str, block: str, method: str) -> Recipe:
     """A method in a block; a table with a single block names its rows by their methods alone."""
     table, protocol = _read(experiment), _read("protocol")
     about_block, about_method = table["blocks"][block], table["methods"][method]
+    if "records" in about_block:  # a block of another table, under a name of its own
+        known = _find(f"{about_block['records']}-{method}")
+        return replace(known, name=f"{experiment}/{block}-{method}")
     config: dict[str, Any] = {}
-    for part in (protocol, about_block, about_method):
+    for part in (protocol, table, about_block, about_method):
         config.update(part.get("config", {}))
     row = method if len(table["blocks"]) == 1 else f"{block}-{method}"
     return Recipe(
