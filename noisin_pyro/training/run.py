@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -82,11 +83,18 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> dict[str, Any] | B
 
 
 def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException:
-    """Runs, and returns exceptions; spawned processes would only print them."""
+    """Runs, and returns exceptions; spawned processes would only print them.
+
+    The process group ends here. Otherwise a thread of gloo may drop the last reference to a tensor
+    while Python exits, which aborts the process.
+    """
     try:
         return _run(fabric, **options)
     except (Interrupted, ValueError, FloatingPointError) as error:
-        return error
+        return error.with_traceback(None)  # its frames refer to the process group
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from torch.testing import assert_close
 from noisin_pyro.text.batching import streams, window_count
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.run import train
+from noisin_pyro.training.interrupt import Interrupted
+from noisin_pyro.training.run import _run_in_process, train
 
 BATCH, UNROLL = 8, 7
 
@@ -178,3 +179,32 @@ def test_ctrl_c_stops_two_processes_with_one_sentence(text: Path, tmp_path: Path
     assert "Traceback" not in stderr and "go on with" in stderr.splitlines()[-1]
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert len(saved["processes"]) == 2
+
+
+def gloo_threads() -> list[str]:
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_thread_of_gloo_outlives_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """One that drops a tensor while Python exits aborts the process."""
+
+    def run_with_group(fabric: Any) -> str:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+        )
+        group = torch.distributed.group.WORLD  # as the model's wrapper does
+        torch.distributed.all_reduce(torch.ones(3), group=group)
+        assert gloo_threads()
+        if interrupted:
+            raise Interrupted(signal.SIGTERM)
+        return "record"
+
+    monkeypatch.setattr("noisin_pyro.training.run._run", run_with_group)
+    outcome = _run_in_process(None)  # type: ignore[arg-type]
+    assert isinstance(outcome, Interrupted) if interrupted else outcome == "record"
+    assert not torch.distributed.is_initialized() and not gloo_threads()
