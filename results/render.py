@@ -171,6 +171,8 @@ REPRODUCED = {
     "figure2-ptb": ("figure2", Options(grid=2, seeds=1, precision="bf16-mixed")),
     "spread-pydoc": ("spread", Options(seeds=1)),
     "samples-pydoc": ("samples", Options(seeds=1)),
+    "regularisers-pydoc": ("regularisers", Options()),
+    "linear-pydoc": ("linear", Options()),
 }
 
 

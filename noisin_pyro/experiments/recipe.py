@@ -157,7 +157,7 @@ def _rows(experiment: str) -> list[Recipe]:
     return [
         _recipe(experiment, block, method)
         for block in table["blocks"]
-        for method in table["methods"]
+        for method in _methods(table)
     ]
 
 
@@ -165,10 +165,16 @@ def _find(name: str) -> Recipe:
     return next(recipe for recipe in _rows(name.partition("/")[0]) if recipe.name == name)
 
 
+def _methods(table: dict[str, Any]) -> dict[str, Any]:
+    """A table's methods, its own or those of the table that it names."""
+    methods: str | dict[str, Any] = table["methods"]
+    return _methods(_read(methods)) if isinstance(methods, str) else methods
+
+
 def _recipe(experiment: str, block: str, method: str) -> Recipe:
     """A method in a block; a table with a single block names its rows by their methods alone."""
     table, protocol = _read(experiment), _read("protocol")
-    about_block, about_method = table["blocks"][block], table["methods"][method]
+    about_block, about_method = table["blocks"][block], _methods(table)[method]
     if "records" in about_block:  # a block of another table, under a name of its own
         known = _find(f"{about_block['records']}-{method}")
         return replace(known, name=f"{experiment}/{block}-{method}")

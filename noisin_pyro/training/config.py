@@ -113,7 +113,8 @@ class TrainConfig:
         tied: draw the noise and dropout's masks once per window instead of once per step.
         variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
             the noise's place: one mask per window on words, input, recurrent state, between the
-            layers and on what the softmax reads.
+            layers and on what the softmax reads. In a GRU or a linear recurrence the mask also
+            multiplies the state that is carried on, which is not theirs and often diverges.
         dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.

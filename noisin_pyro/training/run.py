@@ -91,7 +91,9 @@ def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseExce
     try:
         return _run(fabric, **options)
     except (Interrupted, ValueError, FloatingPointError) as error:
-        return error.with_traceback(None)  # its frames refer to the process group
+        if torch.distributed.is_initialized():
+            error.__traceback__ = None  # its frames refer to the process group
+        return error
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

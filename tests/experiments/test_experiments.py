@@ -107,6 +107,24 @@ def path(recipe: Recipe, options: Options) -> Path:
     return run_of(recipe, next(iter(recipe.grid)), 1, options, Path("x")).path
 
 
+def test_the_lstm_beside_linear_recurrences_is_regularisers(tmp_path: Path) -> None:
+    """A block that names another table's shares its records; methods may be another table's too."""
+    rows = {recipe.row: recipe for recipe in recipes("linear")}
+    theirs = {recipe.row: recipe for recipe in recipes("regularisers")}
+    methods = [row.removeprefix("gru-") for row in theirs if row.startswith("gru-")]
+    assert len(rows) == 4 * len(methods)
+    for method in methods:
+        lstm, other = rows[f"lstm-{method}"], theirs[f"lstm-{method}"]
+        assert lstm.records == other.name and lstm.config == other.config
+        for point in lstm.grid:
+            places = [run_of(r, point, 1, Options(), tmp_path).path for r in (lstm, other)]
+            assert places[0] == places[1]
+        linear, gru = rows[f"rglru-{method}"], theirs[f"gru-{method}"]
+        assert linear.grid == gru.grid and linear.records == f"linear/rglru-{method}"
+        differing = {k for k in gru.config if gru.config[k] != linear.config[k]}
+        assert differing == {"cell", "layers"}
+
+
 def test_runs_that_differ_have_records_of_their_own() -> None:
     options = Options()
     runs = [

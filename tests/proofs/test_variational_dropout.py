@@ -103,7 +103,11 @@ def gal_and_ghahramani(
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_it_is_gal_and_ghahramanis(cell: str, layers: int, masks: list[Tensor]) -> None:
-    """With the same masks: the same likelihood and the same gradient of every weight."""
+    """With the same masks: the same likelihood and the same gradient of every weight.
+
+    But for a GRU, where the loop below is ours: the mask multiplies the h that is carried on too,
+    whereas the paper's multiplies what the weights read.
+    """
     model = model_of(cell, layers)
     x, y = torch.randint(WORDS, (2, STEPS, BATCH))
     trace = poutine.trace(model).get_trace(x, y)

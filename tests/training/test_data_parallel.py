@@ -205,6 +205,7 @@ def test_no_thread_of_gloo_outlives_a_training(
         return "record"
 
     monkeypatch.setattr("noisin_pyro.training.run._run", run_with_group)
-    outcome = _run_in_process(None)  # type: ignore[arg-type]
+    nothing: Any = None
+    outcome: Any = _run_in_process(nothing)
     assert isinstance(outcome, Interrupted) if interrupted else outcome == "record"
     assert not torch.distributed.is_initialized() and not gloo_threads()
