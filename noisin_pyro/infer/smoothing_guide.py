@@ -31,7 +31,7 @@ class SmoothingGuide(PyroModule):
         r_t = GRU(r_{t+1}, [x_t ; y_t]),    (m_t, log s_t) = A r_t + a,    ε_t = m_t + s_t ε,
 
     so that z_t, which the prior draws around h_t(z_{t-1}) with standard deviation γ, is drawn
-    around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with γ s_t |h_t|). The
+    around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with ``γ s_t |h_t|``). The
     guide never runs the RNN.
 
     Given what is observed, the ε_t of different steps and units are independent: the guide is
