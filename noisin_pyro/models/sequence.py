@@ -235,7 +235,8 @@ class SequenceModel(Freezable, PyroModule):
             x, state, lengths, sample: those of :meth:`forward`.
             readout: what the emission reads of the top layer: ``"noisy"``, its state z, or
                 ``"mean"``, the mean h of z. The recurrence reads z either way, and the final state
-                is the same. With ``noise_to="recurrence"`` the emission reads h anyway.
+                is the same. With ``noise_to="recurrence"`` or ``"weights"`` the emission reads h
+                anyway.
             drawn: noise from :meth:`draw_noise`. Then noise is added whatever ``sample`` says, and
                 no noise is a sample site.
 

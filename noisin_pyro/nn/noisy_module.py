@@ -52,7 +52,7 @@ class NoisyModule(_Base):
         name: str,
     ) -> None:
         self._pyro_name = name
-        arguments.check_options(type(self).__name__, self.proj_size, sites, noise_to)
+        arguments.check_options(type(self).__name__, cell, self.proj_size, sites, noise_to)
         self.cell, self.sites, self.tied, self.noise_to = cell, sites, tied, noise_to
         self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
         for one in filter(None, self.noise):

@@ -54,7 +54,7 @@ class NoisyRecurrence(NoisyModule):
             input: with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched, or a
                 ``PackedSequence``.
             hx: the carried state as torch has it, each part with shape (D·L, B, H); zeros if
-                omitted. It is the noisy state z, and h with ``noise_to="output"``.
+                omitted. It is the noisy state z, and h with ``noise_to="output"`` or ``"weights"``.
             sample: True draws noise, False runs the mean path z = h; by default noise is
                 drawn while ``training``.
             lengths: each sequence's number of steps, with shape (B,); output past a

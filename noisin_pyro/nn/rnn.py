@@ -113,6 +113,8 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             the layer hands up z. ``"output"``: the layer hands up z, and the next step reads h,
             so that the layer's E[z_t] is its deterministic h_t, given its input.
             ``"recurrence"``: the next step reads z, and the layer hands up h.
+            ``"weights"``: noise is on what the recurrent weights read, z_t ~ p(z_t | h_{t-1}, γ) in
+            step t, and on nothing else; the state is h, also where a GRU carries it on.
         name: the prefix of its parameters' and sites' names in Pyro, where it is no attribute of a
             ``PyroModule``, which names it. Without one, a second RNN in a program is named
             ``noisy_lstm_1``, and the sites of an RNN's later calls end in ``__1``, ``__2``, ...

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.nn.registry import build_rnn
+from noisin_pyro.nn.registry import RNNS, build_rnn
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.families import family
 from noisin_pyro.noise.spread import Learned, per_layer
@@ -30,6 +30,8 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
     """
     noise = config.noise
     if config.variational_dropout:
+        if RNNS[config.cell].mask is None:
+            return None
         return family("bernoulli", "multiplicative", spread)
     if noise == "none":
         return None
@@ -55,7 +57,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     options: dict[str, Any] = {
         "noise": noise,
         "spread": spread,
-        "noise_to": "recurrence" if rate else config.noise_to,
+        "noise_to": (RNNS[config.cell].mask or "both") if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
         "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
     }

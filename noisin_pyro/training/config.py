@@ -109,12 +109,13 @@ class TrainConfig:
         spread: γ, one number or one per layer; where it is learned, the value to start from.
         learn_spread: learn γ by gradient on the objective.
         spread_floor: the lower bound of a learned γ.
-        noise_to: where the noise goes: both, only the output, or only the recurrence.
+        noise_to: where the noise goes: both, only the output, only the recurrence, or only what the
+            recurrent weights read.
         tied: draw the noise and dropout's masks once per window instead of once per step.
         variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
             the noise's place: one mask per window on words, input, recurrent state, between the
-            layers and on what the softmax reads. In a GRU or a linear recurrence the mask also
-            multiplies the state that is carried on, which is not theirs and often diverges.
+            layers and on what the softmax reads. In a GRU the recurrent mask is on what the
+            recurrent weights read; a linear recurrence has none, and no recurrent mask.
         dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.
@@ -152,7 +153,7 @@ class TrainConfig:
     spread: float | list[float] = 1.0
     learn_spread: bool = False
     spread_floor: float = 0.1
-    noise_to: Literal["both", "output", "recurrence"] = "both"
+    noise_to: Literal["both", "output", "recurrence", "weights"] = "both"
     tied: bool = False
     variational_dropout: float = 0.0
     dropout_words: float = 0.0
