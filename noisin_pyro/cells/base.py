@@ -11,7 +11,7 @@ from noisin_pyro.kernels.fused import fused
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
-__all__ = ["Cell", "State", "TorchCell", "Weights"]
+__all__ = ["Cell", "State", "TorchCell", "Weights", "loop_clean"]
 
 State = tuple[Tensor, ...]
 """(z, \\*clean): the state that a layer hands to the next step.
@@ -226,6 +226,26 @@ class Cell(Generic[W]):
             hidden: H.
         """
         return True
+
+
+def loop_clean(
+    cell: Cell[W],
+    gates: Tensor,
+    state: State,
+    weights: W,
+    mult: Tensor | None = None,
+    add: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """:meth:`Cell.scan_clean` in one loop, for a cell whose step may draw something."""
+    hs: list[Tensor] = []
+    states: list[State] = []
+    for t, gate in enumerate(gates.unbind(0)):
+        h, *clean = cell.step(gate, state, weights)
+        z = h if mult is None else h * mult[t]
+        state = (z if add is None else z + add[t], *clean)
+        hs.append(h)
+        states.append(state)
+    return torch.stack(hs), tuple(torch.stack(parts) for parts in zip(*states))
 
 
 class TorchCell(Cell[Weights]):

@@ -215,8 +215,9 @@ class SequenceModel(Freezable, PyroModule):
             self._run(x, state, call, drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
-        """The dropout rates, by the names of their options, that act before some noisy state."""
-        return {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
+        """The rates of dropout and zoneout, by their options, that act before some noisy state."""
+        rates = {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
+        return {**rates, "zoneout": max(self.rnn.zoneout)}
 
     @in_context
     def predict(

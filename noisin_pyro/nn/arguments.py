@@ -24,6 +24,7 @@ __all__ = [
     "check_state_dtype",
     "check_weights",
     "refuse_tied",
+    "zoneout_rates",
 ]
 
 
@@ -51,6 +52,19 @@ def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_
             "noise_to='weights' needs a cell with recurrent weights, an Elman cell, LSTM or GRU, "
             f"got {cell.name}; use noise_to='recurrence'"
         )
+
+
+def zoneout_rates(zoneout: float | Sequence[float], parts: int) -> tuple[float, ...]:
+    """The rate of each part of the state.
+
+    Raises:
+        ValueError: if a rate lies outside [0, 1), or there is another number of them.
+    """
+    rates = tuple(zoneout) if isinstance(zoneout, Sequence) else (zoneout,) * parts
+    if len(rates) != parts or not all(0 <= rate < 1 for rate in rates):
+        each = {1: "", 2: ", or a pair for h and c"}.get(parts, f", or {parts} of them")
+        raise ValueError(f"zoneout must be a probability in [0, 1){each}, got {zoneout}")
+    return tuple(float(rate) for rate in rates)
 
 
 def check_noise(noise: Any) -> None:

@@ -71,6 +71,7 @@ class Layers:
 
 def make_layers(
     module: Any,
+    cell: Cell[Any],
     order: Sequence[tuple[int, str]],
     weights: Sequence[Any],
     state: State,
@@ -83,6 +84,7 @@ def make_layers(
 
     Args:
         module: the noisy RNN.
+        cell: its transition.
         order: layer and direction of each track; what follows is in this order.
         weights: as the cell reads them.
         state: the start, each part with shape (\\*S, D·L, B, H).
@@ -102,7 +104,7 @@ def make_layers(
         noise, weight, epsilon = module.noise[layer], weights[index], drawn[index]
         parts = (noise, spread, weight, start, epsilon, noise_to)
         tracks[layer].append(Track(f"{layer}{way}", bool(way), *parts))
-    return Layers(module, module.cell, module.tied, rate, tracks)
+    return Layers(module, cell, module.tied, rate, tracks)
 
 
 def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tensor, State]:

@@ -59,6 +59,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "spread": spread,
         "noise_to": (RNNS[config.cell].mask or "both") if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
+        "zoneout": _zoneout(config),
         "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
     }
     return LanguageModel(
@@ -69,6 +70,12 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         dropout_input=rate or config.dropout_input,
         dropout_output=rate or config.dropout_output,
     )
+
+
+def _zoneout(config: TrainConfig) -> float | list[float]:
+    """One rate for all parts of the state, or one for each."""
+    rates = config.zoneout
+    return rates[0] if isinstance(rates, list) and len(rates) == 1 else rates
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:

@@ -116,6 +116,8 @@ class TrainConfig:
             the noise's place: one mask per window on words, input, recurrent state, between the
             layers and on what the softmax reads. In a GRU the recurrent mask is on what the
             recurrent weights read; a linear recurrence has none, and no recurrent mask.
+        zoneout: the probability with which a unit of the state keeps its value of the step before
+            (Krueger et al. 2016); for an LSTM also two, for h and for c.
         dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.
@@ -156,6 +158,7 @@ class TrainConfig:
     noise_to: Literal["both", "output", "recurrence", "weights"] = "both"
     tied: bool = False
     variational_dropout: float = 0.0
+    zoneout: float | list[float] = 0.0
     dropout_words: float = 0.0
     dropout_input: float = 0.0
     dropout_layers: float = 0.0
@@ -230,6 +233,11 @@ class TrainConfig:
             )
         elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
             raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
+        rates = self.zoneout if isinstance(self.zoneout, list) else [self.zoneout]
+        parts = 2 if self.cell == "lstm" else 1
+        if not (len(rates) in (1, parts) and all(0 <= rate < 1 for rate in rates)):
+            two = ", or two of them, for h and c" if parts == 2 else ""
+            raise ValueError(f"zoneout must be a probability in [0, 1){two}, got {self.zoneout}")
         if self.dropout_layers and self.layers == 1:
             raise ValueError(
                 f"dropout_layers lies between layers, of which there is 1, got "
