@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.nn.registry import RNNS, build_rnn
+from noisin_pyro.nn.weight_drop import weight_drop
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.families import family
 from noisin_pyro.noise.spread import Learned, per_layer
@@ -62,9 +63,13 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "zoneout": _zoneout(config),
         "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
     }
+    sizes = (config.embedding_size, config.hidden_size, config.layers)
+    rnn = build_rnn(config.cell, *sizes, **options)
+    if config.weight_drop:
+        weight_drop(rnn, p=config.weight_drop)
     return LanguageModel(
         vocab_size,
-        build_rnn(config.cell, config.embedding_size, config.hidden_size, config.layers, **options),
+        rnn,
         tied_weights=config.tied_weights,
         dropout_words=rate or config.dropout_words,
         dropout_input=rate or config.dropout_input,

@@ -118,6 +118,8 @@ class TrainConfig:
             recurrent weights read; a linear recurrence has none, and no recurrent mask.
         zoneout: the probability with which a unit of the state keeps its value of the step before
             (Krueger et al. 2016); for an LSTM also two, for h and for c.
+        weight_drop: the probability of dropping a recurrent weight, one mask per window (Merity et
+            al. 2017).
         dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.
@@ -159,6 +161,7 @@ class TrainConfig:
     tied: bool = False
     variational_dropout: float = 0.0
     zoneout: float | list[float] = 0.0
+    weight_drop: float = 0.0
     dropout_words: float = 0.0
     dropout_input: float = 0.0
     dropout_layers: float = 0.0
@@ -189,7 +192,7 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 1, "be at least 1")
             self._require(name, getattr(self, name) < 2**31, "be below 2**31")
         self._require("layers", self.layers <= 100, "be at most 100")
-        for name in (*DROPOUTS, "variational_dropout"):
+        for name in (*DROPOUTS, "variational_dropout", "weight_drop"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
         self._require(
             "variational_dropout",
@@ -238,6 +241,10 @@ class TrainConfig:
         if not (len(rates) in (1, parts) and all(0 <= rate < 1 for rate in rates)):
             two = ", or two of them, for h and c" if parts == 2 else ""
             raise ValueError(f"zoneout must be a probability in [0, 1){two}, got {self.zoneout}")
+        if self.weight_drop and RNNS[self.cell].mask is None:
+            raise ValueError(
+                f"weight_drop needs a cell with recurrent weights, got {self.cell}; leave it out"
+            )
         if self.dropout_layers and self.layers == 1:
             raise ValueError(
                 f"dropout_layers lies between layers, of which there is 1, got "
