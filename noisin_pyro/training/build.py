@@ -16,7 +16,7 @@ from noisin_pyro.nn.registry import RNNS, build_rnn
 from noisin_pyro.nn.weight_drop import weight_drop
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.families import family
-from noisin_pyro.noise.spread import Learned, per_layer
+from noisin_pyro.noise.spread import Learned, per_layer, spread_parameters
 from noisin_pyro.training.class_path import build_distribution
 from noisin_pyro.training.config import TrainConfig
 
@@ -50,6 +50,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         ValueError: if the noise or a spread does not fit.
     """
     rate = config.variational_dropout
+    every = rate or config.dropout  # on every connection that is not recurrent
     starts = per_layer(
         math.sqrt(rate / (1 - rate)) if rate else config.spread, config.layers, "spread"
     )
@@ -61,7 +62,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "noise_to": (RNNS[config.cell].mask or "both") if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
         "zoneout": _zoneout(config),
-        "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
+        "dropout": config.dropout_layers or (every if config.layers > 1 else 0.0),
     }
     sizes = (config.embedding_size, config.hidden_size, config.layers)
     rnn = build_rnn(config.cell, *sizes, **options)
@@ -72,8 +73,8 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         rnn,
         tied_weights=config.tied_weights,
         dropout_words=rate or config.dropout_words,
-        dropout_input=rate or config.dropout_input,
-        dropout_output=rate or config.dropout_output,
+        dropout_input=every or config.dropout_input,
+        dropout_output=every or config.dropout_output,
     )
 
 
@@ -84,13 +85,25 @@ def _zoneout(config: TrainConfig) -> float | list[float]:
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:
-    """The optimizer of a configuration; ASGD averages from the second epoch on."""
-    parameters = list(model.parameters())
+    """The optimizer of a configuration; ASGD averages from the second epoch on.
+
+    Weight decay leaves γ alone, which it would pull towards its floor or towards 1.
+    """
+    parameters: list[Any] = list(model.parameters())
+    rate, decay = config.learning_rate, config.weight_decay
+    if decay:
+        spreads = {id(spread) for spread in spread_parameters(model)}
+        free = [parameter for parameter in parameters if id(parameter) in spreads]
+        pulled = [parameter for parameter in parameters if id(parameter) not in spreads]
+        parameters = [{"params": pulled}]
+        parameters += [{"params": free, "weight_decay": 0.0}] if free else []
+    if config.optimizer == "adam" and decay:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate)
-    return torch.optim.ASGD(parameters, lr=config.learning_rate, lambd=0.0, t0=steps_per_epoch)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.ASGD(parameters, lr=rate, lambd=0.0, t0=steps_per_epoch, weight_decay=decay)
 
 
 @contextmanager
