@@ -203,12 +203,12 @@ class TrainConfig:
         self._require("layers", self.layers <= 100, "be at most 100")
         for name in (*DROPOUTS, "dropout", "variational_dropout", "weight_drop"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        places = (self.dropout_input, self.dropout_layers, self.dropout_output)
         self._require(
             "dropout",
-            not (
-                self.dropout and (self.dropout_input or self.dropout_layers or self.dropout_output)
-            ),
-            "be 0 unless dropout_input, dropout_layers and dropout_output are, whose places it takes",
+            not (self.dropout and any(places)),
+            "be 0 unless dropout_input, dropout_layers and dropout_output, whose places it takes, "
+            "are 0",
         )
         self._require(
             "variational_dropout",

@@ -11,9 +11,9 @@ __all__ = ["load_text"]
 
 
 def load_text(config: TrainConfig) -> Corpus:
-    """The corpus of a configuration, whose training split is cut to ``train_tokens`` if it says so.
+    """The corpus of a configuration, with its training split cut to ``train_tokens``.
 
-    Its vocabulary stays that of the whole training split, so that validation and test read the same.
+    Its vocabulary stays that of the whole split, so that validation and test texts read the same.
 
     Raises:
         ValueError: if there is no such corpus, or its training split has fewer tokens.
@@ -23,7 +23,7 @@ def load_text(config: TrainConfig) -> Corpus:
         return corpus
     if config.train_tokens > (there := len(corpus.train)):
         raise ValueError(
-            f"train_tokens must be at most the {there:,} tokens of {config.corpus}'s training split, "
-            f"got {config.train_tokens:,}; 0 takes all"
+            f"train_tokens must be at most the {there:,} tokens of {config.corpus}'s training "
+            f"split, got {config.train_tokens:,}; 0 takes all"
         )
     return replace(corpus, train=corpus.train[: config.train_tokens])

@@ -21,7 +21,7 @@ from noisin_pyro.training.config import NOISES, TrainConfig
         ({"variational_dropout": 0.2, "learn_spread": True}, "learn_spread false"),
         (
             {"dropout": 0.2, "dropout_output": 0.1},
-            "dropout must be 0 unless dropout_input, dropout",
+            "dropout must be 0 unless dropout_input",
         ),
         ({"dropout": 0.2, "variational_dropout": 0.1}, "every other dropout 0"),
         ({"weight_drop": 1.0}, r"weight_drop must lie in \[0, 1\), got 1.0"),
