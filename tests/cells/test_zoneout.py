@@ -107,7 +107,7 @@ def test_it_is_krueger_et_al(cell: str, noise: str, training: bool, masks: list[
     x = torch.randn(T, B, D, dtype=torch.float64)
     start = [torch.randn(1, B, H, dtype=torch.float64).requires_grad_() for _ in range(parts)]
     epsilon = rnn.draw_noise(T, B)
-    affine = (None, None)
+    affine: Any = (None, None)
     if NOISES[noise] is not None:
         affine = NOISES[noise].affine(epsilon[0], rnn.spread[0])
     options = {} if NOISES[noise] is None else {"epsilon": epsilon, "sample": True}

@@ -38,8 +38,8 @@ TABLE_2 = {
     "2-rectifier": (171.0, 165.9, 168.5, 165.0),
 }
 METHODS = ("NOISIN", "NOISIN*", "Dropout", "None")
-WITHOUT_NOISE = ("None", "Weight decay", "Dropout, Zaremba", "Zoneout", "Weight drop")
-WITHOUT_NOISE += ("Dropout (D)",)  # of the paper of 2018
+WITHOUT_NOISE = {"None", "Weight decay", "Dropout, Zaremba", "Zoneout", "Weight drop"}
+WITHOUT_NOISE.add("Dropout (D)")  # of the paper of 2018
 
 
 def test_there_is_a_recipe_for_every_cell_of_the_paper() -> None:

@@ -124,7 +124,8 @@ def test_one_mask_for_the_steps_of_a_cell() -> None:
 
 
 def test_state_dicts_go_round() -> None:
-    first, second = (weight_drop(nn.LSTM(D, H, 2), p=0.5) for _ in range(2))
+    first: Any = weight_drop(nn.LSTM(D, H, 2), p=0.5)
+    second: Any = weight_drop(nn.LSTM(D, H, 2), p=0.5)
     x = torch.randn(T, B, D)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.eval()(x)[0], second.eval()(x)[0])
