@@ -32,6 +32,7 @@ html_title = f"noisin_pyro {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_math_renderer = "mathml"
 
@@ -44,6 +45,7 @@ autodoc_typehints = "none"  # types stand in the signatures of the source, shape
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False  # one line for "input_size, hidden_size, ...: as in torch.nn.LSTM"
 
 # What docstrings refer to that is torch's or Pyro's: no inventory is downloaded to link to it.
 nitpick_ignore_regex = [("py:.*", r"(torch|pyro|nn|dist)\..*")]
@@ -81,19 +83,19 @@ def mathml(display: str) -> Any:
     return visit
 
 
-def find_public_name(app: Any, environment: Any, node: Any, content: Any) -> Any:
+def find_name(app: Any, environment: Any, node: Any, content: Any) -> Any:
     """Resolves a docstring's plain ``:class:`NoisyLSTM` `` wherever the docstring stands."""
-    name = node.get("reftarget", "")
-    if name.split(".")[0] not in noisin_pyro.__all__:
-        return None
     python, page = environment.domains["py"], node["refdoc"]
-    target = f"noisin_pyro.{name}"
-    return python.resolve_xref(environment, page, app.builder, "obj", target, node, content)
+    ending = f".{node.get('reftarget', '')}"
+    matches = [name for name in python.objects if name.endswith(ending)]
+    if len(matches) != 1:
+        return None
+    return python.resolve_xref(environment, page, app.builder, "obj", matches[0], node, content)
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", gather)
-    app.connect("missing-reference", find_public_name)
+    app.connect("missing-reference", find_name)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(mathml("inline"), None), block_renderers=(mathml("block"), None)
     )
