@@ -86,7 +86,8 @@ def test_two_windows_are_one_sequence(kind: str) -> None:
             nn.init.normal_(guide.reader.weight_hh_l0)
             nn.init.normal_(guide.reader.bias_ih_l0)
     objective = AnnealedELBO(0.7)(model, guide)
-    leaves = list(objective.parameters())
+    # How the future would be read is the one thing that a window cuts off, in gradient too.
+    leaves = [p for name, p in objective.named_parameters() if name != "guide.reader.weight_hh_l0"]
     x, y = random_tokens(11, 8, 3)
     pyro.set_rng_seed(5)
     whole, final = objective.with_state(x, y, start())
@@ -111,16 +112,16 @@ def test_two_windows_are_one_sequence(kind: str) -> None:
 def test_a_learned_guide_gains_on_the_windows_of_a_text(reads_state: bool) -> None:
     """Only the guide is trained; NOISIN is where it starts, and what it must beat on all windows.
 
-    Means of 8 passes over the text; the gain is over ten standard errors.
+    Means of 16 passes with 8 particles; the gain is over six standard errors.
     """
     noise = Multiplicative(dist.Normal(0.0, 1.0))
     sites: Any = "timestep" if reads_state else "sequence"
     model = LanguageModel(5, NoisyRNN(4, 6, noise=noise, spread=1.0, sites=sites))
     nn.init.normal_(model.emission.weight, std=2.0)
-    model.requires_grad_(False)
     x, y = random_tokens(5, 16, 6)
     guide = SmoothingGuide(model, hidden_size=16, reads_state=reads_state)
-    objective = AnnealedELBO()(model, guide)
+    many = AnnealedELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=2)
+    objective = many(model, guide)
 
     def passed(optimizer: Any = None) -> float:
         state, total = None, 0.0
@@ -134,14 +135,13 @@ def test_a_learned_guide_gains_on_the_windows_of_a_text(reads_state: bool) -> No
             total += float(loss.detach())
         return total
 
-    before = torch.tensor([passed() for _ in range(8)])
+    before = torch.tensor([passed() for _ in range(16)])
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.02)
-    for _ in range(60):
+    for _ in range(100):
         passed(optimizer)
-    after = torch.tensor([passed() for _ in range(8)])
-    print(before.mean(), after.mean(), before.std(), after.std())
-    error = (before.var() + after.var()).sqrt() / 8**0.5
-    assert float(before.mean() - after.mean()) > 10 * float(error)
+    after = torch.tensor([passed() for _ in range(16)])
+    error = (before.var() + after.var()).sqrt() / 16**0.5
+    assert float(before.mean() - after.mean()) > 6 * float(error)
 
 
 def test_the_kl_of_weights_is_weighed() -> None:
@@ -156,7 +156,7 @@ def test_the_kl_of_weights_is_weighed() -> None:
     for weight in (0.0, 0.5, 1.0):
         pyro.set_rng_seed(2)
         loss, _ = AnnealedELBO(weight)(model, guide).with_state(x, y)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-12)
     assert abs(losses[2] - losses[0]) > 0.1
 
@@ -175,5 +175,9 @@ def test_it_carries_particles_and_refuses_a_model_without_state() -> None:
         def forward(self) -> None:
             pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.zeros(()))
 
+    class Empty(nn.Module):
+        def forward(self) -> None:
+            pass
+
     with pytest.raises(TypeError, match=r"returns \(y, state\).*got one that returns NoneType"):
-        AnnealedELBO()(Plain(), nn.Identity()).with_state()
+        AnnealedELBO()(Plain(), Empty()).with_state()
