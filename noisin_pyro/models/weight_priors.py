@@ -36,6 +36,9 @@ def weight_priors(
     - ``PriorGuide(model, rest=AutoNormal)`` is variational inference over W. The KL of W counts,
       that of the noise stays empty, and a learned η goes to the root mean square of W under q.
 
+    The median of either guide goes back into a network without priors, for ``evaluate`` and the
+    like: ``fresh.load_state_dict({**model.state_dict(), **guide.median()}, strict=False)``.
+
     Learn η with a guide that has a width: at a point estimate the density N(W; 0, η²) has no
     maximum over η and W together, so both would shrink until η is at its floor.
 

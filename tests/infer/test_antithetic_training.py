@@ -29,7 +29,6 @@ from tests.helpers import (
     joint_gaussian,
     linear_gaussian,
     random_tokens,
-    t_statistics,
 )
 
 NORMAL = Additive(dist.Normal(0.0, 1.0))
@@ -74,7 +73,7 @@ def test_a_pair_is_a_draw_and_its_reflection(vectorized: bool, lengths: Any) -> 
         for one in (loss, by_hand)
     )
     assert_all_close(*gradients, 1e-10)
-    assert abs(float(log_probs[0] - log_probs[1])) > 1e-3
+    assert abs((log_probs[0] - log_probs[1]).item()) > 1e-3
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
@@ -104,7 +103,7 @@ def test_the_expected_gradient_is_the_same_and_the_variance_lower() -> None:
     """Against the closed form of a linear Gaussian model, whose expected loss is quadratic.
 
     The observations lie far above what the noise reaches, so that log p(y | z) is nearly linear in
-    ε. Thirty statistics; a normal variable lies beyond 6 with probability 2e-9.
+    ε. Twenty-two statistics; a normal variable lies beyond 6 with probability 2e-9.
     """
     model = linear_gaussian()
     model.rnn.spread = Learned(0.6)
@@ -117,10 +116,12 @@ def test_the_expected_gradient_is_the_same_and_the_variance_lower() -> None:
     expected = (0.5 * (2 * torch.pi * variance).log() + 0.5 * spent / variance).sum()
     leaves = list(model.parameters())
     truth = torch.cat([part.flatten() for part in torch.autograd.grad(expected, leaves)])
-    pairs = gradients(model, NoisinELBO(2, antithetic=True), x, y, 400)
-    independent = gradients(model, NoisinELBO(2), x, y, 400)
+    pairs = gradients(model, NoisinELBO(2, antithetic=True), x, y, 200)
+    independent = gradients(model, NoisinELBO(2), x, y, 200)
     for draws in (pairs, independent):
-        assert float(t_statistics(draws, truth).abs().max()) < 6
+        # The gradient of what no noise reaches is linear in ε, and so without error in a pair.
+        error = draws.std(0) / len(draws) ** 0.5
+        assert ((draws.mean(0) - truth).abs() < 6 * error + 1e-9).all()
     ratio = pairs.var(0).sum() / independent.var(0).sum()
     assert float(ratio) < 0.3
 

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
+import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
@@ -91,7 +92,7 @@ def test_wide_priors_leave_the_point_estimate() -> None:
         for step in range(10):
             pyro.set_rng_seed(step)
             svi.step(x, y)
-    ours = guide.rest.median()
+    ours = guide.median()
     for name in WEIGHTS:
         assert_close(ours[name], model.get_parameter(name).detach(), rtol=1e-7, atol=1e-9)
         assert float((ours[name] - start({"name": name})).abs().max()) > 0.02
@@ -140,13 +141,29 @@ def test_a_learned_scale_goes_to_the_root_mean_square_under_q() -> None:
         lambda name: {"lr": 0.05 if name.endswith("_scale") else 0.0}  # m and s stay
     )
     svi = SVI(model, guide, optimizer, Trace_ELBO())
-    for _ in range(250):
+    for _ in range(150):
         svi.step(x, y)
     loc, scale = (getattr(guide.rest, part).emission.weight.detach() for part in ("locs", "scales"))
     expected = float((loc.square() + scale.square()).mean().sqrt())
     assert expected < 0.2
     assert model.emission.weight_scale.item() == pytest.approx(expected, rel=0.1)
     assert "emission.weight_scale" in pyro.get_param_store()
+
+
+def test_medians_are_those_of_their_own_guide() -> None:
+    """Also where the global store has the parameters of another guide under the same names."""
+    medians = []
+    for value in (0.5, 0.25):
+        model, (x, y) = words(), batch(K)
+        nn.init.constant_(model.emission.weight, value)
+        start = weight_priors(model, 1.0)
+        guide = PriorGuide(model, rest=partial(AutoDelta, init_loc_fn=start))
+        AnnealedELBO()(model, guide)(x, y)
+        medians.append(guide.median()["emission.weight"])
+        guide(x, y)  # now the store has its parameters
+    assert_close(medians[1], torch.full_like(medians[1], 0.25))
+    with pytest.raises(ValueError, match=r"that of rest=, such as AutoNormal, got rest=None"):
+        PriorGuide(words()).median()
 
 
 def test_it_trains_on_windows_with_the_kl_of_the_whole_text() -> None:
