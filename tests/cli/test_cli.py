@@ -38,9 +38,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["", "train", "tune", "evaluate", "generate", "corpus", "reproduce"]
-)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_needs_no_torch(command: str) -> None:
     code = f"""
 import atexit, sys
@@ -53,9 +51,7 @@ main([*"{command}".split(), "--help"])
     assert not set(output.split()) & {"torch", "pyro", "numpy", "matplotlib", "optuna"}
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "tune", "evaluate", "generate", "corpus", "reproduce"]
-)
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_explains_its_options(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
