@@ -148,8 +148,7 @@ def _journal(path: str) -> BaseStorage:
         _lease = Lease(Path(f"{path}.lock"))
 
         def acquire(self) -> bool:
-            while not self._lease.take():
-                pass
+            self._lease.wait()
             return True
 
         def release(self) -> None:
@@ -191,8 +190,7 @@ def _describe(
 def locked(folder: Path) -> Iterator[None]:
     """A block that one process at a time is in: it chooses a trial, or writes the record."""
     lease = Lease(folder / LOCK)
-    while not lease.take():
-        pass
+    lease.wait()
     try:
         yield
     finally:
