@@ -26,8 +26,10 @@ ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
 POLL = 0.5  # seconds between two looks at trials that other processes have
 PRUNE_AFTER = 4  # finished trials before any is pruned
 #: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
-FREE = ("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus")
-FREE += ("checkpoint_seconds",)
+FREE = (
+    *("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus"),
+    "checkpoint_seconds",
+)
 
 
 def require_optuna() -> None:
@@ -161,7 +163,7 @@ def _describe(
     study: Study, config: TrainConfig, names: tuple[str, ...], text: str, own: str
 ) -> None:
     """Writes into a new study what it is about; refuses one that is about something else."""
-    about = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
+    about: dict[str, Any] = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
     known = study.user_attrs
     if "id" not in known:  # new, or its maker was killed just then
         if not study.get_trials(deepcopy=False):
