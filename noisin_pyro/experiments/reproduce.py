@@ -143,8 +143,8 @@ def _command(experiment: str, options: Options) -> str:
 
 def _title(rows: Sequence[Row]) -> str:
     config: dict[str, Any] = rows[0].recipe.config
-    cell, layers, hidden = config["cell"], config["layers"], config["hidden_size"]
-    return f"{config['corpus']}: {layers}-layer {cell}, {hidden} units"
+    cells = ", ".join(dict.fromkeys(row.recipe.config["cell"] for row in rows))
+    return f"{config['corpus']}: {config['layers']}-layer {cells}, {config['hidden_size']} units"
 
 
 def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Recipe]:
