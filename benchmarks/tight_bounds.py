@@ -104,7 +104,7 @@ def train(
             optimizer.step()
             state = detach_state(state)
         perplexities.append(evaluate(model, valid).perplexity)
-        spreads.append(float(model.rnn.spread[0]) if method.noisy else 0.0)
+        spreads.append(model.rnn.spread[0].item() if method.noisy else 0.0)
     seconds = time.perf_counter() - start
     return {"seed": seed, "valid": perplexities, "spread": spreads, "seconds": seconds}
 
