@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.text.evaluation import Evaluation as Evaluation
     from noisin_pyro.text.evaluation import evaluate as evaluate
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "infer.annealed_elbo": ("AnnealedELBO",),

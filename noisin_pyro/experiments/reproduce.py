@@ -57,7 +57,7 @@ def reproduce(
 
     Raises:
         ValueError: if an argument or a record does not fit.
-        KeyboardInterrupt: after Ctrl-C, when every training has saved a checkpoint.
+        Interrupted: after a signal such as Ctrl-C's, when every training has saved a checkpoint.
     """
     if experiment == "table1":
         return _table1(options, results), []

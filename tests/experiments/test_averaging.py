@@ -23,8 +23,7 @@ from noisin_pyro.experiments.store import planned, run_of
 from noisin_pyro.experiments.summary import summarise_row
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.fit import seeded
-
-from .test_experiments import fake, ways
+from tests.experiments.fakes import fake, ways
 
 
 def test_every_entry_is_what_evaluate_says() -> None:

@@ -14,8 +14,7 @@ from noisin_pyro import Additive, Multiplicative, NoisyGRU, NoisyLSTM
 from noisin_pyro.noise.reflection import reflect
 from noisin_pyro.text.averaging import evaluate_each, paired_difference
 from noisin_pyro.text.evaluation import evaluate
-
-from .test_averaging import UNROLL, B, build, columns, probabilities, text
+from tests.text.test_averaging import UNROLL, B, build, columns, probabilities, text
 
 NOISES = {
     "additive": Additive(dist.Normal(0.0, 1.0)),
