@@ -63,13 +63,13 @@ def evaluate_run(
     """
     import torch
 
-    from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
     from noisin_pyro.training.folder import load_run
     from noisin_pyro.training.memory import check_memory
+    from noisin_pyro.training.text import load_text
 
     config, vocabulary, model = load_run(run, trust_code)
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     if corpus.vocabulary != vocabulary:
         raise ValueError(
             f"the corpus {config.corpus!r} here is not the one {run!r} was trained on, its "

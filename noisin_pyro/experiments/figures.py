@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,9 +81,34 @@ def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
     panels[1].set_title("Emission reads h; thick: mean of settings")
 
 
+def perplexity_and_cost(rows: Sequence[Row], panels: Any) -> None:
+    """Test perplexity of each method, mean ± standard deviation over seeds, and what it costs."""
+    methods = list(dict.fromkeys(row.recipe.method for row in rows))
+    blocks = list(dict.fromkeys(row.recipe.block for row in rows))
+    for index, block in enumerate(blocks):
+        style = {"color": f"C{index}", "marker": "os^D"[index % 4], "linestyle": "", "label": block}
+        done = [row for row in rows if row.recipe.block == block and row.perplexity("test")]
+        places = [methods.index(row.recipe.method) for row in done]
+        values = [row.perplexity("test") for row in done]
+        heights = [value.mean for value in values if value]
+        spreads = [0.0 if math.isnan(value.std) else value.std for value in values if value]
+        panels[0].errorbar(heights, places, xerr=spreads, **style)
+        panels[1].plot([row.seconds_per_epoch or math.nan for row in done], places, **style)
+    for panel in panels:
+        panel.set_yticks(range(len(methods)), methods, fontsize=7)
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+    panels[1].set_yticklabels([])
+    panels[0].set_xlabel("perplexity")
+    panels[0].set_title("Test, mean path")
+    panels[1].set_xlabel("seconds")
+    panels[1].set_xlim(left=0)
+    panels[1].set_title("One epoch of training, the fastest")
+
+
 #: By experiment, the function that draws its figure on two panels.
 FIGURES: dict[str, Callable[[Sequence[Row], Any], None]] = {
     "figure2": perplexity_by_epoch,
     "spread": spread_by_epoch,
     "samples": gain_by_samples,
+    "regularisers": perplexity_and_cost,
 }

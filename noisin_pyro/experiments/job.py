@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.experiments.averaging import measure_averaging
-from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import fit_model, make_fabric, measure
 from noisin_pyro.training.progress import Progress, Status
 from noisin_pyro.training.record import describe_training, new_record, write_record
+from noisin_pyro.training.text import load_text
 
 __all__ = ["run"]
 
@@ -38,7 +38,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     target = Path(job["record"])
     start = time.monotonic()
     config = TrainConfig.from_dict(job["config"])
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     fabric = make_fabric(config)
     fabric.launch()
     record = new_record(config, corpus, OMIT, **job["about"], final=None, diverged=None)

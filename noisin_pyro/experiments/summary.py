@@ -165,6 +165,12 @@ class Row:
         """Minutes of training, over all epochs of a run, however often it was cut off."""
         return MeanStd.of([record["timing"]["seconds"] / 60 for record in self.records])
 
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Of the fastest epoch, which other work on the machine slowed down least."""
+        epochs = [e["seconds"] for r in self.records for e in r["timing"].get("epochs", ())]
+        return min(epochs, default=None)
+
 
 def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:
     """Reads a row's records.

@@ -78,7 +78,8 @@ def details(rows: Sequence[Row]) -> str:
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
-    head += ["best epoch", "minutes of training", "grid: validation perplexity of its first seed"]
+    head += ["best epoch", "minutes of training", "seconds per epoch, fastest"]
+    head += ["grid: validation perplexity of its first seed"]
     lines = []
     for row in sorted(rows, key=lambda row: (row.recipe.block, _method_rank(row.recipe.method))):
         epochs = (f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)
@@ -87,12 +88,16 @@ def details(rows: Sequence[Row]) -> str:
             row.point,
             row.shortfall or len(row.records),
             *(row.perplexity("valid"), row.perplexity("test"), *over_samples),
-            *(", ".join(epochs), row.minutes),
+            *(", ".join(epochs), row.minutes, _seconds(row.seconds_per_epoch)),
         ]
         grid = "; ".join(f"{point} {_valid(record)}" for point, record in row.grid.items())
         texts = ("–" if cell in (None, "") else str(cell) for cell in cells)
         lines.append([row.recipe.block, row.recipe.method, *texts, grid])
     return markdown_table(head, lines)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
 
 
 def averages(rows: Sequence[Row]) -> str:
