@@ -18,6 +18,7 @@ from typing import Any
 from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options
 from noisin_pyro.experiments.reproduce import render
+from noisin_pyro.experiments.summary import MeanStd
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -163,6 +164,70 @@ def other_costs(record: dict[str, Any]) -> list[str]:
 GROWTH = ("unroll", "layers")
 
 
+def speed_short() -> str:
+    """What noise costs, apart from what the faster products bring; a column for each machine."""
+    records = [load(path) for path in sorted((HERE / "step-cost").glob("*.json"))]
+
+    def span(record: dict[str, Any], variant: str, reference: str) -> str:
+        medians = [ratio_of(row, variant) / ratio_of(row, reference) for row in record["steps"]]
+        return f"{min(medians):.2f} to {max(medians):.2f}"
+
+    compared = [
+        ("ours without noise, over torch's RNN", "clean", "torch"),
+        ("additive noise, over ours without noise", "additive", "clean"),
+        ("multiplicative noise, over ours without noise", "multiplicative", "clean"),
+        ("the textbook Pyro program, over ours with additive noise", "textbook", "additive"),
+    ]
+    head = ["training step", *(f"machine {number + 1}" for number in range(len(records)))]
+    rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
+    return "\n".join([table(head, rows), "", f"{machines(records)}."])
+
+
+def machines(records: list[dict[str, Any]]) -> str:
+    """The hardware of some records, each kind once."""
+    kinds = {
+        f"{r['hardware'].get('gpu', r['hardware']['processor'])}, {r['hardware']['threads']} "
+        f"thread(s), torch {r['versions']['torch']}, Python {r['versions']['python']}"
+        for r in records
+    }
+    return "; ".join(sorted(kinds))
+
+
+#: What else one would use: by variant of ``benchmarks/alternatives.py``, its title and features.
+ALTERNATIVES = {
+    "multiplicative": ("noisin_pyro, multiplicative", "z, every step", "yes", "yes", "yes"),
+    "additive": ("noisin_pyro, additive", "z, every step", "yes", "yes", "yes"),
+    "dropout between layers": ("`nn.LSTM(dropout=...)`", "between layers", "yes", "no", "no"),
+    "weight drop by hand": ("weight drop (AWD-LSTM)", "recurrent weights", "yes", "no", "no"),
+    "variational dropout by hand": (
+        "variational dropout, a loop",
+        "h, one mask a sequence",
+        "no",
+        "no",
+        "no",
+    ),
+    "zoneout by hand": ("zoneout, a loop", "h and c, every step", "no", "no", "no"),
+    "bayesian-torch": ("bayesian-torch", "weights", "no", "no", "on weights"),
+    "textbook": ("Pyro, a site a step by hand", "z, every step", "no", "yes", "yes"),
+}
+
+
+def alternatives() -> str:
+    """Features and measured cost of what one would use instead."""
+    record = load(HERE / "alternatives" / "cpu.json")
+    measured = record["variants"]
+    head = ["", "noise on", "torch's kernel", "any distribution", "an ELBO", "training step"]
+    rows = [
+        [*features, f"{measured[name]['ratio']:.2f}" if name in measured else "not measured"]
+        for name, features in ALTERNATIVES.items()
+    ]
+    note = (
+        f"Training step over that of `nn.LSTM`: {record['setting']}, median of {record['rounds']} "
+        f"rounds in turn; {machines([record])}."
+    )
+    return "\n".join([table(head, rows), "", note])
+
+
 #: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with.
 REPRODUCED = {
     "table2-ptb": ("table2", Options(grid=1, seeds=1, precision="bf16-mixed")),
@@ -170,7 +235,7 @@ REPRODUCED = {
     "table2-pydoc-long": ("table2", Options(corpus="pydoc", grid=3, seeds=1, epochs=120)),
     "figure2-ptb": ("figure2", Options(grid=2, seeds=1, precision="bf16-mixed")),
     "spread-pydoc": ("spread", Options(seeds=1)),
-    "samples-pydoc": ("samples", Options(seeds=1)),
+    "samples-pydoc": ("samples", Options()),
     "regularisers-pydoc": ("regularisers", Options()),
     "linear-pydoc": ("linear", Options()),
 }
@@ -211,6 +276,27 @@ def precision() -> str:
     return table(["1 layer, tanh", "precision", "valid", "test", "best epoch"], rows)
 
 
+def tight_bounds() -> str:
+    """Perplexity per character and γ under looser and tighter bounds, over seeds."""
+    record = load(HERE / "tight-bounds" / "pydoc.json")
+    rows = []
+    for method in record["methods"].values():
+        runs = method["runs"]
+        best = MeanStd.of([min(run["valid"]) for run in runs])
+        last = MeanStd.of([run["valid"][-1] for run in runs])
+        spread = MeanStd.of([run["spread"][-1] for run in runs])
+        assert best and last and spread
+        cells = (f"{part.mean:.2f} ± {part.std:.2f}" for part in (best, last))
+        rows.append([method["title"], *cells, f"{spread.mean:.2f}"])
+    head = ["validation, perplexity per character", "best epoch", "last epoch", "γ at the end"]
+    seeds = len(record["methods"]["none"]["runs"])
+    note = (
+        f"{record['epochs']} epochs, {seeds} seeds; {record['hardware']['processor']}, torch "
+        f"{record['versions']['torch']}; `python benchmarks/tight_bounds.py`."
+    )
+    return "\n\n".join([table(head, rows), note])
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -232,7 +318,13 @@ def rendered() -> dict[Path, str]:
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
     first = {"run:pydoc": runs("pydoc", "results/"), "speed": speed(), **short}
-    parts = {"table1": corpora, "precision": precision(), "runs": runs("*", ""), **account}
+    parts = {
+        "table1": corpora,
+        "precision": precision(),
+        "runs": runs("*", ""),
+        "tight-bounds": tight_bounds(),
+        **account,
+    }
     return {README: replaced(README, first), ACCOUNT: replaced(ACCOUNT, parts)}
 
 
