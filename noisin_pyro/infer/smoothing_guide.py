@@ -268,7 +268,8 @@ class SmoothingGuide(PyroModule):
         r = reverse(self.reader(reverse(read, lengths))[0], lengths)  # (T, B, R)
         if model.rnn.tied:  # one draw, made where all has been read
             r = r[:1]
-        return self.correction(r).unflatten(-1, (len(self._layers), -1)).movedim(-2, 0)
+        corrections: Tensor = self.correction(r).unflatten(-1, (len(self._layers), -1))
+        return corrections.movedim(-2, 0)
 
 
 class _Replaced(Messenger):
