@@ -258,6 +258,7 @@ def test_refusals() -> None:
 
     steps = model(noise=NORMAL, sites="timestep")
     beta = MeanParameterized(lambda m, s: dist.Normal(m, s))
+    options: dict[str, Any]
     for given, options, message in (
         (model(noise=NORMAL), {}, "got an RNN with sites='sequence'; build it with sites='tim"),
         (model(noise=NORMAL, sites=None), {}, "got an RNN with sites=None"),

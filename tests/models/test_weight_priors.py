@@ -56,7 +56,7 @@ def test_a_point_estimate_is_noisin_with_a_penalty(sites: str, learned: bool) ->
     """Value and gradients: −log N(W; 0, η²) in the loss, W/η² in W's, 1/η − W²/η³ in η's."""
     (model, latent), (x, y), eta = twins(sites), batch(K), 0.7
     start = weight_priors(latent, Learned(eta, lower=0.01) if learned else eta)
-    guide = PriorGuide(latent, rest=partial(AutoDelta, init_loc_fn=start))
+    guide: Any = PriorGuide(latent, rest=partial(AutoDelta, init_loc_fn=start))
     guide(x, y)  # makes the automatic guide's parameters
     point = value_and_gradients(model, lambda: NoisinELBO()(model, PriorGuide(model))(x, y))
     weights = {name: p.detach() for name, p in model.named_parameters() if name in WEIGHTS}
