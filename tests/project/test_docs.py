@@ -51,11 +51,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(path: Path) -> None:
 
 
 def test_the_options_exist() -> None:
-    known = {field.name for field in fields(TrainConfig)} | {"config", "print_config", "help"}
+    known = {field.name for field in fields(TrainConfig)}
+    known |= {"config", "print_config", "help", "trials", "storage"}
     found = {
         option
         for path in PAGES
-        for line in re.findall(r"noisin train[^\n`]*", path.read_text(encoding="utf-8"))
+        for line in re.findall(r"noisin (?:train|tune)[^\n`]*", path.read_text(encoding="utf-8"))
         for option in re.findall(r"--(\w+)", line)
     }
     assert found and found <= known, found - known
