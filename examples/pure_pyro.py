@@ -46,11 +46,11 @@ def guide(x, y):  # the prior, so that the KL is zero and the ELBO is the NOISIN
 
 
 svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.004}), Trace_ELBO())
-batches = [streams(text, 32) for text in (corpus.train, corpus.valid)]
-for epoch in range(int(sys.argv[1]) if len(sys.argv) > 1 else 4):
+batches = [streams(text, 32) for text in (corpus.train[:40_000], corpus.valid[:10_000])]
+for epoch in range(int(sys.argv[1]) if len(sys.argv) > 1 else 6):
     nats = [
         [step(text[t : t + 20], text[t + 1 : t + 21]) / 640 for t in range(0, len(text) - 21, 20)]
         for text, step in zip(batches, (svi.step, svi.evaluate_loss))
     ]
     train, valid = (math.exp(sum(part) / len(part)) for part in nats)
-    print(f"epoch {epoch + 1}: perplexity under noise {train:.0f}, on held-out text {valid:.0f}")
+    print(f"epoch {epoch + 1}: perplexity under noise {train:.0f}, of held-out text {valid:.0f}")
