@@ -19,17 +19,22 @@ COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
 
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
+    from noisin_pyro.training.hosts import is_first
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
-    _print(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
+    first = is_first(config)  # of the processes on several hosts one prints
+    if first:
+        _print(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
     try:
         record = run(config)
     except Interrupted:
         place = shlex.quote(f"{config.out}/config.yaml")
         _warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
         raise
+    if not first:
+        return
     _print("\n" + render_table(record))
     files = (
         "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
