@@ -42,8 +42,11 @@ def train(config: Any) -> None:
 def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
     """Search γ, the kind of noise and dropout on validation perplexity."""
     from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
+
+    require_optuna()  # what is wrong is told before torch is imported, which takes seconds
+    check_folder(config)
     from noisin_pyro.tuning.report import study_table
-    from noisin_pyro.tuning.study import trial_folder
     from noisin_pyro.tuning.tune import tune as run
 
     try:
@@ -89,13 +92,13 @@ def evaluate_run(
     """
     import torch
 
-    from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
     from noisin_pyro.training.folder import load_run
     from noisin_pyro.training.memory import check_memory
+    from noisin_pyro.training.text import load_text
 
     config, vocabulary, model = load_run(run, trust_code)
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     if corpus.vocabulary != vocabulary:
         raise ValueError(
             f"the corpus {config.corpus!r} here is not the one {run!r} was trained on, its "

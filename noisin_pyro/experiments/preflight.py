@@ -8,7 +8,6 @@ from tempfile import TemporaryFile
 
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import planned
-from noisin_pyro.text.corpora import load_corpus
 
 __all__ = ["make_folder", "refuse_early"]
 
@@ -27,6 +26,7 @@ def refuse_early(
             that the corpus's name stands for now, or a folder cannot be written to.
     """
     from noisin_pyro.training.fit import check_length, make_fabric
+    from noisin_pyro.training.text import load_text
 
     texts: dict[str, str] = {}
     for recipe in rows:
@@ -34,7 +34,7 @@ def refuse_early(
         if config.corpus not in texts:
             if check_device:  # that of another machine cannot be seen from here
                 make_fabric(config)
-            corpus = load_corpus(config.corpus, config.data_dir)
+            corpus = load_text(config)
             check_length(corpus, config.batch_size)
             texts[config.corpus] = corpus.sha256
     make_folder(results, "results")

@@ -15,7 +15,7 @@ import torch.distributed
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from noisin_pyro.text.corpora import Corpus, load_corpus
+from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
@@ -24,6 +24,7 @@ from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
+from noisin_pyro.training.text import load_text
 
 __all__ = ["SAMPLES", "models", "train"]
 
@@ -47,7 +48,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         Interrupted: if a signal came, such as that of Ctrl-C.
     """
     check_folder(config)
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     # Errors in the corpus or the configuration are raised before any file is written.
     check_length(corpus, config.batch_size)
     check_memory(config, len(corpus.vocabulary))

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noisin_pyro.text.atomic import replacing
 from noisin_pyro.training.config import TrainConfig
@@ -26,8 +26,10 @@ ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
 POLL = 0.5  # seconds between two looks at trials that other processes have
 PRUNE_AFTER = 4  # finished trials before any is pruned
 #: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
-FREE = ("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus")
-FREE += ("checkpoint_seconds",)
+FREE = (
+    *("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus"),
+    "checkpoint_seconds",
+)
 
 
 def require_optuna() -> None:
@@ -148,8 +150,7 @@ def _journal(path: str) -> BaseStorage:
         _lease = Lease(Path(f"{path}.lock"))
 
         def acquire(self) -> bool:
-            while not self._lease.take():
-                pass
+            self._lease.wait()
             return True
 
         def release(self) -> None:
@@ -162,7 +163,7 @@ def _describe(
     study: Study, config: TrainConfig, names: tuple[str, ...], text: str, own: str
 ) -> None:
     """Writes into a new study what it is about; refuses one that is about something else."""
-    about = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
+    about: dict[str, Any] = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
     known = study.user_attrs
     if "id" not in known:  # new, or its maker was killed just then
         if not study.get_trials(deepcopy=False):
@@ -191,8 +192,7 @@ def _describe(
 def locked(folder: Path) -> Iterator[None]:
     """A block that one process at a time is in: it chooses a trial, or writes the record."""
     lease = Lease(folder / LOCK)
-    while not lease.take():
-        pass
+    lease.wait()
     try:
         yield
     finally:
