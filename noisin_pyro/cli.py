@@ -202,6 +202,11 @@ def reproduce(
     work: str = "runs/reproduce",
     render: bool = False,
     quiet: bool = False,
+    cluster: Literal["local", "slurm"] | None = None,
+    partition: str | None = None,
+    hours: float = 24.0,
+    cpus: int = 1,
+    gpus: int = 0,
     **options: Any,
 ) -> None:
     """Run and render the paper's tables and figures.
@@ -215,12 +220,21 @@ def reproduce(
         work: where checkpoints go until a run has its record.
         render: only render what the records hold.
         quiet: show no progress.
+        cluster: send each training to Slurm as a job, or to submitit on this machine.
+        partition: Slurm's partition.
+        hours: the limit of a job, which is put in the queue again when it reaches it.
+        cpus: cores of a job.
+        gpus: GPUs of a job.
     """
     from pathlib import Path
 
+    from noisin_pyro.experiments.cluster import Cluster
     from noisin_pyro.experiments.recipe import Options
     from noisin_pyro.experiments.reproduce import reproduce as run
 
+    where = None
+    if cluster is not None:
+        where = Cluster(cluster, Path(work) / "cluster", partition, hours, cpus, gpus)
     try:
         text, failures = run(
             experiment,
@@ -229,6 +243,7 @@ def reproduce(
             results=Path(results),
             work=Path(work),
             jobs=jobs,
+            cluster=where,
             train=not render,
             quiet=quiet,
         )

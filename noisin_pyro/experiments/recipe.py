@@ -64,6 +64,7 @@ class Recipe:
         config: what it sets of a :class:`TrainConfig`.
         grid: by name, the values of the method's hyper-parameter.
         samples: numbers of noisy RNNs to average over at test time.
+        averaging: whether to measure each way of averaging (:mod:`.averaging`).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Recipe:
     config: dict[str, Any]
     grid: dict[str, dict[str, Any]]
     samples: tuple[int, ...]
+    averaging: bool
 
     @property
     def row(self) -> str:
@@ -195,6 +197,7 @@ def _recipe(experiment: str, block: str, method: str) -> Recipe:
         config=config,
         grid=about_method["grids"][block] if "grids" in about_method else about_method["grid"],
         samples=tuple(table.get("samples", protocol["samples"])),
+        averaging=table.get("averaging", False),
     )
 
 

@@ -78,6 +78,11 @@ class Run:
                     f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
                     f"samples that {self.recipe.name} asks for; move it away to run it again"
                 )
+            if self.recipe.averaging and "averaging" not in final:
+                raise ValueError(
+                    f"{self.path} lacks the ways of averaging that {self.recipe.name} asks for; "
+                    "move it away to run it again"
+                )
         return record
 
     @property
