@@ -13,10 +13,7 @@ __all__ = ["check_launcher", "in_first_folder", "is_first"]
 
 
 def is_first(config: TrainConfig) -> bool:
-    """Whether this process checks the folder and prints; of a single host it is the only one.
-
-    It imports no torch, since it is asked before that is known to be needed.
-    """
+    """Whether this process prints; of those of a single host it is the only one that is asked."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     return config.nodes == 1 or rank == "0"
 

@@ -20,7 +20,7 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
 from noisin_pyro.training.folder import check_folder, open_folder, write_results, write_weights
-from noisin_pyro.training.hosts import in_first_folder, is_first
+from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         FloatingPointError: if the loss became NaN or infinite.
         Interrupted: if a signal came, such as that of Ctrl-C.
     """
-    if is_first(config):
+    if config.nodes == 1:  # else where a refusal reaches every process
         check_folder(config)
     corpus = load_text(config)
     # Errors in the corpus or the configuration are raised before any file is written.
