@@ -16,7 +16,9 @@ from torch.distributions import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"}
+CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
+    *("atomic", "memory", "plain_text", "vocabulary")
+}
 """The rooms that need no extra; every other room is of the tier ``lm``."""
 
 NEEDED = ("lightning_fabric", "jsonargparse", "pooch", "tqdm", "safetensors", "matplotlib", "yaml")

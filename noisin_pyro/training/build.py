@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.nn.registry import build_rnn
 from noisin_pyro.noise.affine import Additive, Multiplicative
+from noisin_pyro.noise.class_path import build_distribution
 from noisin_pyro.noise.families import family
 from noisin_pyro.noise.spread import Learned, per_layer
-from noisin_pyro.training.class_path import build_distribution
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
-from noisin_pyro.text.atomic import replacing
-from noisin_pyro.training.class_path import check_class_path
+from noisin_pyro.noise.class_path import check_class_path
 from noisin_pyro.training.safe_yaml import load_yaml
 
 __all__ = [

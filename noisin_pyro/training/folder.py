@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
+from noisin_pyro.atomic import PARTIAL, replacing
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.text.atomic import PARTIAL, replacing
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig

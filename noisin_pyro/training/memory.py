@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
+from noisin_pyro.memory import available_memory
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["check_memory", "ran_out"]
@@ -35,7 +33,7 @@ def check_memory(config: TrainConfig, vocab_size: int = 0, samples: int = 0) -> 
     streams = 70 * 10 * samples if samples else config.unroll * config.batch_size
     units = streams * (config.layers * hidden * (gates + 1) + width)
     needed = _FLOAT * (weights * (1 if samples else _COPIES[config.optimizer]) + units)
-    if needed > (there := _available()):
+    if needed > (there := available_memory()):
         what = f"{samples} samples, " if samples else ""
         raise ValueError(
             f"{what}hidden_size {hidden}, layers {config.layers} and embedding_size {width} need "
@@ -49,17 +47,3 @@ def ran_out(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
         error
     )
-
-
-def _available() -> int:
-    """Bytes of memory that this process may have."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.exists() and (text := group.read_text(encoding="utf-8").strip()).isdigit():
-        limits.append(int(text))
-    try:
-        import resource
-    except ImportError:  # there are no such limits on Windows
-        return min(limits)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min([*limits, *([limit] if limit != resource.RLIM_INFINITY else [])])

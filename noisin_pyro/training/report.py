@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 from noisin_pyro.training.plots import plot_epochs, two_panels
 
 __all__ = ["render_table", "write_curves", "write_metrics"]

@@ -4,7 +4,6 @@ Where a new corpus goes: a text that is downloaded is one more entry in ``publis
 that is made on the spot is a new file like ``pydoc.py`` or ``hmm.py``, holding one function that
 returns a `Corpus`. Either is then named in ``registry.py``.
 
-    vocabulary.py   words to ids and back
     corpus.py       three texts to a Corpus
     files.py        text on disk: what is accepted, what is refused
     published.py    ptb, wikitext-2: verified files, downloaded where none are given
@@ -15,6 +14,6 @@ returns a `Corpus`. Either is then named in ``registry.py``.
 
 from noisin_pyro.text.corpora.corpus import Corpus
 from noisin_pyro.text.corpora.registry import CORPORA, load_corpus
-from noisin_pyro.text.corpora.vocabulary import Vocabulary
+from noisin_pyro.vocabulary import Vocabulary
 
 __all__ = ["CORPORA", "Corpus", "Vocabulary", "load_corpus"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from noisin_pyro.text.corpora.vocabulary import EOS, UNK, Vocabulary
+from noisin_pyro.vocabulary import EOS, UNK, Vocabulary
 
 
 class Texts(NamedTuple):

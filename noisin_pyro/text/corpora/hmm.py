@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.vocabulary import EOS, Vocabulary
 from noisin_pyro.text.perplexity import perplexity
+from noisin_pyro.vocabulary import EOS, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

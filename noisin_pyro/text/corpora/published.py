@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.files import find_splits, read_text
+from noisin_pyro.text.corpora.files import find_splits
 
 MOST_BYTES = 50_000_000  # of a file, five times the largest one's
 

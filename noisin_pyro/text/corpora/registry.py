@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.files import cut_lines, find_splits, read_text
+from noisin_pyro.text.corpora.files import cut_lines, find_splits
 from noisin_pyro.text.corpora.hmm import hmm
 from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus
 from noisin_pyro.text.corpora.pydoc import pydoc

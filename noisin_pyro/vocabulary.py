@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisin_pyro.text.atomic import replacing
-from noisin_pyro.text.corpora.files import read_text
+from noisin_pyro.atomic import replacing
+from noisin_pyro.plain_text import read_text
+
+__all__ = ["EOS", "UNK", "Vocabulary"]
 
 UNK = "<unk>"
 EOS = "<eos>"
