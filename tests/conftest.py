@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 ROOT = Path(__file__).resolve().parents[1]
 
 CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
-    *("atomic", "memory", "plain_text", "vocabulary")
+    *("atomic", "memory", "plain_text", "tokens", "vocabulary")
 }
 """The rooms that need no extra; every other room is of the tier ``lm``."""
 

@@ -37,7 +37,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     target = Path(job["record"])
     start = time.monotonic()
     config = TrainConfig.from_dict(job["config"])
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_corpus(config.corpus, config.data_dir, tokens=config.read_as)
     fabric = make_fabric(config)
     fabric.launch()
     record = new_record(config, corpus, OMIT, **job["about"], final=None, diverged=None)

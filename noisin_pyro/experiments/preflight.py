@@ -27,7 +27,7 @@ def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: 
         config = recipe.train_config(recipe.points(options)[0], 1, options)
         if config.corpus not in texts:
             make_fabric(config)
-            corpus = load_corpus(config.corpus, config.data_dir)
+            corpus = load_corpus(config.corpus, config.data_dir, tokens=config.read_as)
             check_length(corpus, config.batch_size)
             texts[config.corpus] = corpus.sha256
     make_folder(results, "results")

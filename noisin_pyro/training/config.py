@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.noise.class_path import check_class_path
+from noisin_pyro.tokens import Tokens
 from noisin_pyro.training.safe_yaml import load_yaml
 
 __all__ = [
@@ -98,8 +99,11 @@ class TrainConfig:
     """A training run. The defaults learn the embedded corpus on two cores in minutes.
 
     Args:
-        corpus: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
+        corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a
+            text file or folder, or hf:NAME for a data set of the Hugging Face Hub.
         data_dir: the folder with a published corpus's files; downloaded if omitted.
+        tokens: words, characters or bytes; auto is what the corpus is usually read as: text8 as
+            characters, enwik8 as bytes, any other as words.
         cell: the recurrent cell.
         embedding_size: width of the word embedding.
         hidden_size: units per layer.
@@ -143,6 +147,7 @@ class TrainConfig:
 
     corpus: str = "pydoc"
     data_dir: str | None = None
+    tokens: Literal["auto", "words", "characters", "bytes"] = "auto"
     cell: Cell = "lstm"
     embedding_size: int = 128
     hidden_size: int = 128
@@ -260,6 +265,11 @@ class TrainConfig:
         plain = (self.noise, self.learn_spread, self.noise_to, self.tied)
         dropouts = any(getattr(self, name) for name in DROPOUTS)
         return plain == ("none", False, "both", False) and not dropouts
+
+    @property
+    def read_as(self) -> Tokens | None:
+        """What a token is, as ``load_corpus`` takes it."""
+        return None if self.tokens == "auto" else self.tokens
 
     @property
     def deterministic(self) -> bool:

@@ -41,6 +41,7 @@ def new_record(
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
+            "tokens": corpus.vocabulary.tokens,
             "optimal_perplexity": corpus.optimal_perplexity,
             **corpus.statistics(),
         },
