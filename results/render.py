@@ -163,6 +163,70 @@ def other_costs(record: dict[str, Any]) -> list[str]:
 GROWTH = ("unroll", "layers")
 
 
+def speed_short() -> str:
+    """What noise costs, apart from what the faster products bring; a column for each machine."""
+    records = [load(path) for path in sorted((HERE / "step-cost").glob("*.json"))]
+
+    def span(record: dict[str, Any], variant: str, reference: str) -> str:
+        medians = [ratio_of(row, variant) / ratio_of(row, reference) for row in record["steps"]]
+        return f"{min(medians):.2f} to {max(medians):.2f}"
+
+    compared = [
+        ("ours without noise, over torch's RNN", "clean", "torch"),
+        ("additive noise, over ours without noise", "additive", "clean"),
+        ("multiplicative noise, over ours without noise", "multiplicative", "clean"),
+        ("the textbook Pyro program, over ours with additive noise", "textbook", "additive"),
+    ]
+    head = ["training step", *(f"machine {number + 1}" for number in range(len(records)))]
+    rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
+    return "\n".join([table(head, rows), "", f"{machines(records)}."])
+
+
+def machines(records: list[dict[str, Any]]) -> str:
+    """The hardware of some records, each kind once."""
+    kinds = {
+        f"{r['hardware'].get('gpu', r['hardware']['processor'])}, {r['hardware']['threads']} "
+        f"thread(s), torch {r['versions']['torch']}, Python {r['versions']['python']}"
+        for r in records
+    }
+    return "; ".join(sorted(kinds))
+
+
+#: What else one would use: by variant of ``benchmarks/alternatives.py``, its title and features.
+ALTERNATIVES = {
+    "multiplicative": ("noisin_pyro, multiplicative", "z, every step", "yes", "yes", "yes"),
+    "additive": ("noisin_pyro, additive", "z, every step", "yes", "yes", "yes"),
+    "dropout between layers": ("`nn.LSTM(dropout=...)`", "between layers", "yes", "no", "no"),
+    "weight drop by hand": ("weight drop (AWD-LSTM)", "recurrent weights", "yes", "no", "no"),
+    "variational dropout by hand": (
+        "variational dropout, a loop",
+        "h, one mask a sequence",
+        "no",
+        "no",
+        "no",
+    ),
+    "zoneout by hand": ("zoneout, a loop", "h and c, every step", "no", "no", "no"),
+    "bayesian-torch": ("bayesian-torch", "weights", "no", "no", "on weights"),
+    "textbook": ("Pyro, a site a step by hand", "z, every step", "no", "yes", "yes"),
+}
+
+
+def alternatives() -> str:
+    """Features and measured cost of what one would use instead."""
+    record = load(HERE / "alternatives" / "cpu.json")
+    measured = record["variants"]
+    head = ["", "noise on", "torch's kernel", "any distribution", "an ELBO", "training step"]
+    rows = [
+        [*features, f"{measured[name]['ratio']:.2f}" if name in measured else "not measured"]
+        for name, features in ALTERNATIVES.items()
+    ]
+    note = (
+        f"Training step over that of `nn.LSTM`: {record['setting']}, median of {record['rounds']} "
+        f"rounds in turn; {machines([record])}."
+    )
+    return "\n".join([table(head, rows), "", note])
+
+
 #: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with.
 REPRODUCED = {
     "table2-ptb": ("table2", Options(grid=1, seeds=1, precision="bf16-mixed")),

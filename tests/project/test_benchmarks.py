@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -73,6 +74,30 @@ def test_it_runs(variants: Any, tmp_path: Path) -> None:
         figures = [value for value in measured.values() if isinstance(value, float)]
         assert figures and all(value > 0 and math.isfinite(value) for value in figures), name
         assert measured["ratio_q1"] <= measured["ratio"] <= measured["ratio_q3"], name
+
+
+def test_alternatives_are_compared(tmp_path: Path) -> None:
+    """Each variant learns, and the record names all that README's table asks for."""
+    path = tmp_path / "record.json"
+    command = [sys.executable, str(BENCHMARKS / "alternatives.py"), "--quick", "--rounds", "2"]
+    done = subprocess.run(
+        [*command, "--json", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(path.read_text(encoding="utf-8"))["variants"]
+    committed = json.loads((ROOT / "results/alternatives/cpu.json").read_text(encoding="utf-8"))
+    assert set(committed["variants"]) - set(measured) <= {"bayesian-torch"}
+    for name, row in measured.items():
+        assert row["ratio_q1"] <= row["ratio"] <= row["ratio_q3"], name
+
+
+def test_alternatives_train(variants: Any) -> None:
+    """Every variant's loss falls on a batch that it reads again and again."""
+    alternatives = pytest.importorskip("alternatives")
+    torch.manual_seed(0)
+    for name, step in alternatives.alternatives(alternatives.SMALL).items():
+        losses = [float(step()) for _ in range(60)]
+        assert sum(losses[-10:]) < sum(losses[:10]) - 0.1, name
 
 
 def test_peak_memory_is_that_of_a_fresh_process() -> None:
