@@ -23,28 +23,39 @@ GRACE = 60.0  # seconds that a worker has to save after SIGTERM
 class Worker:
     """A process that carries out a run.
 
+    Its folder is prepared at once, so that this can be done under the run's lock; the process takes
+    the lock itself and is started by :meth:`start`, when it is free.
+
     Args:
         run: the run.
-        folder: where its job, checkpoints, progress and log are.
+        folder: where its job, checkpoints, progress and log are; it must exist.
         jobs: how many workers share the cores.
     """
+
+    process: subprocess.Popen[bytes]
 
     def __init__(self, run: Run, folder: Path, jobs: int) -> None:
         self.run, self.folder, self.log = run, folder, folder / "log.txt"
         (folder / PROGRESS).unlink(missing_ok=True)
         with replacing(folder / "job.json") as temporary:
             temporary.write_text(json.dumps(_job(run)), encoding="utf-8")
-        cores = max(1, (os.cpu_count() or 1) // jobs)
-        with self.log.open("a", encoding="utf-8") as log:  # another worker may be writing to it
-            self._log_start = log.tell()
+        self._cores = max(1, (os.cpu_count() or 1) // jobs)
+        self._output = self.log.open("ab")
+        self._log_start = self._output.tell()
+
+    def start(self) -> Worker:
+        """Starts the process; returns itself."""
+        job = str(self.folder / "job.json")
+        with self._output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "noisin_pyro.experiments.worker", str(folder / "job.json")],
+                [sys.executable, "-m", "noisin_pyro.experiments.worker", job],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"OMP_NUM_THREADS": str(cores), **os.environ},
+                stdout=self._output,
+                stderr=self._output,
+                env={"OMP_NUM_THREADS": str(self._cores), **os.environ},
                 start_new_session=True,  # Ctrl-C reaches it by `interrupt`, once
             )
+        return self
 
     @property
     def running(self) -> bool:
@@ -57,12 +68,12 @@ class Worker:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The latest progress that it wrote; empty before the first."""
+        """The latest progress that it wrote; empty before the first, and where it is damaged."""
         try:
-            progress: dict[str, Any] = json.loads((self.folder / PROGRESS).read_text("utf-8"))
-        except FileNotFoundError:
+            progress = json.loads((self.folder / PROGRESS).read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return progress
+        return progress if _is_progress(progress) else {}
 
     @property
     def stage(self) -> str:
@@ -100,12 +111,22 @@ class Worker:
 
     def last_words(self) -> str:
         """The last line of its log, which for a Python error names it, and how it ended."""
-        text = self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
+        try:
+            text = self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
+        except FileNotFoundError:  # another reproduction, with other results, has removed it
+            text = ""
         code = self.process.returncode
         ending = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
         if not text:
             return f"{ending}, {self.log}"
         return f"{text.splitlines()[-1].strip()} ({ending}, {self.log})"
+
+
+def _is_progress(value: Any) -> bool:
+    """Whether it is what :func:`noisin_pyro.experiments.job.run` reports."""
+    if not (isinstance(value, dict) and all(type(count) is int for count in value.values())):
+        return False
+    return value.keys() in ({"averaging"}, {"epoch", "step", "steps"})
 
 
 def _job(run: Run) -> dict[str, Any]:
@@ -119,5 +140,6 @@ def _job(run: Run) -> dict[str, Any]:
         "config": run.config.to_dict("out", "resume"),
         "record": str(run.path.resolve()),
         "samples": run.recipe.samples,
+        "averaging": run.recipe.averaging,
         "about": about,
     }

@@ -17,6 +17,7 @@ from noisin_pyro.experiments.progress import Display, count
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import Run, due
 from noisin_pyro.experiments.worker import LOCK
+from noisin_pyro.training.interrupt import Interrupted, Interruptible
 
 __all__ = ["Failure", "run_all"]
 
@@ -62,7 +63,7 @@ def run_all(
 
     Raises:
         ValueError: if ``jobs`` is below 1, a recipe does not fit, or no run could succeed.
-        KeyboardInterrupt: after Ctrl-C, when all workers have saved a checkpoint.
+        Interrupted: after a signal such as Ctrl-C's, when all workers have saved a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -70,29 +71,34 @@ def run_all(
     failures: list[Failure] = []
     ended: set[Path] = set()
     active: dict[Path, Worker] = {}
-    show = Display(title, jobs, quiet)
-    try:
-        while True:
-            done = ended | set(active)
-            waiting = [run for run in due(rows, options, results) if run.path not in done]
-            elsewhere = _start(waiting, active, work, jobs)
-            tally = count(rows, options, results)
-            show(tally, list(active.values()), elsewhere)
-            if not (active or waiting):
-                return failures
-            until = time.monotonic() + (RETRY if elsewhere else math.inf)
-            while time.monotonic() < until and all(w.running for w in active.values()):
-                time.sleep(POLL)
+    show, stop = Display(title, jobs, quiet), Interruptible()
+    with stop.deferring():  # so that no worker is started and then forgotten
+        try:
+            while True:
+                done = ended | set(active)
+                waiting = [run for run in due(rows, options, results) if run.path not in done]
+                elsewhere = _start(waiting, active, work, jobs)
+                tally = count(rows, options, results)
                 show(tally, list(active.values()), elsewhere)
-            for worker in _collect(active):
-                ended.add(worker.run.path)
-                failures.append(Failure(worker.run, worker.last_words()))
-    finally:
-        for worker in active.values():
-            worker.interrupt()
-        for worker in active.values():
-            worker.join()
-        show.close()
+                if not (active or waiting):
+                    return failures
+                until = time.monotonic() + (RETRY if elsewhere else math.inf)
+                while time.monotonic() < until and all(w.running for w in active.values()):
+                    if stop.requested:
+                        break
+                    time.sleep(POLL)
+                    show(tally, list(active.values()), elsewhere)
+                if stop.requested:
+                    raise Interrupted(stop.requested)
+                for worker in _collect(active):
+                    ended.add(worker.run.path)
+                    failures.append(Failure(worker.run, worker.last_words()))
+        finally:
+            for worker in active.values():
+                worker.interrupt()
+            for worker in active.values():
+                worker.join()
+            show.close()
 
 
 def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs: int) -> int:
@@ -101,27 +107,29 @@ def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs:
     for run in waiting:
         if len(active) == jobs:
             break
-        if _is_free(run, work / run.place):
-            active[run.path] = Worker(run, work / run.place, jobs)
-        else:
+        worker = _prepare(run, work / run.place, jobs)
+        if worker is None:
             elsewhere += 1
+        else:
+            active[run.path] = worker.start()
     return elsewhere
 
 
-def _is_free(run: Run, folder: Path) -> bool:
-    """Whether no worker has the run in hand or has just finished it.
+def _prepare(run: Run, folder: Path, jobs: int) -> Worker | None:
+    """A worker for a run, unless another one has it in hand or has just finished it.
 
-    The worker takes the lock again. Should that of another reproduction be faster, it ends at once.
+    Under the run's lock no other worker can finish it and remove its folder. The worker takes the
+    lock again. Should that of another reproduction be faster, it ends at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
             if not run.finished:
-                return True
+                return Worker(run, folder, jobs)
             shutil.rmtree(folder, ignore_errors=True)
     except (Timeout, FileNotFoundError):  # a worker has it, or removed its folder just now
         pass
-    return False
+    return None
 
 
 def _collect(active: dict[Path, Worker]) -> list[Worker]:

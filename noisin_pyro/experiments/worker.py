@@ -17,12 +17,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from noisin_pyro.atomic import replacing
+from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 
 __all__ = ["BUSY", "LOCK", "PROGRESS", "main"]
 
 LOCK, PROGRESS = "lock", "progress.json"
-BUSY = 75  # exit code if another worker has the run; EX_TEMPFAIL of sysexits.h
+BUSY = 75  # exit code if another worker has the run or had it; EX_TEMPFAIL of sysexits.h
 PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
 
@@ -39,6 +40,10 @@ def main(job_file: str) -> int:
 
 
 def _carry_out(job_file: Path, folder: Path) -> int:
+    job = _read(job_file)
+    if job is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return BUSY
     # Importing torch takes seconds, during which the run should already be locked.
     from noisin_pyro.experiments.job import run
 
@@ -52,9 +57,19 @@ def _carry_out(job_file: Path, folder: Path) -> int:
             temporary.write_text(json.dumps(progress), encoding="utf-8")
         written = time.monotonic()
 
-    run(json.loads(job_file.read_text(encoding="utf-8")), folder, report)
+    run(job, folder, report)
     shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _read(job_file: Path) -> dict[str, Any] | None:
+    """The job; None if another worker has finished it, and perhaps removed its folder."""
+    try:
+        job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # the lock has made the folder anew
+        return None
+    record = read_record(Path(job["record"]))
+    return None if record and record["finished"] else job
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.nn.weight_drop import WeightDrop, weight_drop
 from noisin_pyro.noise.affine import Additive, AffineNoise, Multiplicative
 from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
@@ -54,8 +56,8 @@ _MODEL: _Kinds = {
 _SIZES = ("input_size", "hidden_size", "num_layers")
 _RNN: _Kinds = {
     **{"class": str, "nonlinearity": str, **dict.fromkeys(_SIZES, int), "bias": bool},
-    **{"dropout": _NUMBER, "sites": (str, NoneType), "tied": bool, "noise_to": str},
-    **{"noise": list, "spread": list},
+    **{"dropout": _NUMBER, "zoneout": list, "weight_drop": _NUMBER},
+    **{"sites": (str, NoneType), "tied": bool, "noise_to": str, "noise": list, "spread": list},
 }
 
 
@@ -67,8 +69,9 @@ def describe(model: LanguageModel) -> dict[str, Any]:
             user's own, a base that is not made from numbers, a prior on a weight.
     """
     rnn: Any = model.rnn
-    name = type(rnn).__name__
-    if _CLASSES.get(name) != type(rnn).__module__:
+    kind, dropped = _weight_drop(rnn)
+    name = kind.__name__
+    if _CLASSES.get(name) != kind.__module__:
         raise ValueError(f"a {name} runs code of your own, which no file describes; {REMEDY}")
     options = ["nonlinearity"] if name == "NoisyRNN" else []
     options += [*_SIZES, "bias", "dropout", "sites", "tied", "noise_to"]
@@ -82,6 +85,8 @@ def describe(model: LanguageModel) -> dict[str, Any]:
         "rnn": {
             "class": name,
             **{option: getattr(rnn, option) for option in options},
+            "zoneout": list(rnn.zoneout),
+            "weight_drop": dropped,
             "noise": [_describe_noise(noise) for noise in rnn.noise],
             "spread": [
                 _describe_spread(rnn, f"spread_l{layer}") if noise is not None else None
@@ -145,6 +150,7 @@ class Description:
                 raise ValueError(f"{name} must have one entry a layer, got {len(listed)}")
         self._noises = [self._noise(one) for one in lists["noise"] or [None] * layers]
         self._spreads = lists["spread"] or [None] * layers
+        self._weight_drop = rnn.pop("weight_drop", 0.0)
         self._rnn = {name: value for name, value in rnn.items() if name != "class"}
 
     def check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -188,6 +194,8 @@ class Description:
         ]
         build_rnn = getattr(import_module(_CLASSES[self._kind]), self._kind)
         rnn = build_rnn(**self._rnn, noise=self._noises, spread=spreads)
+        if self._weight_drop:
+            weight_drop(rnn, p=self._weight_drop)
         options = dict(self._options)
         if options["input_noise"] is not None:
             options["input_spread"] = self._spread(self._input_spread, "input_spread", weights)
@@ -233,6 +241,23 @@ class Description:
             raise ValueError(f"the weights have no {name}")
         tensor = weights[name].clone()
         return nn.Parameter(tensor) if kind == "parameter" else tensor
+
+
+def _weight_drop(rnn: nn.Module) -> tuple[type, float]:
+    """The class of an RNN, and the rate of its weight drop, whose parametrization changes it."""
+    if not parametrize.is_parametrized(rnn):
+        return type(rnn), 0.0
+    parts: Any = rnn.parametrizations
+    recurrent = {f"weight_hh_l{layer}" for layer in range(rnn.num_layers)}  # type: ignore[arg-type]
+    kinds = {type(each) for part in parts.values() for each in part}
+    rates = {each.p for part in parts.values() for each in part if isinstance(each, WeightDrop)}
+    alone = all(len(part) == 1 for part in parts.values())
+    if not (set(parts) == recurrent and alone and kinds == {WeightDrop} and len(rates) == 1):
+        raise ValueError(
+            "of parametrizations a file describes weight_drop(rnn) alone, with one rate, got "
+            f"{', '.join(parts)}; {REMEDY}"
+        )
+    return type(rnn).__bases__[0], rates.pop()
 
 
 def _describe_noise(noise: Any) -> dict[str, Any] | None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
 
-from noisin_pyro.experiments import process, worker
+from noisin_pyro.experiments import process, runner, worker
 from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.recipe import Options, recipes
 from noisin_pyro.experiments.store import Run, planned
+from tests.experiments.fakes import fake
 
 
 @pytest.fixture
@@ -46,14 +49,47 @@ def is_locked(folder: Path) -> bool:
 
 def test_a_run_that_another_worker_has_is_no_failure(run: Run, folder: Path) -> None:
     with FileLock(folder / worker.LOCK):
-        other = Worker(run, folder, jobs=1)
+        other = Worker(run, folder, jobs=1).start()
         other.join()
     assert other.process.returncode == worker.BUSY
     assert not other.failed and not run.finished
 
 
-def test_progress_comes_from_a_file(run: Run, folder: Path) -> None:
+@pytest.mark.parametrize("folder_is_there", [True, False])
+def test_a_run_that_another_worker_has_just_finished(
+    run: Run, folder: Path, folder_is_there: bool
+) -> None:
     own = Worker(run, folder, jobs=1)
+    fake(run, valid=140, test=130)
+    before = run.path.read_bytes()
+    if not folder_is_there:
+        shutil.rmtree(folder)
+    own.start().join()
+    assert own.process.returncode == worker.BUSY and not own.failed
+    assert run.path.read_bytes() == before and not folder.exists()
+    assert own.last_words() == f"exit code {worker.BUSY}, {own.log}"
+
+
+def test_a_folder_is_prepared_under_the_lock(run: Run, folder: Path) -> None:
+    """Otherwise the worker that has the run could finish it and remove the folder meanwhile."""
+    held = []
+
+    def prepared(*arguments: Any) -> Worker:
+        held.append(is_locked(folder))
+        return Worker(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runner, "Worker", prepared)
+        own = runner._prepare(run, folder, 1)
+        assert own is not None and held == [True]
+        patched.setattr(runner, "Worker", lambda *_: (folder / "gone").read_bytes())
+        assert runner._prepare(run, folder, 1) is None  # the folder vanished all the same
+    own.start().join()
+    assert run.finished and runner._prepare(run, folder, 1) is None and not folder.exists()
+
+
+def test_progress_comes_from_a_file(run: Run, folder: Path) -> None:
+    own = Worker(run, folder, jobs=1).start()
     assert (own.stage, own.epochs) == ("starting", 0.0)
     for progress, stage, epochs in (
         ({"epoch": 2, "step": 5, "steps": 20}, "epoch 2, 25 %", 1.25),

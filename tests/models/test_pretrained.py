@@ -35,6 +35,7 @@ from noisin_pyro import (
 )
 from noisin_pyro.models import pretrained
 from noisin_pyro.nn.registry import RNNS, build_rnn
+from noisin_pyro.nn.weight_drop import weight_drop
 from tests.helpers import flat
 
 pytest.importorskip("safetensors")
@@ -162,6 +163,19 @@ def test_every_other_option(sites: Any, tmp_path: Path) -> None:
     assert again._pyro_name == "mine"
 
 
+def test_zoneout_and_weight_drop(tmp_path: Path) -> None:
+    rnn = weight_drop(NoisyLSTM(4, 5, 2, noise=NORMAL, zoneout=[0.3, 0.1]), p=0.4)
+    again = assert_same(LanguageModel(WORDS, rnn), tmp_path)
+    drop: Any = again.rnn.parametrizations.weight_hh_l1[0]  # type: ignore[union-attr,index]
+    assert drop.p == 0.4 and again.rnn.zoneout == (0.3, 0.1)
+    other = LanguageModel(WORDS, weight_drop(NoisyLSTM(4, 5), "weight_ih", p=0.4))
+    assert "of parametrizations a file describes weight_drop(rnn) alone" in refusal(other, tmp_path)
+    other = LanguageModel(
+        WORDS, nn.utils.parametrizations.weight_norm(NoisyGRU(4, 5), "weight_hh_l0")
+    )
+    assert "got weight_hh_l0; save its state_dict()" in refusal(other, tmp_path)
+
+
 def test_no_argument_is_forgotten(tmp_path: Path) -> None:
     """Whoever adds an argument to a constructor adds it to the description, or here."""
     elsewhere = {"self", "device", "dtype", "name", "batch_first", "bidirectional", "proj_size"}
@@ -171,7 +185,7 @@ def test_no_argument_is_forgotten(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
         said = json.loads((tmp_path / "config.json").read_text())
         arguments = inspect.signature(type(rnn).__init__).parameters
-        assert set(arguments) - elsewhere == said["rnn"].keys() - {"class"}
+        assert set(arguments) - elsewhere == said["rnn"].keys() - {"class", "weight_drop"}
         arguments = {
             **inspect.signature(LanguageModel.__init__).parameters,
             **inspect.signature(SequenceModel.__init__).parameters,
