@@ -7,7 +7,8 @@ its weights have bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,9 +64,9 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
                 "that save_pretrained or noisin train wrote"
             )
     path = folder / CONFIG
-    with _damage(f"{path} describes no model"):
+    with _one_sentence(f"{path} describes no model"):
         description = Description(_read_json(path), trust_code)
-    with _damage(f"{folder / WEIGHTS} does not hold the weights of this model"):
+    with _one_sentence(f"{folder / WEIGHTS} does not hold the weights of this model"):
         weights = _read_weights(folder / WEIGHTS, description)
         _check_whole(description, kind, weights)
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn are replaced
@@ -81,19 +82,16 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
     return model.eval()
 
 
-class _damage:
+@contextmanager
+def _one_sentence(about: str) -> Iterator[None]:
     """Whatever goes wrong with a stranger's file becomes one sentence that names it."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (ImportError, OSError)):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{self.sentence}: {reason}") from None
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # json, safetensors and torch have exceptions of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{about}: {reason}") from None
 
 
 def _read_json(path: Path) -> Any:
