@@ -21,7 +21,7 @@ __all__ = ["HubLanguageModel"]
 Model = TypeVar("Model", bound="HubLanguageModel")
 
 
-class HubLanguageModel(  # type: ignore[misc]
+class HubLanguageModel(
     PyTorchModelHubMixin,
     LanguageModel,
     library_name="noisin-pyro",
@@ -60,7 +60,7 @@ class HubLanguageModel(  # type: ignore[misc]
         """
         if vocabulary is not None:
             self.vocabulary = vocabulary
-        return super().save_pretrained(folder, **options)  # type: ignore[no-any-return]
+        return super().save_pretrained(folder, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_folder(self, save_directory, self.vocabulary)

@@ -90,7 +90,8 @@ def forecast(
                     start = _part(_copies(state, samples, batch), place, batch)
                     parts.append(continue_sequences(model, x, steps, start, **options))
             drawn = torch.cat(parts, 1)
-    return drawn.unflatten(1, (samples, batch)).transpose(0, 1)  # (N, S·B, *) -> (S, N, B, *)
+    apart: Tensor = drawn.unflatten(1, (samples, batch))  # (N, S·B, *) -> (N, S, B, *)
+    return apart.transpose(0, 1)
 
 
 def continue_sequences(

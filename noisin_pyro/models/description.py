@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from importlib import import_module
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from noisin_pyro.models.language import LanguageModel
 
 __all__ = ["Description", "describe"]
+
+Model = TypeVar("Model", bound="LanguageModel")
 
 FORMAT = 1
 """The number that a change in the meaning of an entry raises; new entries may come without one."""
@@ -175,9 +177,7 @@ class Description:
                     f"{shapes.get(name)}"
                 )
 
-    def build(
-        self, kind: type[LanguageModel], weights: Mapping[str, Tensor], name: str = ""
-    ) -> LanguageModel:
+    def build(self, kind: type[Model], weights: Mapping[str, Tensor], name: str = "") -> Model:
         """The model, with weights that torch draws.
 
         Args:
@@ -268,7 +268,8 @@ def _describe_noise(noise: Any) -> dict[str, Any] | None:
         raise ValueError(f"a MeanParameterized noise is a function, which no file holds; {REMEDY}")
     if _NOISES.get(name) is not type(noise):
         raise ValueError(f"a {name} is a noise of your own, which no file describes; {REMEDY}")
-    values = {"class": name, "base": _describe_distribution(noise.base, f"the base of {name}")}
+    values: dict[str, Any] = {"class": name}
+    values |= {"base": _describe_distribution(noise.base, f"the base of {name}")}
     try:
         known = moments(noise.base)
     except NotImplementedError:

@@ -182,10 +182,10 @@ def _same(one: Distribution, other: Distribution) -> bool:
 
     for name in (*other.arg_constraints, "mean", "variance"):
         try:
-            pair = [torch.as_tensor(getattr(each, name)) for each in (one, other)]
+            a, b = (torch.as_tensor(getattr(each, name)) for each in (one, other))
         except NotImplementedError:
             continue
-        alike = pair[0].dtype == pair[1].dtype and pair[0].shape == pair[1].shape
-        if not (alike and torch.allclose(*pair, rtol=0.0, atol=0.0, equal_nan=True)):
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        if not (alike and torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True)):
             return False
     return one.batch_shape == other.batch_shape and one.event_shape == other.event_shape

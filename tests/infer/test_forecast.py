@@ -7,6 +7,7 @@ those of variances, whose distribution has a heavier tail, at less than 1e-7.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -98,6 +99,11 @@ def test_moments_of_a_linear_gaussian_model() -> None:
     assert level.shape == (1, steps, 2, 1)
 
 
+def at(step: int, epsilon: Tensor) -> Tensor:
+    """The noise of a step; a tied noise has one for all."""
+    return epsilon if len(epsilon) == 1 else epsilon[step : step + 1]
+
+
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_loop_by_hand(sites: Any, tied: bool) -> None:
@@ -116,9 +122,10 @@ def test_a_loop_by_hand(sites: Any, tied: bool) -> None:
     with torch.no_grad():
         model.eval()
         noise = model.draw_noise(4 + steps - 1, samples * 2)
-        read, state, drawn = x.repeat(1, samples, 1), None, []
+        read, state = x.repeat(1, samples, 1), None
+        drawn: list[Tensor] = []
         for step in range(4 + steps - 1):
-            now = noise.map(lambda e, step=step: e if len(e) == 1 else e[step : step + 1])
+            now = noise.map(partial(at, step))
             last = read[step : step + 1] if step < 4 else drawn[-1]
             emitted, state = model.predict(last, state, drawn=now)
             if step >= 3:

@@ -13,8 +13,10 @@ import torch
 from noisin_pyro import LanguageModel, Multiplicative, NoisyLSTM, Vocabulary
 
 pytestmark = pytest.mark.lm
-huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+pytest.importorskip("huggingface_hub", reason="needs the extra hub")
 pytest.importorskip("safetensors")
+
+from huggingface_hub import HfApi, RepoUrl  # noqa: E402
 
 from noisin_pyro.hub import HubLanguageModel  # noqa: E402
 
@@ -62,10 +64,10 @@ def test_what_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     LanguageModel(len(VOCABULARY), build().rnn).save_pretrained(tmp_path / "run", VOCABULARY)
     calls: list[Any] = []
 
-    class Api(huggingface_hub.HfApi):
+    class Api(HfApi):
         def create_repo(self, repo_id: str, **_: Any) -> Any:
             calls.append(repo_id)
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+            return RepoUrl(f"https://huggingface.co/{repo_id}")
 
         def upload_folder(self, *, folder_path: Any, **_: Any) -> Any:
             calls.append(names(Path(folder_path)))

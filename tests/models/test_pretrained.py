@@ -97,7 +97,7 @@ def test_every_family(name: str, injection: Any, tmp_path: Path) -> None:
         Additive(torch.distributions.Laplace(torch.tensor(0.1, dtype=torch.float64), 3.0)),
         Additive(dist.Gumbel(torch.tensor(0.1, dtype=torch.float64), 3.0)),
         Multiplicative(dist.Bernoulli(logits=0.3)),
-        Multiplicative(dist.Binomial(3, 0.3)),
+        Multiplicative(dist.Binomial(3, torch.tensor(0.3))),
         Additive(dist.NegativeBinomial(2, logits=-1.0)),
         Multiplicative(dist.VonMises(0.0, 2.0), mean=0.0, stddev=0.81),
     ],
@@ -166,7 +166,7 @@ def test_every_other_option(sites: Any, tmp_path: Path) -> None:
 def test_zoneout_and_weight_drop(tmp_path: Path) -> None:
     rnn = weight_drop(NoisyLSTM(4, 5, 2, noise=NORMAL, zoneout=[0.3, 0.1]), p=0.4)
     again = assert_same(LanguageModel(WORDS, rnn), tmp_path)
-    drop: Any = again.rnn.parametrizations.weight_hh_l1[0]  # type: ignore[union-attr,index]
+    drop: Any = again.rnn.parametrizations.weight_hh_l1[0]
     assert drop.p == 0.4 and again.rnn.zoneout == (0.3, 0.1)
     other = LanguageModel(WORDS, weight_drop(NoisyLSTM(4, 5), "weight_ih", p=0.4))
     assert "of parametrizations a file describes weight_drop(rnn) alone" in refusal(other, tmp_path)
@@ -186,12 +186,12 @@ def test_no_argument_is_forgotten(tmp_path: Path) -> None:
         said = json.loads((tmp_path / "config.json").read_text())
         arguments = inspect.signature(type(rnn).__init__).parameters
         assert set(arguments) - elsewhere == said["rnn"].keys() - {"class", "weight_drop"}
-        arguments = {
+        own = {
             **inspect.signature(LanguageModel.__init__).parameters,
             **inspect.signature(SequenceModel.__init__).parameters,
         }
         there = said.keys() - {"format", "dtype", "tokens"} | {"embedding", "emission", "options"}
-        assert set(arguments) - elsewhere == there
+        assert set(own) - elsewhere == there
 
 
 def test_the_folder(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def mixture() -> dist.MixtureSameFamily:
     return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts)
 
 
-class Local(dist.Normal):  # type: ignore[misc]
+class Local(dist.Normal):
     """A class of this file, which another machine does not have."""
 
     def __init__(self) -> None:

@@ -57,7 +57,8 @@ def test_a_whole_text_is_read_as_a_short_one(tokens: Tokens, train: str, other: 
 
 def test_parts_of_a_long_text_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "aé\U0001f600 b\n" * 20
-    whole = {kind: count_tokens(text, kind) for kind in ("characters", "bytes")}
+    kinds: tuple[Tokens, ...] = ("characters", "bytes")
+    whole = {kind: count_tokens(text, kind) for kind in kinds}
     monkeypatch.setattr("noisin_pyro.text.corpora.tokenise._PART", 7)
     for kind, counts in whole.items():
         assert count_tokens(text, kind) == counts
