@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.read_record import read_record
-from noisin_pyro.text.atomic import replacing
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 from noisin_pyro.training.lease import BUSY, Held, holding
 
