@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.models.language import LanguageModel as LanguageModel
     from noisin_pyro.models.sequence import SequenceModel as SequenceModel
     from noisin_pyro.models.sequence import detach_state as detach_state
+    from noisin_pyro.models.weight_priors import weight_priors as weight_priors
     from noisin_pyro.nn.convert import from_torch as from_torch
     from noisin_pyro.nn.convert import to_torch as to_torch
     from noisin_pyro.nn.emissions import BernoulliEmission as BernoulliEmission
@@ -50,6 +51,7 @@ _HOMES = {
     "infer.smoothing_guide": ("SmoothingGuide",),
     "models.language": ("LanguageModel",),
     "models.sequence": ("SequenceModel", "detach_state"),
+    "models.weight_priors": ("weight_priors",),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "nn.convert": ("from_torch", "to_torch"),
     "nn.linear_rnns": ("NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from noisin_pyro.experiments.averaging import NUMBERS, VARIANTS
 from noisin_pyro.experiments.summary import Row
+from noisin_pyro.sites import Readout
 from noisin_pyro.training.plots import plot_epochs
 
 __all__ = ["FIGURES"]
@@ -61,17 +62,17 @@ def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
 
 def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
     """What averaging gains on the mean path: a thin line for each setting, thick their mean."""
-    for (readout, antithetic), name in VARIANTS.items():
-        panel, color = panels[int(readout == "mean")], f"C{int(antithetic)}"
-        gains = [row.gains((readout, antithetic)) for row in rows]
-        curves = [[gain.mean for gain in by_count.values()] for by_count in gains if by_count]
-        for curve in curves:
-            panel.plot(NUMBERS, curve, color=color, linewidth=0.7, alpha=0.5)
-        if curves:
-            means = [sum(values) / len(values) for values in zip(*curves)]
-            style: dict[str, Any] = {"color": color, "linewidth": 2.5, "marker": "o"}
-            panel.plot(NUMBERS, means, label=name.split(", ")[1], **style)
-    for panel in panels:
+    readouts: tuple[Readout, ...] = ("noisy", "mean")
+    for panel, readout in zip(panels, readouts):
+        for color, antithetic in (("C0", False), ("C1", True)):
+            gains = [row.gains((readout, antithetic)) for row in rows]
+            curves = [[gain.mean for gain in by_count.values()] for by_count in gains if by_count]
+            for curve in curves:
+                panel.plot(NUMBERS, curve, color=color, linewidth=0.7, alpha=0.5)
+            if curves:
+                means = [sum(values) / len(values) for values in zip(*curves)]
+                label = VARIANTS[readout, antithetic].split(", ")[1]
+                panel.plot(NUMBERS, means, color=color, linewidth=2.5, marker="o", label=label)
         panel.axhline(0.0, color="black", linestyle="--", linewidth=1)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")

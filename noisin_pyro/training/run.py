@@ -26,7 +26,7 @@ from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
 from noisin_pyro.training.text import load_text
 
-__all__ = ["SAMPLES", "train"]
+__all__ = ["SAMPLES", "models", "train"]
 
 SAMPLES = 16  # noisy RNNs averaged over at test time
 
@@ -111,7 +111,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
 
         log = SummaryWriter(str(folder.absolute() / "tensorboard")).add_scalar
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
-    for label, (model_config, place) in _models(config, folder).items():
+    for label, (model_config, place) in models(config, folder).items():
         place.mkdir(exist_ok=True)
         model = fit_model(
             fabric,
@@ -132,7 +132,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     return record
 
 
-def _models(config: TrainConfig, folder: Path) -> dict[str, tuple[TrainConfig, Path]]:
+def models(config: TrainConfig, folder: Path) -> dict[str, tuple[TrainConfig, Path]]:
     """The models of a run by their labels, each with its configuration and folder."""
     twin = replace(config, noise="none", learn_spread=False, variational_dropout=0.0)
     if config.deterministic:
