@@ -11,7 +11,7 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus

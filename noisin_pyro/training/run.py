@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
+    outcome: dict[str, Any] | BaseException
     if config.nodes > 1:
         folder = open_folder(config, corpus)
         outcome = fabric.launch(partial(in_first_folder, folder=folder, run=run))
