@@ -19,7 +19,7 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
-from noisin_pyro.training.folder import check_folder, open_folder, write_results, write_weights
+from noisin_pyro.training.folder import check_folder, open_folder, write_model, write_results
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
@@ -127,7 +127,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
             "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
         }
         if fabric.global_rank == 0:
-            write_weights(place / "model.safetensors", model)
+            write_model(place, model, corpus.vocabulary)
             write_results(folder, record)
     return record
 
