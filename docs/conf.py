@@ -10,6 +10,7 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx import addnodes
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -87,14 +88,24 @@ def find_name(app: Any, environment: Any, node: Any, content: Any) -> Any:
     """Resolves a docstring's plain ``:class:`NoisyLSTM` `` wherever the docstring stands."""
     python, page = environment.domains["py"], node["refdoc"]
     ending = f".{node.get('reftarget', '')}"
+    public = f"noisin_pyro{ending}"
     matches = [name for name in python.objects if name.endswith(ending)]
+    matches = [public] if public in matches else matches  # the other is where it is defined
     if len(matches) != 1:
         return None
     return python.resolve_xref(environment, page, app.builder, "obj", matches[0], node, content)
 
 
+def no_source_link(app: Any, doctree: nodes.document) -> None:
+    """viewcode has one prefix for all names of a module, which is that of the public ones."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        if signature.get("fullname", "").split(".")[0].endswith("Objective"):
+            signature["module"] = None
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", gather)
+    app.connect("doctree-read", no_source_link, priority=400)  # before viewcode's own
     app.connect("missing-reference", find_name)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(mathml("inline"), None), block_renderers=(mathml("block"), None)
