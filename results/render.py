@@ -196,20 +196,14 @@ def machines(records: list[dict[str, Any]]) -> str:
 
 #: What else one would use: by variant of ``benchmarks/alternatives.py``, its title and features.
 ALTERNATIVES = {
-    "multiplicative": ("noisin_pyro, multiplicative", "z, every step", "yes", "yes", "yes"),
-    "additive": ("noisin_pyro, additive", "z, every step", "yes", "yes", "yes"),
-    "dropout between layers": ("`nn.LSTM(dropout=...)`", "between layers", "yes", "no", "no"),
-    "weight drop by hand": ("weight drop (AWD-LSTM)", "recurrent weights", "yes", "no", "no"),
-    "variational dropout by hand": (
-        "variational dropout, a loop",
-        "h, one mask a sequence",
-        "no",
-        "no",
-        "no",
-    ),
-    "zoneout by hand": ("zoneout, a loop", "h and c, every step", "no", "no", "no"),
-    "bayesian-torch": ("bayesian-torch", "weights", "no", "no", "on weights"),
-    "textbook": ("Pyro, a site a step by hand", "z, every step", "no", "yes", "yes"),
+    "additive": ("noisin_pyro, additive", "states", "yes", "yes", "yes"),
+    "multiplicative": ("noisin_pyro, multiplicative", "states", "yes", "yes", "yes"),
+    "dropout between layers": ("`nn.LSTM(dropout=...)`", "layers' outputs", "yes", "no", "no"),
+    "weight drop by hand": ("weight drop of AWD-LSTM", "recurrent weights", "yes", "no", "no"),
+    "variational dropout by hand": ("variational dropout, a loop", "states", "no", "no", "no"),
+    "zoneout by hand": ("zoneout, a loop", "states", "no", "no", "no"),
+    "bayesian-torch": ("bayesian-torch", "weights", "no", "no", "yes"),
+    "textbook": ("Pyro, a site a step by hand", "states", "no", "yes", "yes"),
 }
 
 
@@ -217,7 +211,7 @@ def alternatives() -> str:
     """Features and measured cost of what one would use instead."""
     record = load(HERE / "alternatives" / "cpu.json")
     measured = record["variants"]
-    head = ["", "noise on", "torch's kernel", "any distribution", "an ELBO", "training step"]
+    head = ["", "acts on", "stays an `nn.LSTM`", "any distribution", "an ELBO", "training step"]
     rows = [
         [*features, f"{measured[name]['ratio']:.2f}" if name in measured else "not measured"]
         for name, features in ALTERNATIVES.items()
@@ -317,9 +311,9 @@ def rendered() -> dict[Path, str]:
     """The files with every marked part rendered anew."""
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
-    short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
+    short = {f"short:{name}": compared(part.split("\n\n")[0]) for name, part in account.items()}
     costs = {"speed": speed()}
-    first = {"run:pydoc": runs("pydoc", "results/"), **costs, **short}
+    first = {"alternatives": alternatives(), "speed-short": speed_short(), **short}
     parts = {
         "table1": corpora,
         "precision": precision(),
@@ -329,6 +323,13 @@ def rendered() -> dict[Path, str]:
     }
     files = {README: first, ACCOUNT: parts, SPEED_PAGE: costs}
     return {path: replaced(path, known) for path, known in files.items()}
+
+
+def compared(markdown: str) -> str:
+    """A table of methods without those that have not been run, and without its last column."""
+    rows = [line.strip("|").split("|")[:-1] for line in markdown.splitlines()]
+    columns = [column for column in zip(*rows) if {cell.strip() for cell in column[2:]} != {"–"}]
+    return "\n".join(f"|{'|'.join(cells)}|" for cells in zip(*columns))
 
 
 def replaced(path: Path, parts: dict[str, str]) -> str:
