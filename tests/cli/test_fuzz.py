@@ -32,7 +32,9 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 OPTIONS = st.dictionaries(
-    st.sampled_from(sorted(HINTS.keys() - {"out", "corpus", "data_dir", "devices", "device"})),
+    st.sampled_from(
+        sorted(HINTS.keys() - {"out", "corpus", "data_dir", "devices", "nodes", "device"})
+    ),
     VALUES,
     max_size=4,
 )
@@ -119,7 +121,10 @@ def test_many_configuration_files(
 @settings(max_examples=30, **SETTINGS)  # type: ignore[arg-type]
 @given(
     st.sampled_from(
-        ["config.yaml", "vocabulary.txt", "model.safetensors", "last.ckpt", "best.ckpt"]
+        [
+            *("config.yaml", "config.json", "vocabulary.txt", "model.safetensors"),
+            *("last.ckpt", "best.ckpt"),
+        ]
     ),
     st.floats(0, 1),
     st.one_of(st.binary(max_size=20), st.none()),

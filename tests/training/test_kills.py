@@ -104,7 +104,7 @@ def replay(
 
 
 def is_result(path: Path) -> bool:
-    return path.name in ("model.safetensors", "vocabulary.txt", "config.yaml")
+    return path.name in ("model.safetensors", "vocabulary.txt", "config.yaml", "config.json")
 
 
 @pytest.mark.parametrize("disaster", [kill, fill])
