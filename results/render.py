@@ -297,6 +297,29 @@ def tight_bounds() -> str:
     return "\n\n".join([table(head, rows), note])
 
 
+PARTICLES = {"one": "1", "independent": "2 independent", "pair": "2 antithetic"}
+
+
+def antithetic() -> str:
+    """How the gradients of particles vary, independent and in pairs."""
+    rows = []
+    records = [load(path) for path in sorted((HERE / "antithetic").glob("*.one.*.json"))]
+    for record in records:
+        model = f"{record['cell']}, γ = {record['spread']:g}, seed {record['seed']}"
+        for row in record["gradient_noise"]:
+            valid = record["history"][row["epoch"] - 1]["valid_perplexity"]
+            ratio = row["pair"] / row["independent"]
+            figures = [f"{value:.2f}" for value in (*(row[key] for key in PARTICLES), ratio)]
+            rows.append([model, str(row["epoch"]), f"{valid:.1f}", *figures])
+    ratio = "2 antithetic over 2 independent"
+    head = ["tr Cov(g)/‖E g‖²", "after epoch", "valid", *PARTICLES.values(), ratio]
+    note = (
+        f"`pydoc`, {records[0]['hidden']} units, multiplicative Gaussian noise, Adam 0.004, 40 "
+        f"draws; {machines(records)}."
+    )
+    return f"{table(head, rows)}\n\n{note}"
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -323,6 +346,7 @@ def rendered() -> dict[Path, str]:
         "precision": precision(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
+        "antithetic": antithetic(),
         **account,
     }
     return {README: replaced(README, first), ACCOUNT: replaced(ACCOUNT, parts)}
