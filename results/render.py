@@ -292,6 +292,33 @@ def tight_bounds() -> str:
     return "\n\n".join([table(head, rows), note])
 
 
+PARTICLES = {"one": "1", "independent": "2 independent", "pair": "2 antithetic"}
+EPOCHS = (1, 2, 4, 8, 16)
+
+
+def antithetic() -> str:
+    """How the gradients of particles vary, independent and in pairs, and how training goes."""
+    records = [load(path) for path in sorted((HERE / "antithetic").glob("*.json"))]
+    noises, trainings = [], []
+    for record in sorted(records, key=lambda record: list(PARTICLES).index(record["particles"])):
+        model = f"{record['cell']}, γ = {record['spread']:g}, seed {record['seed']}"
+        valid = [row["valid_perplexity"] for row in record["history"]]
+        shown = [f"{valid[epoch - 1]:.1f}" if epoch <= len(valid) else "–" for epoch in EPOCHS]
+        trainings.append([model, PARTICLES[record["particles"]], *shown])
+        for row in record["gradient_noise"]:
+            ratio = row["pair"] / row["independent"]
+            figures = [f"{value:.2f}" for value in (*(row[key] for key in PARTICLES), ratio)]
+            noises.append([model, str(row["epoch"]), *figures])
+    ratio = "2 antithetic over 2 independent"
+    noise = ["tr Cov(g)/‖E g‖²", "after epoch", *PARTICLES.values(), ratio]
+    training = ["validation perplexity", "particles", *(f"after epoch {n}" for n in EPOCHS)]
+    note = (
+        f"`pydoc`, {records[0]['hidden']} units, multiplicative Gaussian noise, Adam 0.004, 40 "
+        f"draws; {machines(records)}."
+    )
+    return "\n\n".join([table(noise, noises), table(training, trainings), note])
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -319,6 +346,7 @@ def rendered() -> dict[Path, str]:
         "precision": precision(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
+        "antithetic": antithetic(),
         **account,
     }
     files = {README: first, ACCOUNT: parts, SPEED_PAGE: costs}
