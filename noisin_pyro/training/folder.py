@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
 from noisin_pyro.models.language import LanguageModel
@@ -18,6 +17,7 @@ from noisin_pyro.text.atomic import PARTIAL, replacing
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig
+from noisin_pyro.training.lease import Held, holding
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
@@ -72,25 +72,22 @@ def open_folder(config: TrainConfig, corpus: Corpus) -> Iterator[None]:
             text's, or it cannot be written to.
     """
     folder = Path(config.out)
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"another training is running in {config.out!r}; wait for its end, or choose another "
-            "folder"
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(holding(folder / LOCK))
+        except Held:
+            raise ValueError(
+                f"another training is running in {config.out!r}; wait for its end, or choose "
+                "another folder"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
+            ) from None
         check_folder(config)  # again, since another training may have ended just now
         _begin(config, corpus, folder)
         yield
-    finally:
-        lock.release()
 
 
 def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:

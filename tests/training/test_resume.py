@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 
 from noisin_pyro.cli import main
 from noisin_pyro.training import loop
@@ -24,6 +23,7 @@ from noisin_pyro.training.checkpoint import Damaged, load_checkpoint, save_check
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.folder import FILES
 from noisin_pyro.training.interrupt import Interrupted
+from noisin_pyro.training.lease import holding
 from noisin_pyro.training.run import train
 
 
@@ -106,7 +106,7 @@ def test_a_moved_run_goes_on_where_it_lies(
 def test_one_training_at_a_time(text: Path, run: Path) -> None:
     before = weights(run)
     with (
-        FileLock(run / LOCK),
+        holding(run / LOCK),
         pytest.raises(ValueError, match="another training is running in"),
     ):
         resumed(text, run, epochs=9)

@@ -1,0 +1,121 @@
+"""Who may write to a folder: a lock file with a heartbeat, also on network file systems.
+
+`flock` is local, or missing, on many of the file systems that clusters share. A lease is a file
+that only one process can create. Its owner touches it every few seconds; if nobody has touched it
+for two minutes, its owner's machine is gone, and another process may take it. An owner that was
+killed on this machine is known to be gone at once. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import LeaseCompromise, SoftFileLease, Timeout
+
+__all__ = ["BUSY", "Held", "Lease", "holding"]
+
+BUSY = 75  # exit code if another process has the folder; EX_TEMPFAIL of sysexits.h
+HEARTBEAT = 3.0  # seconds between two touches
+#: Seconds without one after which a lease is taken over; a client of NFS may see it a minute late.
+STALE = 120.0
+TRY = 0.3  # seconds for an attempt, in which the lease of a process that died here is taken over
+
+
+class Held(Exception):
+    """Another process has the lease, and is alive or may be."""
+
+
+class Lease:
+    """The right to work in a folder.
+
+    Keep the object to try again: it remembers since when another's lease has not been touched.
+
+    Args:
+        path: its file.
+
+    Example:
+        >>> import tempfile
+        >>> first, second = (Lease(path) for path in [Path(tempfile.mkdtemp()) / "lock"] * 2)
+        >>> first.take(), second.take()
+        (True, False)
+        >>> first.give_back()
+        >>> second.take()
+        True
+        >>> second.give_back()
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lease = SoftFileLease(
+            path,
+            lease_duration=STALE,
+            heartbeat_interval=HEARTBEAT,
+            on_compromise=_leave,
+            thread_local=False,
+        )
+
+    def take(self) -> bool:
+        """Takes it if it is free, or its owner is gone.
+
+        Raises:
+            OSError: if its file cannot be written.
+        """
+        try:
+            self._lease.acquire(timeout=TRY)
+        except Timeout:
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """Removes its file."""
+        self._lease.release()
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Takes a lease for a block.
+
+    If another process has it, this waits until that is seen to be alive, or has been silent for so
+    long that its machine must be gone.
+
+    Args:
+        path: the lease's file.
+
+    Raises:
+        Held: if the other one is alive.
+        OSError: if the file cannot be written.
+    """
+    lease, first = Lease(path), _touched(path)
+    while not lease.take():
+        touched = _touched(path)
+        if first is not None and touched not in (None, first):
+            raise Held(f"{path} is another process's")
+        first = touched
+    try:
+        yield
+    finally:
+        lease.give_back()
+
+
+def _touched(path: Path) -> tuple[int, int] | None:
+    """Which file is there and when it was last touched; None if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _leave(lost: LeaseCompromise) -> None:
+    """Ends this process, which another took for dead and whose files it must not write any more."""
+    folder = Path(lost.lock_file).parent
+    print(
+        f"noisin: another process has taken over {folder}, since this one stood still",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(BUSY)
