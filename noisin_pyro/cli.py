@@ -1,10 +1,11 @@
-"""The command line: ``noisin train | evaluate | generate | corpus | reproduce``.
+"""The command line: ``noisin train | evaluate | generate | corpus | reproduce | completion``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -19,7 +20,12 @@ COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
 
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
+    from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.training.out import check_folder
+
+    check_folder(config)  # what is wrong is told before torch is imported, which takes seconds
+    check_source(config.corpus, config.data_dir)
     from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
@@ -48,6 +54,8 @@ def evaluate_run(
     antithetic: bool = False,
     readout: Literal["noisy", "mean"] = "noisy",
     weighting: Literal["equal", "filter"] = "equal",
+    corpus: str | None = None,
+    data_dir: str | None = None,
     trust_code: bool = False,
 ) -> None:
     """Perplexity of a finished run.
@@ -59,29 +67,24 @@ def evaluate_run(
         antithetic: draw the noise in pairs of opposite sign.
         readout: what the softmax reads, the noisy state or its mean.
         weighting: equal, or filter for the weights of a particle filter.
+        corpus: the text, with the same vocabulary; the run's own, where it lay, if omitted.
+        data_dir: the folder with a published corpus's files; the run's own if omitted.
         trust_code: import and call any class that the run's noise names by class_path.
     """
     import torch
 
-    from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
-    from noisin_pyro.training.folder import load_run
+    from noisin_pyro.training.folder import load_run, load_text
     from noisin_pyro.training.memory import check_memory
 
     config, vocabulary, model = load_run(run, trust_code)
-    corpus = load_corpus(config.corpus, config.data_dir)
-    if corpus.vocabulary != vocabulary:
-        raise ValueError(
-            f"the corpus {config.corpus!r} here is not the one {run!r} was trained on, its "
-            "vocabulary differs (pydoc differs between Python versions); train again, or evaluate "
-            "where it was trained"
-        )
+    text = load_text(config, vocabulary, corpus, data_dir)
     if samples:
         check_memory(config, len(vocabulary), samples)
     torch.manual_seed(config.seed)
     fit = evaluate(
         model,
-        corpus.split(split),
+        text.split(split),
         samples,
         antithetic=antithetic,
         readout=readout,
@@ -141,6 +144,9 @@ def corpus(name: str, data_dir: str | None = None, min_count: int | None = None)
         data_dir: the folder with a published corpus's files; downloaded if omitted.
         min_count: rarer words of the training text become <unk>.
     """
+    from noisin_pyro.text.sources import check_source
+
+    check_source(name, data_dir)
     from noisin_pyro.text.corpora import load_corpus
 
     loaded = load_corpus(name, data_dir, min_count)
@@ -185,12 +191,17 @@ def reproduce(
     from pathlib import Path
 
     from noisin_pyro.experiments.recipe import Options
+    from noisin_pyro.text.sources import check_source
+
+    chosen = Options(**options)
+    if chosen.corpus is not None and not render:
+        check_source(chosen.corpus)
     from noisin_pyro.experiments.reproduce import reproduce as run
 
     try:
         text, failures = run(
             experiment,
-            Options(**options),
+            chosen,
             [row.strip() for row in rows.split(",") if row.strip()],
             results=Path(results),
             work=Path(work),
@@ -208,12 +219,28 @@ def reproduce(
         raise SystemExit(1)
 
 
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script that completes commands and options in a shell.
+
+    Args:
+        shell: the shell. In bash, eval "$(noisin completion bash)" in .bashrc is enough.
+    """
+    try:
+        import shtab  # noqa: F401  # what jsonargparse makes the script with
+    except ImportError:
+        raise ImportError(
+            'completion needs shtab; run pip install "noisin-pyro[completion]"'
+        ) from None
+    _print(_parser("", {}, *COMMANDS).get_completion_script(f"shtab-{shell}"))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate_run,
     "generate": generate,
     "corpus": corpus,
     "reproduce": reproduce,
+    "completion": completion,
 }
 
 
@@ -238,8 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        reason = error.strerror or error
-        _warn(f"{error.filename or 'the output'} cannot be used ({reason}); give another path")
+        name = error.filename or "the output"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _warn(f"{name} cannot be written, the disk is full; what was there stays, make room "
+                  "and go on")  # fmt: skip
+        else:
+            reason = error.strerror or error
+            _warn(f"{name} cannot be used ({reason}); give another path")
     return 2
 
 
@@ -299,12 +331,13 @@ def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     return given, rest
 
 
-def _parser(name: str, given: dict[str, Any]) -> Any:
+def _parser(name: str, given: dict[str, Any], *more: str) -> Any:
     """The parser of all commands, with the options of one: reading those of all takes a second.
 
     Args:
         name: the command whose options it has.
         given: values that stand for the defaults of these options.
+        more: further commands whose options it has.
     """
     from jsonargparse import ArgumentParser, set_loader
 
@@ -326,8 +359,9 @@ def _parser(name: str, given: dict[str, Any]) -> Any:
         sub = ArgumentParser(
             description=summary, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
         )
+        if known == name or known in more:
+            _add_options(sub, known)
         if known == name:
-            _add_options(sub, name)
             sub.set_defaults(given)
         commands.add_subcommand(known, sub, help=summary)
         sub.prog = f"noisin {known}"

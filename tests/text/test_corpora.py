@@ -34,6 +34,7 @@ from noisin_pyro.text.corpora.published import (
     PublishedFile,
     _Limited,
 )
+from noisin_pyro.text.sources import NAMES, PUBLISHED
 
 DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 # Letters of words as a text file may hold them: no whitespace, no NUL.
@@ -628,3 +629,8 @@ def test_registry_is_read_only() -> None:
     assert list(CORPORA) == ["hmm", "ptb", "pydoc", "wikitext-2"]
     with pytest.raises(TypeError):
         CORPORA["mine"] = PTB  # type: ignore[index]
+
+
+def test_the_names_known_without_torch_are_those_of_the_corpora() -> None:
+    published = [name for name, source in CORPORA.items() if isinstance(source, PublishedCorpus)]
+    assert (tuple(CORPORA), tuple(published)) == (NAMES, PUBLISHED)

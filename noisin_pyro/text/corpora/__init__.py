@@ -6,11 +6,13 @@ returns a `Corpus`. Either is then named in ``registry.py``.
 
     vocabulary.py   words to ids and back
     corpus.py       three texts to a Corpus
-    files.py        text on disk: what is accepted, what is refused
     published.py    ptb, wikitext-2: verified files, downloaded where none are given
     pydoc.py        the Python language reference, which every CPython carries
     hmm.py          a synthetic language whose optimal perplexity is known
     registry.py     names to corpora
+
+What text files may hold, and which names there are, stands in ``text/files.py`` and
+``text/sources.py``, which import no torch.
 """
 
 from noisin_pyro.text.corpora.corpus import Corpus

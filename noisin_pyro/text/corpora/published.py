@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.files import find_splits, read_text
+from noisin_pyro.text.files import find_splits, read_text
 
 MOST_BYTES = 50_000_000  # of a file, five times the largest one's
 
@@ -123,12 +123,14 @@ class _Limited:
         self.file, self.left = file, MOST_BYTES
 
     def write(self, data: bytes) -> int:
+        """Writes, unless that would be too much."""
         self.left -= len(data)
         if self.left < 0:
             raise _TooLargeError
         return self.file.write(data)
 
     def flush(self) -> None:
+        """Passes on what is buffered."""
         self.file.flush()
 
 

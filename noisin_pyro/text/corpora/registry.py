@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.files import cut_lines, find_splits, read_text
 from noisin_pyro.text.corpora.hmm import hmm
 from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus
 from noisin_pyro.text.corpora.pydoc import pydoc
+from noisin_pyro.text.sources import check_data_dir, read_splits
 
 CORPORA: Mapping[str, PublishedCorpus | Callable[..., Corpus]] = MappingProxyType(
     {"hmm": hmm, "ptb": PTB, "pydoc": pydoc, "wikitext-2": WIKITEXT2}
@@ -50,32 +50,14 @@ def load_corpus(
         104
     """
     source = CORPORA.get(corpus) if isinstance(corpus, str) else None
+    check_data_dir(corpus, data_dir)
     load: Callable[..., Corpus]
     if isinstance(source, PublishedCorpus):
         load = partial(source.load, data_dir)
-    elif data_dir is not None:
-        raise ValueError(
-            f"data_dir is for published corpora ({_names(PublishedCorpus)}), got {data_dir} "
-            f"with corpus {str(corpus)!r}; leave it out"
-        )
     else:
         load = source or partial(_load_path, Path(corpus))
     return load() if min_count is None else load(min_count=min_count)
 
 
 def _load_path(path: Path, min_count: int = 1) -> Corpus:
-    if path.is_dir():
-        paths = find_splits(path, [("train.txt",), ("valid.txt",), ("test.txt",)])
-        texts = Texts(*map(read_text, paths))
-    elif path.exists():
-        texts = Texts(*cut_lines(read_text(path)))
-    else:
-        raise ValueError(
-            f"corpus must be one of {_names()} or the path of a text file or folder, "
-            f"got {str(path)!r}, which does not exist"
-        )
-    return Corpus.from_texts(path.resolve().name, texts, min_count)
-
-
-def _names(kind: type = object) -> str:
-    return ", ".join(name for name, source in CORPORA.items() if isinstance(source, kind))
+    return Corpus.from_texts(path.resolve().name, Texts(*read_splits(path)), min_count)

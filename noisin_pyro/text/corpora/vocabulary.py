@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.text.atomic import replacing
-from noisin_pyro.text.corpora.files import read_text
+from noisin_pyro.text.files import read_text
 
 UNK = "<unk>"
 EOS = "<eos>"

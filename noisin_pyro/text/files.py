@@ -1,4 +1,7 @@
-"""Text on disk: what is accepted, what is refused, and how one file becomes three splits."""
+"""Text on disk: what is accepted, what is refused, and how one file becomes three splits.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
