@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.nn.rnn import NoisyGRU as NoisyGRU
     from noisin_pyro.nn.rnn import NoisyLSTM as NoisyLSTM
     from noisin_pyro.nn.rnn import NoisyRNN as NoisyRNN
+    from noisin_pyro.nn.weight_drop import weight_drop as weight_drop
     from noisin_pyro.noise.affine import Additive as Additive
     from noisin_pyro.noise.affine import Multiplicative as Multiplicative
     from noisin_pyro.noise.families import FAMILIES as FAMILIES
@@ -54,6 +55,7 @@ _HOMES = {
     "nn.linear_rnns": ("NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"),
     "nn.recurrent": ("NoisyRecurrent",),
     "nn.rnn": ("NoisyGRU", "NoisyLSTM", "NoisyRNN"),
+    "nn.weight_drop": ("weight_drop",),
     "noise.affine": ("Additive", "Multiplicative"),
     "noise.families": ("FAMILIES", "family"),
     "noise.mean_parameterized": ("MeanParameterized",),

@@ -1,4 +1,4 @@
-"""The command line: ``noisin train | evaluate | generate | corpus | reproduce | completion``.
+"""The command line: ``noisin train | tune | evaluate | generate | corpus | reproduce | ...``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
@@ -45,6 +45,35 @@ def train(config: Any) -> None:
         _print(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
 
 
+def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
+    """Search γ, the kind of noise and dropout on validation perplexity."""
+    from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
+
+    require_optuna()  # what is wrong is told before torch is imported, which takes seconds
+    check_folder(config)
+    from noisin_pyro.tuning.report import study_table
+    from noisin_pyro.tuning.tune import tune as run
+
+    try:
+        record = run(config, fixed, trials, storage)
+    except Interrupted:
+        _warn("stopped, nothing is lost; the same command goes on with --resume true")
+        raise
+    _print(study_table(record))
+    _print(f"\nwrote {config.out}/: study.json, tune.png, and a run folder for each trial")
+    if (best := record["best"]) is None:
+        _warn("no trial came to its end; see the table")
+        return
+    folder = trial_folder(config.out, best["number"])
+    perplexities = best["mean_path"]
+    _print(
+        f"trial {best['number']} is the best: perplexity {perplexities['valid']:.2f} on the "
+        f"validation split, {perplexities['test']:.2f} on the test split; see noisin evaluate "
+        f"{shlex.quote(str(folder))}"
+    )
+
+
 # Not `evaluate`: to a function of that name jsonargparse would prefer noisin_pyro.evaluate, whose
 # import brings torch.
 def evaluate_run(
@@ -74,11 +103,12 @@ def evaluate_run(
     import torch
 
     from noisin_pyro.text.evaluation import evaluate
-    from noisin_pyro.training.folder import load_run, load_text
+    from noisin_pyro.training.folder import load_run
     from noisin_pyro.training.memory import check_memory
+    from noisin_pyro.training.text import text_of_run
 
     config, vocabulary, model = load_run(run, trust_code)
-    text = load_text(config, vocabulary, corpus, data_dir)
+    text = text_of_run(config, vocabulary, corpus, data_dir)
     if samples:
         check_memory(config, len(vocabulary), samples)
     torch.manual_seed(config.seed)
@@ -236,6 +266,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "tune": tune,
     "evaluate": evaluate_run,
     "generate": generate,
     "corpus": corpus,
@@ -289,7 +320,8 @@ def _run(arguments: list[str]) -> int:
         _parser(name, {}).print_help()
         return 2
     try:
-        given, arguments = _config_files(arguments) if name == "train" else ({}, arguments)
+        trains = name in ("train", "tune")
+        given, arguments = _config_files(name, arguments) if trains else ({}, arguments)
         parser = _parser(name, given)
         options = parser.parse_args(arguments)[name].as_dict()
     except ArgumentError as error:
@@ -297,16 +329,20 @@ def _run(arguments: list[str]) -> int:
         raise ValueError(
             text if name not in COMMANDS else f"{text}; see noisin {name} --help"
         ) from None
-    if name == "train":
+    if trains:
         from noisin_pyro.training.config import TrainConfig
 
         del options["config"]
-        options = {"config": TrainConfig(**options)}
+        own = {key: options.pop(key) for key in ("trials", "storage") if key in options}
+        if name == "tune":
+            typed = parser.parse_args(arguments, defaults=False)[name].as_dict()
+            own["fixed"] = given.keys() | typed.keys()
+        options = {"config": TrainConfig(**options), **own}
     COMMANDS[name](**options)
     return 0
 
 
-def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The options in the files of ``--config``, and the arguments without them."""
     from argparse import ArgumentParser
     from pathlib import Path
@@ -325,7 +361,7 @@ def _config_files(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             check_file(values)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None
-        if is_run_folder(path.parent) and path.name == "config.yaml":
+        if name == "train" and is_run_folder(path.parent) and path.name == "config.yaml":
             values["out"] = str(path.parent)  # also where the folder has been moved
         given.update(values)
     return given, rest
@@ -362,6 +398,8 @@ def _parser(name: str, given: dict[str, Any], *more: str) -> Any:
         if known == name or known in more:
             _add_options(sub, known)
         if known == name:
+            if name == "tune":
+                sub.set_defaults({"out": "runs/tune"})
             sub.set_defaults(given)
         commands.add_subcommand(known, sub, help=summary)
         sub.prog = f"noisin {known}"
@@ -369,10 +407,14 @@ def _parser(name: str, given: dict[str, Any], *more: str) -> Any:
 
 
 def _add_options(parser: Any, name: str) -> None:
-    if name == "train":
+    if name in ("train", "tune"):
         from noisin_pyro.training.config import TrainConfig
 
         parser.add_argument("--config", action="config", help="a YAML file with any of the options")
+        if name == "tune":
+            parser.add_argument("--trials", type=int, default=20, help="trials in all")
+            where = "a journal file or a database's URL that several machines share"
+            parser.add_argument("--storage", type=str | None, default=None, help=where)
         parser.add_class_arguments(TrainConfig)
         return
     parser.add_function_arguments(COMMANDS[name], as_positional=True)

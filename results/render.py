@@ -18,6 +18,7 @@ from typing import Any
 from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options
 from noisin_pyro.experiments.reproduce import render
+from noisin_pyro.experiments.summary import MeanStd
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -234,7 +235,7 @@ REPRODUCED = {
     "table2-pydoc-long": ("table2", Options(corpus="pydoc", grid=3, seeds=1, epochs=120)),
     "figure2-ptb": ("figure2", Options(grid=2, seeds=1, precision="bf16-mixed")),
     "spread-pydoc": ("spread", Options(seeds=1)),
-    "samples-pydoc": ("samples", Options(seeds=1)),
+    "samples-pydoc": ("samples", Options()),
     "regularisers-pydoc": ("regularisers", Options()),
     "linear-pydoc": ("linear", Options()),
 }
@@ -275,6 +276,27 @@ def precision() -> str:
     return table(["1 layer, tanh", "precision", "valid", "test", "best epoch"], rows)
 
 
+def tight_bounds() -> str:
+    """Perplexity per character and γ under looser and tighter bounds, over seeds."""
+    record = load(HERE / "tight-bounds" / "pydoc.json")
+    rows = []
+    for method in record["methods"].values():
+        runs = method["runs"]
+        best = MeanStd.of([min(run["valid"]) for run in runs])
+        last = MeanStd.of([run["valid"][-1] for run in runs])
+        spread = MeanStd.of([run["spread"][-1] for run in runs])
+        assert best and last and spread
+        cells = (f"{part.mean:.2f} ± {part.std:.2f}" for part in (best, last))
+        rows.append([method["title"], *cells, f"{spread.mean:.2f}"])
+    head = ["validation, perplexity per character", "best epoch", "last epoch", "γ at the end"]
+    seeds = len(record["methods"]["none"]["runs"])
+    note = (
+        f"{record['epochs']} epochs, {seeds} seeds; {record['hardware']['processor']}, torch "
+        f"{record['versions']['torch']}; `python benchmarks/tight_bounds.py`."
+    )
+    return "\n\n".join([table(head, rows), note])
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -296,7 +318,13 @@ def rendered() -> dict[Path, str]:
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
     first = {"run:pydoc": runs("pydoc", "results/"), "speed": speed(), **short}
-    parts = {"table1": corpora, "precision": precision(), "runs": runs("*", ""), **account}
+    parts = {
+        "table1": corpora,
+        "precision": precision(),
+        "runs": runs("*", ""),
+        "tight-bounds": tight_bounds(),
+        **account,
+    }
     return {README: replaced(README, first), ACCOUNT: replaced(ACCOUNT, parts)}
 
 

@@ -11,7 +11,7 @@ from noisin_pyro.kernels.fused import fused
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
-__all__ = ["Cell", "State", "TorchCell", "Weights"]
+__all__ = ["Cell", "State", "TorchCell", "Weights", "loop_clean"]
 
 State = tuple[Tensor, ...]
 """(z, \\*clean): the state that a layer hands to the next step.
@@ -44,6 +44,10 @@ class Cell(Generic[W]):
         kernel: torch's fused kernel for the deterministic layer, if there is one.
         folds: whether recurrent noise enters linearly before anything nonlinear, so that
             additive noise is an extra input (see :mod:`noisin_pyro.layers.folding`).
+        recurrent_weights: whether the cell has recurrent weights, and :meth:`step_reading` can give
+            them something else to read than the state.
+        weights_alone: whether z enters a step through the recurrent weights alone. In a GRU it does
+            not: the update gate carries it on as well.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Cell(Generic[W]):
     keeps_range = True
     kernel: str | None = None
     folds = False
+    recurrent_weights = False
+    weights_alone = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -73,6 +79,13 @@ class Cell(Generic[W]):
 
         Returns:
             The new state, with the clean h, each part with shape (\\*, H).
+        """
+        raise NotImplementedError
+
+    def step_reading(self, gates: Tensor, read: Tensor, state: State, weights: W) -> State:
+        """:meth:`step` with recurrent weights that read ``read`` in the place of the state's h.
+
+        Asked of cells with :attr:`recurrent_weights`.
         """
         raise NotImplementedError
 
@@ -140,6 +153,26 @@ class Cell(Generic[W]):
         )
         return self.step(gates, before, weights)[0], states
 
+    def scan_reading(
+        self,
+        gates: Tensor,
+        state: State,
+        weights: W,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        """Runs a layer in which the recurrent weights alone read noise: m_t h_{t-1} + a_t.
+
+        The arguments are those of :meth:`scan`. The states are clean, and so is the carried one.
+        """
+        states: list[State] = []
+        for t, gate in enumerate(gates.unbind(0)):
+            read = state[0] if mult is None else state[0] * mult[t]
+            read = read if add is None else read + add[t]
+            state = self.step_reading(gate, read, state, weights)
+            states.append(state)
+        return tuple(torch.stack(parts) for parts in zip(*states))
+
     def deterministic(
         self,
         x: Tensor,
@@ -195,8 +228,34 @@ class Cell(Generic[W]):
         return True
 
 
+def loop_clean(
+    cell: Cell[W],
+    gates: Tensor,
+    state: State,
+    weights: W,
+    mult: Tensor | None = None,
+    add: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """:meth:`Cell.scan_clean` in one loop, for a cell whose step may draw something."""
+    hs: list[Tensor] = []
+    states: list[State] = []
+    for t, gate in enumerate(gates.unbind(0)):
+        h, *clean = cell.step(gate, state, weights)
+        z = h if mult is None else h * mult[t]
+        state = (z if add is None else z + add[t], *clean)
+        hs.append(h)
+        states.append(state)
+    return torch.stack(hs), tuple(torch.stack(parts) for parts in zip(*states))
+
+
 class TorchCell(Cell[Weights]):
     """What torch's own cells share: the form of their weights, and a fused kernel."""
+
+    recurrent_weights = True
+    weights_alone = True
+
+    def step_reading(self, gates: Tensor, read: Tensor, state: State, weights: Weights) -> State:
+        return self.step(gates, (read, *state[1:]), weights)
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
         """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H).

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import State, TorchCell, Weights
+from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -126,7 +126,7 @@ class _Scan(torch.autograd.Function):
         save(ctx, inputs, (z,), (h,))
 
     @staticmethod
-    @twice_differentiable
+    @twice_differentiable(Cell.scan)
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         (_, z0, _, w_hh, _, mult, _), (z, h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad

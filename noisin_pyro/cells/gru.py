@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import State, TorchCell, Weights
+from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
+from noisin_pyro.cells.gru_reading import ReadingScan
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -39,14 +40,18 @@ class GRUCell(TorchCell):
     range = Range(-1.0, 1.0)
     keeps_range = False
     kernel = "gru"
+    weights_alone = False
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
         return linear(x, weights.w_ih, weights.b_ih).to(weights.w_hh.dtype)
 
     def step(self, gates: Tensor, state: State, weights: Weights) -> State:
+        return self.step_reading(gates, state[0], state, weights)
+
+    def step_reading(self, gates: Tensor, read: Tensor, state: State, weights: Weights) -> State:
         (z,) = state
         r_x, u_x, n_x = gates.chunk(3, -1)
-        r_z, u_z, n_z = F.linear(z, weights.w_hh, weights.b_hh).chunk(3, -1)
+        r_z, u_z, n_z = F.linear(read, weights.w_hh, weights.b_hh).chunk(3, -1)
         r, u = (r_x + r_z).sigmoid(), (u_x + u_z).sigmoid()
         n = (n_x + r * n_z).tanh()
         return (n + u * (z - n),)
@@ -60,6 +65,20 @@ class GRUCell(TorchCell):
         add: Tensor | None = None,
     ) -> State:
         return run(_Scan, self, gates, state, weights, mult, add, reads_bias=True)
+
+    def scan_reading(
+        self,
+        gates: Tensor,
+        state: State,
+        weights: Weights,
+        mult: Tensor | None = None,
+        add: Tensor | None = None,
+    ) -> State:
+        return run(
+            *(ReadingScan, self, gates, state, weights, mult, add),
+            reads_bias=True,
+            readable=Cell.scan_reading,
+        )
 
 
 GRU = GRUCell()
@@ -103,7 +122,7 @@ class _Scan(torch.autograd.Function):
         save(ctx, inputs, (z,), (act, n_z, h))
 
     @staticmethod
-    @twice_differentiable
+    @twice_differentiable(Cell.scan)
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         (_, z0, _, w_hh, b_hh, mult, _), (z, act, n_z, h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad

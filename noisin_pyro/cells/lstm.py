@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.cells.base import State, TorchCell, Weights
+from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
     noisy,
     run,
@@ -106,7 +106,7 @@ class _Scan(torch.autograd.Function):
         save(ctx, inputs, (z, c), (act, tanh_c))
 
     @staticmethod
-    @twice_differentiable
+    @twice_differentiable(Cell.scan)
     def backward(ctx: Any, grad_z: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
         (_, z0, c0, w_hh, _, mult, _), (z, c, act, tanh_c) = saved(ctx)
         steps, batch, hidden = c.shape

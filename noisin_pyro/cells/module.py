@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from noisin_pyro.cells.base import Cell, State
+from noisin_pyro.cells.base import Cell, State, loop_clean
 from noisin_pyro.noise.base import Range
 
 __all__ = ["Form", "ModuleCell", "form_of"]
@@ -79,15 +79,7 @@ class ModuleCell(Cell[nn.Module]):
         add: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """In one loop: a module may draw a dropout mask, which a second step would draw anew."""
-        hs: list[Tensor] = []
-        states: list[State] = []
-        for t, gate in enumerate(gates.unbind(0)):
-            h, *clean = self.step(gate, state, weights)
-            z = h if mult is None else h * mult[t]
-            state = (z if add is None else z + add[t], *clean)
-            hs.append(h)
-            states.append(state)
-        return torch.stack(hs), tuple(torch.stack(parts) for parts in zip(*states))
+        return loop_clean(self, gates, state, weights, mult, add)
 
 
 @torch.no_grad()

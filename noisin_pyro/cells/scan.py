@@ -48,6 +48,7 @@ def run(
     add: Tensor | None,
     *,
     reads_bias: bool = False,
+    readable: Callable[..., State] = Cell.scan,
 ) -> State:
     """Runs a cell's ``torch.autograd.Function``; the arguments are those of :meth:`.Cell.scan`.
 
@@ -57,11 +58,12 @@ def run(
     Args:
         function: the ``torch.autograd.Function``.
         reads_bias: whether the recurrent bias is not yet in ``gates``.
+        readable: the same in plain torch.
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
     gates, state = gates.contiguous(), tuple(part.to(w_hh.dtype) for part in state)
     if torch._C._are_functorch_transforms_active():
-        return Cell.scan(cell, gates, state, weights, mult, add)
+        return readable(cell, gates, state, weights, mult, add)
     z0, c0 = state if len(state) > 1 else (state[0], None)
     parts = (gates, z0, c0, w_hh, b_hh, mult, add)
     outputs: State = function.apply(cell, *parts, _has_backward(*parts))
@@ -121,24 +123,33 @@ def saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     return tensors[:7], tensors[7:]
 
 
-def twice_differentiable(by_hand: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a gradient of the gradient is wanted, runs the backward pass of :meth:`.Cell.scan`."""
+def twice_differentiable(
+    readable: Callable[..., State],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Where a gradient of the gradient is wanted, runs the backward pass of the readable form.
 
-    @functools.wraps(by_hand)
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        if not torch.is_grad_enabled() or all(grad is None for grad in grads):
-            return by_hand(ctx, *grads)
-        inputs, needed = saved(ctx)[0], ctx.needs_input_grad[1:8]
-        gates, z0, c0, w_hh, b_hh, mult, add = inputs
-        wanted = [part for part, needs in zip(inputs, needed) if needs]
-        with torch.autocast(gates.device.type, enabled=False):
-            weights = Weights(w_hh, w_hh, None, b_hh)
-            state = (z0,) if c0 is None else (z0, c0)
-            outputs = Cell.scan(ctx.cell, gates, state, weights, mult, add)
-            outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
-            gradients = iter(
-                torch.autograd.grad(outs, wanted, given, create_graph=True, allow_unused=True)
-            )
-        return None, *(next(gradients) if needs else None for needs in needed), None
+    Args:
+        readable: the forward pass in plain torch, :meth:`.Cell.scan` or its like.
+    """
 
-    return backward
+    def decorate(by_hand: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(by_hand)
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            if not torch.is_grad_enabled() or all(grad is None for grad in grads):
+                return by_hand(ctx, *grads)
+            inputs, needed = saved(ctx)[0], ctx.needs_input_grad[1:8]
+            gates, z0, c0, w_hh, b_hh, mult, add = inputs
+            wanted = [part for part, needs in zip(inputs, needed) if needs]
+            with torch.autocast(gates.device.type, enabled=False):
+                weights = Weights(w_hh, w_hh, None, b_hh)
+                state = (z0,) if c0 is None else (z0, c0)
+                outputs = readable(ctx.cell, gates, state, weights, mult, add)
+                outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
+                gradients = iter(
+                    torch.autograd.grad(outs, wanted, given, create_graph=True, allow_unused=True)
+                )
+            return None, *(next(gradients) if needs else None for needs in needed), None
+
+        return backward
+
+    return decorate

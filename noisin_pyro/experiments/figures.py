@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from noisin_pyro.experiments.averaging import NUMBERS, VARIANTS
 from noisin_pyro.experiments.summary import Row
 from noisin_pyro.training.plots import plot_epochs
 
@@ -57,32 +59,56 @@ def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
         panel.set_xlabel("epoch")
 
 
-def perplexity_by_samples(rows: Sequence[Row], panels: Any) -> None:
-    """Averaging S noisy RNNs at test time, above the mean path."""
-    for panel, split in zip(panels, ("valid", "test")):
-        for index, row in enumerate(rows):
-            for record in row.records[:1]:
-                final = record["final"]
-                panel.plot(
-                    [result["samples"] for result in final["averaged"]],
-                    [result[split] for result in final["averaged"]],
-                    marker="o",
-                    markersize=3,
-                    color=f"C{index}",
-                    label=row.recipe.method,
-                )
-                panel.axhline(final["mean_path"][split], color=f"C{index}", linestyle="--")
+def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
+    """What averaging gains on the mean path: a thin line for each setting, thick their mean."""
+    for panel, readout in zip(panels, ("noisy", "mean")):
+        for color, antithetic in (("C0", False), ("C1", True)):
+            gains = [row.gains((readout, antithetic)) for row in rows]
+            curves = [[gain.mean for gain in by_count.values()] for by_count in gains if by_count]
+            for curve in curves:
+                panel.plot(NUMBERS, curve, color=color, linewidth=0.7, alpha=0.5)
+            if curves:
+                means = [sum(values) / len(values) for values in zip(*curves)]
+                label = VARIANTS[readout, antithetic].split(", ")[1]
+                panel.plot(NUMBERS, means, color=color, linewidth=2.5, marker="o", label=label)
+        panel.axhline(0.0, color="black", linestyle="--", linewidth=1)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_ylim(-0.12, 0.06)
         panel.set_xlabel("noisy RNNs averaged, S")
-        panel.set_ylabel("perplexity")
-    panels[0].set_title("Validation; dashed: mean path")
-    panels[1].set_title("Test; dashed: mean path")
+        panel.set_ylabel("nats per token better than the mean path")
+    panels[0].set_title("Emission reads z; thick: mean of settings")
+    panels[1].set_title("Emission reads h; thick: mean of settings")
+
+
+def perplexity_and_cost(rows: Sequence[Row], panels: Any) -> None:
+    """Test perplexity of each method, mean ± standard deviation over seeds, and what it costs."""
+    methods = list(dict.fromkeys(row.recipe.method for row in rows))
+    blocks = list(dict.fromkeys(row.recipe.block for row in rows))
+    for index, block in enumerate(blocks):
+        style = {"color": f"C{index}", "marker": "os^D"[index % 4], "linestyle": "", "label": block}
+        done = [row for row in rows if row.recipe.block == block and row.perplexity("test")]
+        places = [methods.index(row.recipe.method) for row in done]
+        values = [row.perplexity("test") for row in done]
+        heights = [value.mean for value in values if value]
+        spreads = [0.0 if math.isnan(value.std) else value.std for value in values if value]
+        panels[0].errorbar(heights, places, xerr=spreads, **style)
+        panels[1].plot([row.seconds_per_epoch or math.nan for row in done], places, **style)
+    for panel in panels:
+        panel.set_yticks(range(len(methods)), methods, fontsize=7)
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+    panels[1].set_yticklabels([])
+    panels[0].set_xlabel("perplexity")
+    panels[0].set_title("Test, mean path")
+    panels[1].set_xlabel("seconds")
+    panels[1].set_xlim(left=0)
+    panels[1].set_title("One epoch of training, the fastest")
 
 
 #: By experiment, the function that draws its figure on two panels.
 FIGURES: dict[str, Callable[[Sequence[Row], Any], None]] = {
     "figure2": perplexity_by_epoch,
     "spread": spread_by_epoch,
-    "samples": perplexity_by_samples,
+    "samples": gain_by_samples,
+    "regularisers": perplexity_and_cost,
 }

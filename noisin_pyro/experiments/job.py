@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.text.corpora import load_corpus
+from noisin_pyro.experiments.averaging import measure_averaging
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import fit_model, make_fabric, measure
 from noisin_pyro.training.progress import Progress, Status
 from noisin_pyro.training.record import describe_training, new_record, write_record
+from noisin_pyro.training.text import load_text
 
 __all__ = ["run"]
 
@@ -28,8 +29,8 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     """Trains, measures and records.
 
     Args:
-        job: ``config``, ``record`` (the file to write), ``samples`` and, in ``about``, further
-            entries of the record.
+        job: ``config``, ``record`` (the file to write), ``samples``, ``averaging`` and, in
+            ``about``, further entries of the record.
         folder: where checkpoints are.
         report: called with ``epoch``, ``step`` and ``steps`` while training, and with
             ``averaging``, the number of samples, while measuring.
@@ -37,7 +38,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     target = Path(job["record"])
     start = time.monotonic()
     config = TrainConfig.from_dict(job["config"])
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     fabric = make_fabric(config)
     fabric.launch()
     record = new_record(config, corpus, OMIT, **job["about"], final=None, diverged=None)
@@ -67,5 +68,9 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
             averaged.append(measure(model, splits, samples, config.seed))
         mean_path = measure(model, splits, 0, config.seed)
         record["final"] = {"mean_path": mean_path, "averaged": averaged}
+        if job["averaging"] and not config.deterministic:
+            record["final"]["averaging"] = measure_averaging(
+                model, corpus.test, config.seed, lambda count: report({"averaging": count})
+            )
     record["wall_seconds"] = time.monotonic() - start  # since the last resume
     write(latest, finished=True)

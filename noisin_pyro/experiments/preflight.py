@@ -8,7 +8,6 @@ from tempfile import TemporaryFile
 
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import planned
-from noisin_pyro.text.corpora import load_corpus
 
 __all__ = ["make_folder", "refuse_early"]
 
@@ -21,13 +20,14 @@ def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: 
             that the corpus's name stands for now, or a folder cannot be written to.
     """
     from noisin_pyro.training.fit import check_length, make_fabric
+    from noisin_pyro.training.text import load_text
 
     texts: dict[str, str] = {}
     for recipe in rows:
         config = recipe.train_config(recipe.points(options)[0], 1, options)
         if config.corpus not in texts:
             make_fabric(config)
-            corpus = load_corpus(config.corpus, config.data_dir)
+            corpus = load_text(config)
             check_length(corpus, config.batch_size)
             texts[config.corpus] = corpus.sha256
     make_folder(results, "results")

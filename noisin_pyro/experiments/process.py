@@ -143,5 +143,6 @@ def _job(run: Run) -> dict[str, Any]:
         "config": run.config.to_dict("out", "resume"),
         "record": str(run.path.resolve()),
         "samples": run.recipe.samples,
+        "averaging": run.recipe.averaging,
         "about": about,
     }

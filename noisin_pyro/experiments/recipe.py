@@ -15,8 +15,11 @@ __all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "folder_name", "re
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
-#: The experiments that train: those of the paper in its order, then ours.
-EXPERIMENTS = ("table2", "table3", "figure2", "spread", "samples", "regularisers", "linear")
+#: The experiments that train: those of the paper in its order, of the one after it, then ours.
+EXPERIMENTS = (
+    *("table2", "table3", "figure2", "icml"),
+    *("spread", "samples", "regularisers", "linear"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Recipe:
         config: what it sets of a :class:`TrainConfig`.
         grid: by name, the values of the method's hyper-parameter.
         samples: numbers of noisy RNNs to average over at test time.
+        averaging: whether to measure each way of averaging (:mod:`.averaging`).
     """
 
     name: str
@@ -71,6 +75,7 @@ class Recipe:
     config: dict[str, Any]
     grid: dict[str, dict[str, Any]]
     samples: tuple[int, ...]
+    averaging: bool
 
     @property
     def row(self) -> str:
@@ -166,9 +171,10 @@ def _find(name: str) -> Recipe:
 
 
 def _methods(table: dict[str, Any]) -> dict[str, Any]:
-    """A table's methods, its own or those of the table that it names."""
+    """A table's methods, its own or, all or only some, those of the table that it names."""
     methods: str | dict[str, Any] = table["methods"]
-    return _methods(_read(methods)) if isinstance(methods, str) else methods
+    known = _methods(_read(methods)) if isinstance(methods, str) else methods
+    return {name: known[name] for name in table.get("only", known)}
 
 
 def _recipe(experiment: str, block: str, method: str) -> Recipe:
@@ -189,8 +195,9 @@ def _recipe(experiment: str, block: str, method: str) -> Recipe:
         block=about_block["title"],
         paper=about_block.get("paper", {}).get(method),
         config=config,
-        grid=about_method["grid"],
+        grid=about_method["grids"][block] if "grids" in about_method else about_method["grid"],
         samples=tuple(table.get("samples", protocol["samples"])),
+        averaging=table.get("averaging", False),
     )
 
 
@@ -198,7 +205,9 @@ def _on_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
     if corpus is None or corpus == recipe.corpus:
         return recipe
     sizes = _read(recipe.records.partition("/")[0]).get("on_corpus", {}).get(corpus, {})
-    return replace(recipe, config={**recipe.config, **sizes, "corpus": corpus}, paper=None)
+    config = {**recipe.config, **sizes, "corpus": corpus}
+    config.pop("train_tokens", None)  # it was meant for the other text
+    return replace(recipe, config=config, paper=None)
 
 
 @cache

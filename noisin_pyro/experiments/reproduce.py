@@ -142,9 +142,11 @@ def _command(experiment: str, options: Options) -> str:
 
 
 def _title(rows: Sequence[Row]) -> str:
-    config: dict[str, Any] = rows[0].recipe.config
-    cell, layers, hidden = config["cell"], config["layers"], config["hidden_size"]
-    return f"{config['corpus']}: {layers}-layer {cell}, {hidden} units"
+    configs: list[dict[str, Any]] = [row.recipe.config for row in rows]
+    texts = " and ".join(dict.fromkeys(config["corpus"] for config in configs))
+    hidden = configs[0]["hidden_size"]
+    cells = dict.fromkeys(f"{config['layers']}-layer {config['cell']}" for config in configs)
+    return f"{texts}: {' and '.join(cells)}, {hidden} units"
 
 
 def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Recipe]:

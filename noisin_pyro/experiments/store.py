@@ -49,7 +49,7 @@ class Run:
             for field in fields(TrainConfig)
             if field.name not in _FREE and getattr(self.config, field.name) != field.default
         }
-        if "noise_to" in changed:  # the name and values that the first records were written with
+        if changed.get("noise_to") in FEEDBACK:  # as the first records were named
             changed["feedback"] = FEEDBACK[changed.pop("noise_to")]
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return (
@@ -77,6 +77,11 @@ class Run:
                 raise ValueError(
                     f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
                     f"samples that {self.recipe.name} asks for; move it away to run it again"
+                )
+            if self.recipe.averaging and "averaging" not in final:
+                raise ValueError(
+                    f"{self.path} lacks the ways of averaging that {self.recipe.name} asks for; "
+                    "move it away to run it again"
                 )
         return record
 

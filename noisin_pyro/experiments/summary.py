@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from noisin_pyro.experiments.averaging import Variant
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import best_point, run_of
 
-__all__ = ["MeanStd", "Row", "summarise_row"]
+__all__ = ["Gain", "MeanStd", "Row", "summarise_row"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,38 @@ class MeanStd:
     def __str__(self) -> str:
         spread = "" if math.isnan(self.std) else f" ± {self.std:.1f}"
         return f"{self.mean:.1f}{spread}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What averaging over a number of noisy RNNs gains on the mean path, over seeds.
+
+    Args:
+        perplexity: its test perplexity.
+        nats: nats per token gained, for each seed.
+        errors: their paired standard errors over the text.
+    """
+
+    perplexity: MeanStd
+    nats: list[float]
+    errors: list[float]
+
+    @property
+    def mean(self) -> float:
+        """The mean gain over seeds."""
+        return mean(self.nats)
+
+    @property
+    def clear(self) -> bool:
+        """Whether each seed gains more than twice its standard error.
+
+        Example:
+            >>> Gain(MeanStd(50.0, 0.5, 2), [0.02, 0.03], [0.009, 0.009]).clear
+            True
+            >>> Gain(MeanStd(50.0, 0.5, 2), [0.02, 0.01], [0.009, 0.009]).clear
+            False
+        """
+        return all(gain > 2 * error for gain, error in zip(self.nats, self.errors))
 
 
 @dataclass(frozen=True)
@@ -109,10 +142,34 @@ class Row:
         ]
         return MeanStd.of([r[split] for r in results if r[split] is not None])
 
+    def gains(self, variant: Variant) -> dict[int, Gain]:
+        """What a way of averaging gains, by the number of noisy RNNs; empty without records."""
+        readout, antithetic = variant
+        entries = [
+            entry
+            for record in self.records
+            for entry in record["final"]["averaging"]
+            if (entry["readout"], entry["antithetic"]) == (readout, antithetic)
+        ]
+        found = {}
+        for count in sorted({entry["samples"] for entry in entries}):
+            of_count = [entry for entry in entries if entry["samples"] == count]
+            perplexity = MeanStd.of([entry["test"] for entry in of_count])
+            assert perplexity is not None
+            nats, errors = ([entry[name] for entry in of_count] for name in ("gain", "error"))
+            found[count] = Gain(perplexity, nats, errors)
+        return found
+
     @property
     def minutes(self) -> MeanStd | None:
         """Minutes of training, over all epochs of a run, however often it was cut off."""
         return MeanStd.of([record["timing"]["seconds"] / 60 for record in self.records])
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Of the fastest epoch, which other work on the machine slowed down least."""
+        epochs = [e["seconds"] for r in self.records for e in r["timing"].get("epochs", ())]
+        return min(epochs, default=None)
 
 
 def summarise_row(recipe: Recipe, options: Options, results: Path) -> Row:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from noisin_pyro.experiments.averaging import NUMBERS, VARIANTS
 from noisin_pyro.experiments.markdown import markdown_table
-from noisin_pyro.experiments.summary import MeanStd, Row
+from noisin_pyro.experiments.summary import Gain, MeanStd, Row
 from noisin_pyro.training.printable import escape_markdown
 
 __all__ = ["PAPER_CORPORA", "averages", "comparison", "corpora", "details", "provenance"]
@@ -77,7 +78,8 @@ def details(rows: Sequence[Row]) -> str:
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
-    head += ["best epoch", "minutes of training", "grid: validation perplexity of its first seed"]
+    head += ["best epoch", "minutes of training", "seconds per epoch, fastest"]
+    head += ["grid: validation perplexity of its first seed"]
     lines = []
     for row in sorted(rows, key=lambda row: (row.recipe.block, _method_rank(row.recipe.method))):
         epochs = (f"{r['best_epoch']} of {len(r['history'])}" for r in row.records)
@@ -86,7 +88,7 @@ def details(rows: Sequence[Row]) -> str:
             row.point,
             row.shortfall or len(row.records),
             *(row.perplexity("valid"), row.perplexity("test"), *over_samples),
-            *(", ".join(epochs), row.minutes),
+            *(", ".join(epochs), row.minutes, _seconds(row.seconds_per_epoch)),
         ]
         grid = "; ".join(f"{point} {_valid(record)}" for point, record in row.grid.items())
         texts = ("–" if cell in (None, "") else str(cell) for cell in cells)
@@ -94,13 +96,48 @@ def details(rows: Sequence[Row]) -> str:
     return markdown_table(head, lines)
 
 
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+
+
 def averages(rows: Sequence[Row]) -> str:
-    """Test perplexity by the number of noisy RNNs averaged over, beside the mean path."""
-    counts = sorted({count for row in rows for count in row.recipe.samples})
-    head = ["test perplexity", *(f"S = {count}" for count in counts), "mean path"]
-    return markdown_table(
-        head, [[row.recipe.method, *(_cell(row, count) for count in [*counts, 0])] for row in rows]
+    """Averaging at test time: from how many noisy RNNs on it pays, then test perplexities.
+
+    In the first table a cell is the smallest S from which on every measured S is better than the
+    mean path in every seed, by more than twice the paired standard error.
+    """
+    names = list(VARIANTS.values())
+    shown = (NUMBERS[0], 8, NUMBERS[-1])
+    fewest, values = [], []
+    for row in rows:
+        setting = f"{row.recipe.block}, {row.recipe.method}"
+        gains = [row.gains(variant) for variant in VARIANTS]
+        fewest.append([setting, *(_fewest(gain) for gain in gains), _seeds(row)])
+        cells = [_cell(row), *(str(g[n].perplexity) if g else "–" for g in gains for n in shown)]
+        values.append([setting, *cells])
+    head = ["perplexity", "mean path", *(f"{name}: {n}" for name in names for n in shown)]
+    return "\n\n".join(
+        [
+            markdown_table(["fewest noisy RNNs that pay", *names, "seeds"], fewest),
+            markdown_table(head, values),
+        ]
     )
+
+
+def _fewest(gains: dict[int, Gain]) -> str:
+    """The smallest S from which on averaging pays in every seed."""
+    if not gains:
+        return "–"
+    paying: list[int] = []
+    for count in sorted(gains, reverse=True):
+        if not gains[count].clear:
+            break
+        paying.append(count)
+    return str(paying[-1]) if paying else f"over {max(gains)}"
+
+
+def _seeds(row: Row) -> str:
+    return row.shortfall or str(len(row.records))
 
 
 def _valid(record: dict[str, Any] | None) -> str:

@@ -24,8 +24,8 @@ from noisin_pyro.lengths import last_step, length_mask
 
 __all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer"]
 
-NoiseTo = Literal["both", "output", "recurrence"]
-"""Where the noise goes: both, output, or recurrence."""
+NoiseTo = Literal["both", "output", "recurrence", "weights"]
+"""Where the noise goes: both, output, recurrence, or what the recurrent weights read."""
 
 # Particles S lead every shape and are folded into the batch for the kernels:
 #
@@ -88,10 +88,12 @@ def noisy_layer(
         mult: with shape (\\*S, T or 1, B, H), or None for 1.
         add: likewise, or None for 0.
         lengths: each sequence's number of steps, with shape (B,).
-        noise_to: whether the output, the next step, or both read z; the other reads h.
+        noise_to: whether the output, the next step, or both read z; the other reads h. With
+            ``"weights"`` step t's recurrent weights read h_{t-1} · mult_t + add_t, and nothing else
+            is noisy.
 
     Returns:
-        z, or h where the next step alone reads z, with shape (\\*S, T, B, H), 0 past a sequence's
+        z, or h where the output reads no noise, with shape (\\*S, T, B, H), 0 past a sequence's
         end, and the final state, each part with shape (\\*S, 1, B, H).
     """
     lead, (steps, batch) = _lead(x, mult, add, *state), x.shape[-3:-1]
@@ -103,6 +105,10 @@ def noisy_layer(
         gates, first = cell.project(x, weights), tuple(part[0] for part in start)
         output, states = cell.scan_clean(gates, first, weights, mult, add)
         final = tuple(last_step(part, lengths) for part in states)
+    elif noise_to == "weights":
+        gates, first = cell.project(x, weights), tuple(part[0] for part in start)
+        output, *clean = _reading(cell, gates, first, weights, mult, add)
+        final = tuple(last_step(part, lengths) for part in (output, *clean))
     elif noise_to == "both":
         output, final = _recurrence(cell, x, start, weights, mult, add, lengths)
     else:
@@ -111,6 +117,28 @@ def noisy_layer(
     if lengths is not None:
         output = output.masked_fill(~length_mask(lengths, steps).unsqueeze(-1), 0)
     return _deep(output, lead, batch), tuple(_deep(part, lead, batch) for part in final)
+
+
+def _reading(
+    cell: Cell[Any],
+    gates: Tensor,
+    state: State,
+    weights: Any,
+    mult: Tensor | None,
+    add: Tensor | None,
+) -> State:
+    """The clean states of all steps, with noise on what the recurrent weights read.
+
+    Where nothing else reads the state, what step t + 1 reads is step t's z.
+    """
+    if not cell.weights_alone:
+        return cell.scan_reading(gates, state, weights, mult, add)
+    h, *clean = state
+    first = add_noise(h, *(None if part is None else part[0] for part in (mult, add)))
+    after = None if mult is None else torch.cat([mult[1:], torch.ones_like(mult[:1])])
+    plus = None if add is None else torch.cat([add[1:], torch.zeros_like(add[:1])])
+    output, (_, *parts) = cell.scan_clean(gates, (first, *clean), weights, after, plus)
+    return (output, *parts)
 
 
 def add_noise(h: Tensor, mult: Tensor | None, add: Tensor | None) -> Tensor:

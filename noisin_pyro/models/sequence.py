@@ -215,8 +215,9 @@ class SequenceModel(Freezable, PyroModule):
             self._run(x, state, call, drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
-        """The dropout rates, by the names of their options, that act before some noisy state."""
-        return {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
+        """The rates of dropout and zoneout, by their options, that act before some noisy state."""
+        rates = {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
+        return {**rates, "zoneout": max(self.rnn.zoneout)}
 
     @in_context
     def predict(
@@ -235,7 +236,8 @@ class SequenceModel(Freezable, PyroModule):
             x, state, lengths, sample: those of :meth:`forward`.
             readout: what the emission reads of the top layer: ``"noisy"``, its state z, or
                 ``"mean"``, the mean h of z. The recurrence reads z either way, and the final state
-                is the same. With ``noise_to="recurrence"`` the emission reads h anyway.
+                is the same. With ``noise_to="recurrence"`` or ``"weights"`` the emission reads h
+                anyway.
             drawn: noise from :meth:`draw_noise`. Then noise is added whatever ``sample`` says, and
                 no noise is a sample site.
 

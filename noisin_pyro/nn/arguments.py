@@ -10,7 +10,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import Distribution
 
-from noisin_pyro.cells.base import State
+from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.layers.layer import NoiseTo
 from noisin_pyro.noise.base import Noise
 
@@ -24,14 +24,16 @@ __all__ = [
     "check_state_dtype",
     "check_weights",
     "refuse_tied",
+    "zoneout_rates",
 ]
 
 
-def check_options(name: str, proj_size: int, sites: Any, noise_to: Any) -> None:
+def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_to: Any) -> None:
     """Checks what does not depend on a layer.
 
     Raises:
-        ValueError: for a projection, or an unknown kind of sites or place of the noise.
+        ValueError: for a projection, an unknown kind of sites or place of the noise, or a cell that
+            has no such place.
     """
     if proj_size:
         raise ValueError(
@@ -42,7 +44,27 @@ def check_options(name: str, proj_size: int, sites: Any, noise_to: Any) -> None:
     if sites not in ("sequence", "timestep", None):
         raise ValueError(f"sites must be 'sequence', 'timestep' or None, got {sites!r}")
     if noise_to not in get_args(NoiseTo):
-        raise ValueError(f"noise_to must be 'both', 'output' or 'recurrence', got {noise_to!r}")
+        raise ValueError(
+            f"noise_to must be 'both', 'output', 'recurrence' or 'weights', got {noise_to!r}"
+        )
+    if noise_to == "weights" and not cell.recurrent_weights:
+        raise ValueError(
+            "noise_to='weights' needs a cell with recurrent weights, an Elman cell, LSTM or GRU, "
+            f"got {cell.name}; use noise_to='recurrence'"
+        )
+
+
+def zoneout_rates(zoneout: float | Sequence[float], parts: int) -> tuple[float, ...]:
+    """The rate of each part of the state.
+
+    Raises:
+        ValueError: if a rate lies outside [0, 1), or there is another number of them.
+    """
+    rates = tuple(zoneout) if isinstance(zoneout, Sequence) else (zoneout,) * parts
+    if len(rates) != parts or not all(0 <= rate < 1 for rate in rates):
+        each = {1: "", 2: ", or a pair for h and c"}.get(parts, f", or {parts} of them")
+        raise ValueError(f"zoneout must be a probability in [0, 1){each}, got {zoneout}")
+    return tuple(float(rate) for rate in rates)
 
 
 def check_noise(noise: Any) -> None:

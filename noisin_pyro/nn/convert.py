@@ -17,8 +17,8 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Args:
         module: a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
-        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to`` and ``name`` of
-            :class:`NoisyLSTM`.
+        **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to``, ``zoneout`` and
+            ``name`` of :class:`NoisyLSTM`.
 
     Raises:
         TypeError: if ``module`` is none of the three.
@@ -73,8 +73,8 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
 
     Raises:
         TypeError: if ``module`` is no noisy RNN.
-        ValueError: if torch has no such cell (sigmoid, identity), or a weight is random or computed
-            from others.
+        ValueError: if torch has no such cell (sigmoid, identity, any with zoneout), or a weight is
+            random or computed from others.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -89,6 +89,11 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
         raise TypeError(
             "to_torch takes a NoisyRNN, NoisyLSTM or NoisyGRU, which are torch's own with a noise, "
             f"got {type(module).__name__}"
+        )
+    if any(module.zoneout):
+        raise ValueError(
+            f"torch has no RNN with zoneout, whose mean path mixes old and new states, got zoneout="
+            f"{module.zoneout}; build one without it"
         )
     options: dict[str, Any] = {
         name: getattr(module, name)

@@ -48,6 +48,7 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        zoneout: float | Sequence[float] = 0.0,
         name: str = "",
     ) -> None:
         PyroModule.__init__(self, name)
@@ -68,7 +69,7 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
             if self._kind.decays:
                 setattr(self, f"decay_l{layer}{way}", parameter(hidden_size))
         self.reset_parameters()
-        self._add_noise(self._kind, noise, spread, sites, tied, noise_to, name)
+        self._add_noise(self._kind, noise, spread, sites, tied, noise_to, zoneout, name)
 
     @property
     def like(self) -> Tensor:
@@ -128,7 +129,7 @@ class NoisyMinGRU(_LinearRNN):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype: as in ``torch.nn.GRU``.
-        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
 
     Raises:
         ValueError, TypeError: as :class:`NoisyLSTM` does.

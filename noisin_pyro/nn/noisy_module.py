@@ -39,6 +39,7 @@ class NoisyModule(_Base):
     sites: Sites
     tied: bool
     noise_to: NoiseTo
+    zoneout: tuple[float, ...]
     _spreads: dict[str, Spread]
 
     def _add_noise(
@@ -49,11 +50,13 @@ class NoisyModule(_Base):
         sites: Sites,
         tied: bool,
         noise_to: NoiseTo,
+        zoneout: float | Sequence[float],
         name: str,
     ) -> None:
         self._pyro_name = name
-        arguments.check_options(type(self).__name__, self.proj_size, sites, noise_to)
+        arguments.check_options(type(self).__name__, cell, self.proj_size, sites, noise_to)
         self.cell, self.sites, self.tied, self.noise_to = cell, sites, tied, noise_to
+        self.zoneout = arguments.zoneout_rates(zoneout, len(cell.state_sizes(self.hidden_size)))
         self.noise = tuple(per_layer(noise, self.num_layers, "noise"))
         for one in filter(None, self.noise):
             arguments.check_noise(one)
@@ -177,13 +180,14 @@ class NoisyModule(_Base):
         return super().extra_repr() + self._noise_repr()
 
     def _noise_repr(self) -> str:
+        zoneout = f", zoneout={self.zoneout}" if any(self.zoneout) else ""
         if not any(self.noise):
-            return ""
+            return zoneout
         spreads = [
             self._spreads[name].describe(self, name) if name in self._spreads else "None"
             for name in self._spread_names
         ]
-        return f", noise={_shared(self.noise)}, spread={_shared(spreads)}"
+        return f", noise={_shared(self.noise)}, spread={_shared(spreads)}{zoneout}"
 
 
 def _shared(values: Sequence[Any]) -> str:

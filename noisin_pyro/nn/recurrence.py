@@ -12,7 +12,8 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisin_pyro.cells.base import State, Weights
+from noisin_pyro.cells.base import Cell, State, Weights
+from noisin_pyro.cells.zoneout import with_zoneout
 from noisin_pyro.layers.layer import clean_layers
 from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
@@ -54,7 +55,7 @@ class NoisyRecurrence(NoisyModule):
             input: with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched, or a
                 ``PackedSequence``.
             hx: the carried state as torch has it, each part with shape (D·L, B, H); zeros if
-                omitted. It is the noisy state z, and h with ``noise_to="output"``.
+                omitted. It is the noisy state z, and h with ``noise_to="output"`` or ``"weights"``.
             sample: True draws noise, False runs the mean path z = h; by default noise is
                 drawn while ``training``.
             lengths: each sequence's number of steps, with shape (B,); output past a
@@ -174,12 +175,16 @@ class NoisyRecurrence(NoisyModule):
             call = call.without_sites()
         noisy = call.noisy and any(self.noise)
         rate = self.dropout if call.dropping else 0.0
-        if not noisy and self.cell.kernel is not None and not (rate and self.tied):
+        cell = self.cell
+        if any(self.zoneout):
+            sizes = cell.state_sizes(self.hidden_size)
+            cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
+        if not noisy and cell.kernel is not None and not (rate and self.tied):
             z, final = clean_layers(
-                self.cell, x, state, weights, call.lengths, rate, call.dropping, self.bidirectional
+                cell, x, state, weights, call.lengths, rate, call.dropping, self.bidirectional
             )
         else:
-            layers = self._layers(weights, state, noisy, rate, call, epsilon)
+            layers = self._layers(cell, weights, state, noisy, rate, call, epsilon)
             if call.mask is not None:  # whatever stands in the padding, be it NaN
                 x = x.masked_fill(~call.mask.unsqueeze(-1), 0)
             run = run_timesteps if noisy and self.samples_timesteps else run_sequences
@@ -190,6 +195,7 @@ class NoisyRecurrence(NoisyModule):
 
     def _layers(
         self,
+        cell: Cell[Any],
         weights: list[Any],
         state: State,
         noisy: bool,
@@ -208,7 +214,8 @@ class NoisyRecurrence(NoisyModule):
             affine = [one is not None and not self._samples_steps(one) for one in self.noise]
             shape = (1 if self.tied else call.steps, call.batch, self.hidden_size)
             arguments.check_drawn(epsilon, [affine[layer] for layer, _ in self._tracks], shape)
-        return make_layers(self, self._tracks, weights, state, spreads, epsilon, call.readout, rate)
+        tracks = (self._tracks, weights, state, spreads, epsilon)
+        return make_layers(self, cell, *tracks, call.readout, rate)
 
     @property
     def _first_site(self) -> str:

@@ -52,7 +52,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
             by default it is the whole real line.
         batch_first: as in ``torch.nn.LSTM``.
         dropout: probability of zeroing between the layers, while training.
-        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
 
     Raises:
         TypeError: if a cell is no module, or ``noise`` or ``spread`` is of another kind.
@@ -93,6 +93,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        zoneout: float | Sequence[float] = 0.0,
         name: str = "",
     ) -> None:
         PyroModule.__init__(self, name)
@@ -127,7 +128,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
             forms[0],
             None if range is None else Range(*range),
         )
-        self._add_noise(adapter, noise, spread, sites, tied, noise_to, name)
+        self._add_noise(adapter, noise, spread, sites, tied, noise_to, zoneout, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():

@@ -11,15 +11,24 @@ __all__ = ["RNNS", "build_rnn"]
 
 
 class Entry(NamedTuple):
-    """Where a class is, and the arguments that make it this RNN."""
+    """Where a class is, and the arguments that make it this RNN.
+
+    Attributes:
+        module: the module with the class.
+        kind: the class's name.
+        arguments: those that make it this RNN.
+        mask: the ``noise_to`` with which noise is on what the recurrent weights read, and on
+            nothing else; None without recurrent weights.
+    """
 
     module: str
     kind: str
     arguments: Mapping[str, Any]
+    mask: str | None
 
 
 def _elman(nonlinearity: str) -> Entry:
-    return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity})
+    return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity}, "recurrence")
 
 
 #: By name; a new RNN is a line here.
@@ -28,11 +37,11 @@ RNNS: Mapping[str, Entry] = MappingProxyType(
         "rnn_tanh": _elman("tanh"),
         "rnn_relu": _elman("relu"),
         "rnn_sigmoid": _elman("sigmoid"),
-        "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}),
-        "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}),
-        "mingru": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinGRU", {}),
-        "minlstm": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinLSTM", {}),
-        "rglru": Entry("noisin_pyro.nn.linear_rnns", "NoisyRGLRU", {}),
+        "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}, "recurrence"),
+        "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}, "weights"),
+        "mingru": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinGRU", {}, None),
+        "minlstm": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinLSTM", {}, None),
+        "rglru": Entry("noisin_pyro.nn.linear_rnns", "NoisyRGLRU", {}, None),
     }
 )
 

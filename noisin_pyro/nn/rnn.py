@@ -27,8 +27,8 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.RNN``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`; see there for what
-            interventions (``poutine.do``) need.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`; see there for
+            what interventions (``poutine.do``) need.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -57,6 +57,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        zoneout: float | Sequence[float] = 0.0,
         name: str = "",
     ) -> None:
         if nonlinearity not in NONLINEARITIES:
@@ -75,7 +76,9 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
-        self._add_noise(NONLINEARITIES[nonlinearity], noise, spread, sites, tied, noise_to, name)
+        self._add_noise(
+            NONLINEARITIES[nonlinearity], noise, spread, sites, tied, noise_to, zoneout, name
+        )
 
 
 class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
@@ -113,6 +116,12 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             the layer hands up z. ``"output"``: the layer hands up z, and the next step reads h,
             so that the layer's E[z_t] is its deterministic h_t, given its input.
             ``"recurrence"``: the next step reads z, and the layer hands up h.
+            ``"weights"``: noise is on what the recurrent weights read, z_t ~ p(z_t | h_{t-1}, γ) in
+            step t, and on nothing else; the state is h, also where a GRU carries it on.
+        zoneout: the probability with which a unit of h and of c keeps its value of the step before,
+            one for both or a pair, as (0.05, 0.5) (Krueger et al. 2016,
+            https://arxiv.org/abs/1606.01305). It acts whenever ``dropout`` does; otherwise the
+            expectation is taken. Noise comes after it. It runs a Python loop over steps.
         name: the prefix of its parameters' and sites' names in Pyro, where it is no attribute of a
             ``PyroModule``, which names it. Without one, a second RNN in a program is named
             ``noisy_lstm_1``, and the sites of an RNN's later calls end in ``__1``, ``__2``, ...
@@ -150,6 +159,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        zoneout: float | Sequence[float] = 0.0,
         name: str = "",
     ) -> None:
         super().__init__(
@@ -164,7 +174,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(LSTM, noise, spread, sites, tied, noise_to, name)
+        self._add_noise(LSTM, noise, spread, sites, tied, noise_to, zoneout, name)
 
 
 class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
@@ -173,7 +183,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.GRU``.
-        noise, spread, sites, tied, noise_to, name: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -200,6 +210,7 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
         sites: Sites = "sequence",
         tied: bool = False,
         noise_to: NoiseTo = "both",
+        zoneout: float | Sequence[float] = 0.0,
         name: str = "",
     ) -> None:
         super().__init__(
@@ -213,4 +224,4 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
             device=device,
             dtype=dtype,
         )
-        self._add_noise(GRU, noise, spread, sites, tied, noise_to, name)
+        self._add_noise(GRU, noise, spread, sites, tied, noise_to, zoneout, name)

@@ -50,14 +50,21 @@ def run_timesteps(layers: Layers, x: Tensor, call: Call) -> tuple[Tensor, State]
 def _sample_track(
     layers: Layers, track: Track, spread: Tensor, steps: Sequence[Tensor], call: Call
 ) -> tuple[list[Tensor], State]:
-    """z_t ~ p(z_t | h_t), h_t = f(x_t, z_{t-1}), for one layer in one direction."""
+    """z_t ~ p(z_t | h_t), h_t = f(x_t, z_{t-1}), for one layer in one direction.
+
+    With ``noise_to="weights"``, z_t ~ p(z_t | h_{t-1}), and h_t = f(x_t, h_{t-1}) with z_t in the
+    place of what the recurrent weights read.
+    """
     noise, cell, weights, count = track.noise, layers.cell, track.weights, len(steps)
     assert noise is not None
     masks = None if call.mask is None else call.mask.unsqueeze(-1).split(1)  # (1, B, 1)
     state = track.start  # each part (*S, 1, B, H), the 1 standing for time
     zs, hs, states = [], [], []
     for t in reversed(range(count)) if track.reverse else range(count):
-        h, *clean = cell.step(cell.project(steps[t], weights), state, weights)
+        gates = cell.project(steps[t], weights)
+        h = state[0]
+        if track.noise_to != "weights":
+            h, *clean = cell.step(gates, state, weights)
         mean = noise.clamp(h, cell.range) if cell.keeps_range else h
         distribution = noise.distribution(mean, spread).to_event(1)
         if not (call.active or distribution.has_rsample) and torch.is_grad_enabled():
@@ -66,7 +73,9 @@ def _sample_track(
                 "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
             )
         drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t)
-        new = (h if track.noise_to == "output" else drawn, *clean)
+        if track.noise_to == "weights":  # z is what this step's weights read of the one before
+            h, *clean = cell.step_reading(gates, drawn, state, weights)
+        new = (h if track.noise_to in ("output", "weights") else drawn, *clean)
         if track.reverse and masks is not None:  # a sequence starts where its padding ends
             new = tuple(torch.where(masks[t], part, old) for part, old in zip(new, state))
         state = new
@@ -78,7 +87,7 @@ def _sample_track(
         zs, hs = zs[::-1], hs[::-1]
     else:
         final = tuple(last_step(cat(parts), call.lengths) for parts in zip(*states))
-    outputs = hs if track.noise_to == "recurrence" else zs
+    outputs = hs if track.noise_to in ("recurrence", "weights") else zs
     if masks is not None:
         outputs = [output.masked_fill(~mask, 0) for output, mask in zip(outputs, masks)]
     return outputs, final

@@ -71,6 +71,7 @@ class Layers:
 
 def make_layers(
     module: Any,
+    cell: Cell[Any],
     order: Sequence[tuple[int, str]],
     weights: Sequence[Any],
     state: State,
@@ -83,6 +84,7 @@ def make_layers(
 
     Args:
         module: the noisy RNN.
+        cell: its transition.
         order: layer and direction of each track; what follows is in this order.
         weights: as the cell reads them.
         state: the start, each part with shape (\\*S, D·L, B, H).
@@ -98,11 +100,11 @@ def make_layers(
         if readout == "mean" and layer == len(tracks) - 1:
             # With noise_to="output" the noise of the top layer would then reach nothing.
             spread = None if noise_to == "output" else spread
-            noise_to = "recurrence"
+            noise_to = "weights" if noise_to == "weights" else "recurrence"
         noise, weight, epsilon = module.noise[layer], weights[index], drawn[index]
         parts = (noise, spread, weight, start, epsilon, noise_to)
         tracks[layer].append(Track(f"{layer}{way}", bool(way), *parts))
-    return Layers(module, module.cell, module.tied, rate, tracks)
+    return Layers(module, cell, module.tied, rate, tracks)
 
 
 def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tensor, State]:
@@ -132,10 +134,20 @@ def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tens
         layers.cell, x, track.start, track.weights, mult, add, lengths, noise_to=noise_to
     )
     if track.spread is not None and call.active:
-        z = add_noise(output, mult, add) if track.noise_to == "recurrence" else output
+        z = output
+        if noise_to == "recurrence":
+            z = add_noise(output, mult, add)
+        elif noise_to == "weights":
+            z = add_noise(_before(track.start[0], output), mult, add)
         z = reverse(z, lengths) if track.reverse else z
         call.record(layers.module, f"z_{track.name}", z)
     return (reverse(output, lengths) if track.reverse else output), final
+
+
+def _before(start: Tensor, states: Tensor) -> Tensor:
+    """The states before each step, with shape (\\*S, T, B, H)."""
+    first = start.expand(states[..., :1, :, :].shape)
+    return torch.cat([first, states[..., :-1, :, :]], -3)
 
 
 def _reversed(part: Tensor | None, call: Call) -> Tensor | None:

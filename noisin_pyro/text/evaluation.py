@@ -142,7 +142,6 @@ def evaluate(
         check_filters(model, ess_threshold)
     if antithetic:
         check_antithetic(model, samples)
-    copies, step = max(samples, 1), 2 if antithetic else 1
     stream = streams(tokens, batch_size, overlap=True).to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
         if weighting == "filter":
@@ -151,22 +150,13 @@ def evaluate(
             )
             effective = float(torch.cat([part.effective for part in found]).double().mean())
             log_probs = [part.log_probs.double() for part in found]
-            return _evaluation(log_probs, samples, effective)
-        if any(getattr(module, "_pyro_samples", ()) for module in model.modules()):
-            draws = [_priors(model, stream[:1]) for _ in range(0, copies, step)]
-            passes = [
-                _log_probs(model, stream, unroll, step, samples > 0, antithetic, readout, values)
-                for values in draws
-            ]
-        else:
-            passes = [_log_probs(model, stream, unroll, copies, samples > 0, antithetic, readout)]
-        log_probs = [torch.cat(parts, 1).logsumexp(1) - math.log(copies) for parts in zip(*passes)]
-    return _evaluation(log_probs, samples)
+            return summarise(log_probs, samples, effective)
+        passes = by_copy(model, stream, unroll, samples, antithetic=antithetic, readout=readout)
+        log_probs = [window.logsumexp(1) - math.log(window.shape[1]) for window in passes]
+    return summarise(log_probs, samples)
 
 
-def _evaluation(
-    log_probs: list[Tensor], samples: int, effective: float | None = None
-) -> Evaluation:
+def summarise(log_probs: list[Tensor], samples: int, effective: float | None = None) -> Evaluation:
     """From the log-probabilities of each window, with shape (T, B)."""
     total, count = 0.0, 0
     for window in log_probs:
@@ -201,6 +191,34 @@ def _filtered(
         yield filtered
 
 
+def by_copy(
+    model: SequenceModel,
+    stream: Tensor,
+    unroll: int,
+    samples: int,
+    *,
+    antithetic: bool = False,
+    readout: Readout = "noisy",
+) -> Iterator[Tensor]:
+    """Window by window the targets' log-probabilities under each noisy RNN, with shape (T, S, B).
+
+    S is 1 for the mean path. The two of an antithetic pair are next to each other, so that the
+    first 2k are k pairs. Where γ or weights have priors the noisy RNNs, or pairs, run in turn.
+    """
+    step, sample = 2 if antithetic else 1, samples > 0
+    if any(getattr(module, "_pyro_samples", ()) for module in model.modules()):
+        draws = [_priors(model, stream[:1]) for _ in range(0, max(samples, 1), step)]
+        passes = [
+            _log_probs(model, stream, unroll, step, sample, antithetic, readout, values)
+            for values in draws
+        ]
+        for parts in zip(*passes):
+            yield torch.cat(parts, 1)
+    else:
+        copies = max(samples, 1)
+        yield from _log_probs(model, stream, unroll, copies, sample, antithetic, readout)
+
+
 def _log_probs(
     model: SequenceModel,
     stream: Tensor,
@@ -221,7 +239,10 @@ def _log_probs(
         with _given(given):
             drawn = antithetic_noise(model, *x.shape[:2]) if antithetic else None
             emitted, state = model.predict(x, state, sample=sample, readout=readout, drawn=drawn)
-        yield emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
+        log_probs = emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
+        if antithetic:  # the second of each pair, S/2 further on, comes next to the first
+            log_probs = log_probs.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        yield log_probs
 
 
 def _priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:

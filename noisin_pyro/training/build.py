@@ -12,10 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.nn.registry import build_rnn
+from noisin_pyro.nn.registry import RNNS, build_rnn
+from noisin_pyro.nn.weight_drop import weight_drop
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.families import family
-from noisin_pyro.noise.spread import Learned, per_layer
+from noisin_pyro.noise.spread import Learned, per_layer, spread_parameters
 from noisin_pyro.training.class_path import build_distribution
 from noisin_pyro.training.config import TrainConfig
 
@@ -30,6 +31,8 @@ def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative
     """
     noise = config.noise
     if config.variational_dropout:
+        if RNNS[config.cell].mask is None:
+            return None
         return family("bernoulli", "multiplicative", spread)
     if noise == "none":
         return None
@@ -47,6 +50,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         ValueError: if the noise or a spread does not fit.
     """
     rate = config.variational_dropout
+    every = rate or config.dropout  # on every connection that is not recurrent
     starts = per_layer(
         math.sqrt(rate / (1 - rate)) if rate else config.spread, config.layers, "spread"
     )
@@ -55,28 +59,51 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     options: dict[str, Any] = {
         "noise": noise,
         "spread": spread,
-        "noise_to": "recurrence" if rate else config.noise_to,
+        "noise_to": (RNNS[config.cell].mask or "both") if rate else config.noise_to,
         "tied": bool(rate) or config.tied,
-        "dropout": config.dropout_layers or (rate if config.layers > 1 else 0.0),
+        "zoneout": _zoneout(config),
+        "dropout": config.dropout_layers or (every if config.layers > 1 else 0.0),
     }
+    sizes = (config.embedding_size, config.hidden_size, config.layers)
+    rnn = build_rnn(config.cell, *sizes, **options)
+    if config.weight_drop:
+        weight_drop(rnn, p=config.weight_drop)
     return LanguageModel(
         vocab_size,
-        build_rnn(config.cell, config.embedding_size, config.hidden_size, config.layers, **options),
+        rnn,
         tied_weights=config.tied_weights,
         dropout_words=rate or config.dropout_words,
-        dropout_input=rate or config.dropout_input,
-        dropout_output=rate or config.dropout_output,
+        dropout_input=every or config.dropout_input,
+        dropout_output=every or config.dropout_output,
     )
 
 
+def _zoneout(config: TrainConfig) -> float | list[float]:
+    """One rate for all parts of the state, or one for each."""
+    rates = config.zoneout
+    return rates[0] if isinstance(rates, list) and len(rates) == 1 else rates
+
+
 def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:
-    """The optimizer of a configuration; ASGD averages from the second epoch on."""
-    parameters = list(model.parameters())
+    """The optimizer of a configuration; ASGD averages from the second epoch on.
+
+    Weight decay leaves γ alone, which it would pull towards its floor or towards 1.
+    """
+    parameters: list[Any] = list(model.parameters())
+    rate, decay = config.learning_rate, config.weight_decay
+    if decay:
+        spreads = {id(spread) for spread in spread_parameters(model)}
+        free = [parameter for parameter in parameters if id(parameter) in spreads]
+        pulled = [parameter for parameter in parameters if id(parameter) not in spreads]
+        parameters = [{"params": pulled}]
+        parameters += [{"params": free, "weight_decay": 0.0}] if free else []
+    if config.optimizer == "adam" and decay:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate)
-    return torch.optim.ASGD(parameters, lr=config.learning_rate, lambd=0.0, t0=steps_per_epoch)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.ASGD(parameters, lr=rate, lambd=0.0, t0=steps_per_epoch, weight_decay=decay)
 
 
 @contextmanager

@@ -101,6 +101,8 @@ class TrainConfig:
     Args:
         corpus: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
         data_dir: the folder with a published corpus's files; downloaded if omitted.
+        train_tokens: train on this many tokens from the start of the training split; 0 takes all.
+            The vocabulary stays that of the whole split.
         cell: the recurrent cell.
         embedding_size: width of the word embedding.
         hidden_size: units per layer.
@@ -110,12 +112,19 @@ class TrainConfig:
         spread: γ, one number or one per layer; where it is learned, the value to start from.
         learn_spread: learn γ by gradient on the objective.
         spread_floor: the lower bound of a learned γ.
-        noise_to: where the noise goes: both, only the output, or only the recurrence.
+        noise_to: where the noise goes: both, only the output, only the recurrence, or only what the
+            recurrent weights read.
         tied: draw the noise and dropout's masks once per window instead of once per step.
         variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
             the noise's place: one mask per window on words, input, recurrent state, between the
-            layers and on what the softmax reads. In a GRU or a linear recurrence the mask also
-            multiplies the state that is carried on, which is not theirs and often diverges.
+            layers and on what the softmax reads. In a GRU the recurrent mask is on what the
+            recurrent weights read; a linear recurrence has none, and no recurrent mask.
+        zoneout: the probability with which a unit of the state keeps its value of the step before
+            (Krueger et al. 2016); for an LSTM also two, for h and for c.
+        weight_drop: the probability of dropping a recurrent weight, one mask per window (Merity et
+            al. 2017).
+        dropout: dropout on every connection that is not recurrent (Zaremba et al. 2014): the
+            embedded input, between the layers, and what the softmax reads.
         dropout_words: dropout of word types, one mask per window.
         dropout_input: dropout on the embedded input.
         dropout_layers: dropout between the layers.
@@ -124,6 +133,8 @@ class TrainConfig:
         optimizer: adam, sgd, or asgd (SGD whose average since the second epoch is evaluated).
         learning_rate: the learning rate to start from, for a loss in nats per token.
         schedule: constant, halve-after:K or divide-when-worse:D.
+        weight_decay: weight decay of the optimizer, of all parameters but γ; decoupled from the
+            gradient for adam (Loshchilov and Hutter 2019), added to it for sgd and asgd.
         clip_norm: largest global norm of the gradient; 0 does not clip.
         epochs: most passes over the training text.
         patience: epochs without a better validation loss after which to stop; 0 never does.
@@ -144,6 +155,7 @@ class TrainConfig:
 
     corpus: str = "pydoc"
     data_dir: str | None = None
+    train_tokens: int = 0
     cell: Cell = "lstm"
     embedding_size: int = 128
     hidden_size: int = 128
@@ -153,9 +165,12 @@ class TrainConfig:
     spread: float | list[float] = 1.0
     learn_spread: bool = False
     spread_floor: float = 0.1
-    noise_to: Literal["both", "output", "recurrence"] = "both"
+    noise_to: Literal["both", "output", "recurrence", "weights"] = "both"
     tied: bool = False
     variational_dropout: float = 0.0
+    zoneout: float | list[float] = 0.0
+    weight_drop: float = 0.0
+    dropout: float = 0.0
     dropout_words: float = 0.0
     dropout_input: float = 0.0
     dropout_layers: float = 0.0
@@ -164,6 +179,7 @@ class TrainConfig:
     optimizer: Literal["adam", "sgd", "asgd"] = "adam"
     learning_rate: float = 0.004
     schedule: str = "constant"
+    weight_decay: float = 0.0
     clip_norm: float = 5.0
     epochs: int = 15
     patience: int = 3
@@ -186,8 +202,15 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 1, "be at least 1")
             self._require(name, getattr(self, name) < 2**31, "be below 2**31")
         self._require("layers", self.layers <= 100, "be at most 100")
-        for name in (*DROPOUTS, "variational_dropout"):
+        for name in (*DROPOUTS, "dropout", "variational_dropout", "weight_drop"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        places = (self.dropout_input, self.dropout_layers, self.dropout_output)
+        self._require(
+            "dropout",
+            not (self.dropout and any(places)),
+            "be 0 unless dropout_input, dropout_layers and dropout_output, whose places it takes, "
+            "are 0",
+        )
         self._require(
             "variational_dropout",
             not self.variational_dropout or self._no_other_noise(),
@@ -196,6 +219,9 @@ class TrainConfig:
         )
         rate = self.learning_rate
         self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
+        decay = self.weight_decay
+        self._require("weight_decay", math.isfinite(decay) and decay >= 0, "be at least 0")
+        self._require("train_tokens", self.train_tokens >= 0, "be at least 0, which takes all")
         self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
         self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
         self._require("devices", self.devices >= 1, "be at least 1")
@@ -230,6 +256,15 @@ class TrainConfig:
             )
         elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
             raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
+        rates = self.zoneout if isinstance(self.zoneout, list) else [self.zoneout]
+        parts = 2 if self.cell == "lstm" else 1
+        if not (len(rates) in (1, parts) and all(0 <= rate < 1 for rate in rates)):
+            two = ", or two of them, for h and c" if parts == 2 else ""
+            raise ValueError(f"zoneout must be a probability in [0, 1){two}, got {self.zoneout}")
+        if self.weight_drop and RNNS[self.cell].mask is None:
+            raise ValueError(
+                f"weight_drop needs a cell with recurrent weights, got {self.cell}; leave it out"
+            )
         if self.dropout_layers and self.layers == 1:
             raise ValueError(
                 f"dropout_layers lies between layers, of which there is 1, got "
@@ -259,7 +294,7 @@ class TrainConfig:
 
     def _no_other_noise(self) -> bool:
         plain = (self.noise, self.learn_spread, self.noise_to, self.tied)
-        dropouts = any(getattr(self, name) for name in DROPOUTS)
+        dropouts = any(getattr(self, name) for name in (*DROPOUTS, "dropout"))
         return plain == ("none", False, "both", False) and not dropouts
 
     @property

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.atomic import PARTIAL, replacing
-from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary, load_corpus
+from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.lease import Held, holding
@@ -23,7 +23,7 @@ from noisin_pyro.training.out import FILES, check_folder
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 
-__all__ = ["load_run", "load_text", "open_folder", "write_results", "write_weights"]
+__all__ = ["load_run", "open_folder", "write_results", "write_weights"]
 
 CURVES_EVERY = 30.0  # seconds between two plots while training
 
@@ -129,37 +129,3 @@ def load_run(
             f"{folder / 'model.safetensors'} does not hold the weights of this run ({error})"
         ) from None
     return config, vocabulary, model.eval()
-
-
-def load_text(
-    config: TrainConfig,
-    vocabulary: Vocabulary,
-    corpus: str | None = None,
-    data_dir: str | None = None,
-) -> Corpus:
-    """The text of a run, or another one with its vocabulary, to evaluate the run on.
-
-    Args:
-        config: the run's.
-        vocabulary: the run's.
-        corpus: a name or a path; the run's own if omitted.
-        data_dir: the folder with a published corpus's files; the run's own if both are omitted.
-
-    Raises:
-        ValueError: if it cannot be loaded, or has another vocabulary.
-    """
-    name = config.corpus if corpus is None else corpus
-    place = config.data_dir if corpus is None and data_dir is None else data_dir
-    if corpus is None and name not in CORPORA and not Path(name).exists():
-        raise ValueError(
-            f"the run's text was {name!r}, which is not there; give --corpus the path where it is "
-            "now"
-        )
-    text = load_corpus(name, place)
-    if text.vocabulary != vocabulary:
-        raise ValueError(
-            f"the corpus {name!r} has another vocabulary than the run's vocabulary.txt (pydoc "
-            "differs between Python versions); give --corpus the text that it was trained on, or "
-            "one whose training split has the same words in the same order"
-        )
-    return text

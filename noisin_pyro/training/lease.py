@@ -8,8 +8,10 @@ killed on this machine is known to be gone at once. It imports no torch.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ BUSY = 75  # exit code if another process has the folder; EX_TEMPFAIL of sysexit
 HEARTBEAT = 3.0  # seconds between two touches
 #: Seconds without one after which a lease is taken over; a client of NFS may see it a minute late.
 STALE = 120.0
-TRY = 0.3  # seconds for an attempt, in which the lease of a process that died here is taken over
+POLL = 0.1  # seconds between two attempts
 
 
 class Held(Exception):
@@ -64,11 +66,18 @@ class Lease:
         Raises:
             OSError: if its file cannot be written.
         """
-        try:
-            self._lease.acquire(timeout=TRY)
-        except Timeout:
-            return False
-        return True
+        for _ in range(2):  # the first one may find that its owner is gone
+            try:
+                self._lease.acquire(blocking=False)
+            except Timeout:
+                continue
+            return True
+        return False
+
+    def wait(self) -> None:
+        """Takes it when it is free, for what another has only for a moment."""
+        while not self.take():
+            time.sleep(POLL)
 
     def give_back(self) -> None:
         """Removes its file."""
@@ -90,11 +99,17 @@ def holding(path: Path) -> Iterator[None]:
         OSError: if the file cannot be written.
     """
     lease, first = Lease(path), _touched(path)
+    tell = time.monotonic() + 2 * HEARTBEAT
     while not lease.take():
         touched = _touched(path)
         if first is not None and touched not in (None, first):
             raise Held(f"{path} is another process's")
         first = touched
+        if time.monotonic() > tell:
+            tell = math.inf
+            text = f"waiting to see whether the process that has {path.parent} is still alive"
+            print(f"noisin: {text}", file=sys.stderr, flush=True)
+        time.sleep(POLL)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.text.corpora import Corpus, load_corpus
+from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
@@ -28,8 +28,9 @@ from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
+from noisin_pyro.training.text import load_text
 
-__all__ = ["SAMPLES", "train"]
+__all__ = ["SAMPLES", "models", "train"]
 
 SAMPLES = 16  # noisy RNNs averaged over at test time
 
@@ -52,7 +53,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         OSError: if a file cannot be written; what was there stays.
     """
     check_folder(config)
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     # Errors in the corpus or the configuration are raised before any file is written.
     check_length(corpus, config.batch_size)
     check_memory(config, len(corpus.vocabulary))
@@ -129,7 +130,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
 
         log = SummaryWriter(str(folder.absolute() / "tensorboard")).add_scalar
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
-    for label, (model_config, place) in _models(config, folder).items():
+    for label, (model_config, place) in models(config, folder).items():
         place.mkdir(exist_ok=True)
         model = fit_model(
             fabric,
@@ -153,7 +154,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     return record
 
 
-def _models(config: TrainConfig, folder: Path) -> dict[str, tuple[TrainConfig, Path]]:
+def models(config: TrainConfig, folder: Path) -> dict[str, tuple[TrainConfig, Path]]:
     """The models of a run by their labels, each with its configuration and folder."""
     twin = replace(config, noise="none", learn_spread=False, variational_dropout=0.0)
     if config.deterministic:

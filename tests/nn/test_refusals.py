@@ -285,7 +285,7 @@ def test_what_is_not_refused() -> None:
 
 def test_noise_to_and_the_dropout_of_words() -> None:
     with pytest.raises(
-        ValueError, match="noise_to must be 'both', 'output' or 'recurrence', got 'maybe'"
+        ValueError, match="noise_to must be 'both', 'output', 'recurrence' or 'weights', got 'm"
     ):
         NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):

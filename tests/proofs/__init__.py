@@ -19,6 +19,7 @@ same program: values, log joint and every gradient
 segments, tied noise, particles, padding and a GPU leave the  ``test_invariance.py``
 numbers as they are
 noise that only the recurrence reads is a loop written out    ``test_noise_to_recurrence.py``
+and so is noise that only the recurrent weights read          ``test_noise_to_weights.py``
 tied noise with dropout masks is variational dropout, as Gal  ``test_variational_dropout.py``
 and Ghahramani (2016) define it
 ============================================================  =====================================

@@ -62,10 +62,12 @@ def masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return made
 
 
-def transition(cell: str, x: Tensor, h: Tensor, c: Tensor, weights: Any) -> tuple[Tensor, Tensor]:
-    """One step, as the textbooks have it."""
+def transition(
+    cell: str, x: Tensor, h: Tensor, mask: Tensor, c: Tensor, weights: Any
+) -> tuple[Tensor, Tensor]:
+    """One step, as the textbooks have it, with a mask on what the recurrent weights read."""
     w_ih, w_hh, b_ih, b_hh = weights
-    a, b = x @ w_ih.T + b_ih, h @ w_hh.T + b_hh
+    a, b = x @ w_ih.T + b_ih, (h * mask) @ w_hh.T + b_hh
     if cell == "lstm":
         i, f, g, o = (a + b).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -80,9 +82,9 @@ def transition(cell: str, x: Tensor, h: Tensor, c: Tensor, weights: Any) -> tupl
 
 
 def gal_and_ghahramani(
-    model: LanguageModel, cell: str, x: Tensor, drop: dict[str, Any]
+    model: LanguageModel, cell: str, x: Tensor, drop: dict[str, Any], start: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """The logits and the last layer's states, by loops over steps and layers."""
+    """The logits and the last layer's final state, by loops over steps and layers."""
     rnn = model.rnn
     embedded = model.embedding.weight[x]
     embedded = embedded * drop["words"][torch.arange(x.shape[1]), x].unsqueeze(-1)
@@ -92,8 +94,10 @@ def gal_and_ghahramani(
                                                            "bias_hh")]  # fmt: skip
         h = x.new_zeros(x.shape[1], rnn.hidden_size, dtype=torch.float64)
         c, outputs = h, []
+        if start is not None:
+            h = start[layer]
         for step in inputs:
-            h, c = transition(cell, step, h * drop["recurrent"][layer], c, weights)
+            h, c = transition(cell, step, h, drop["recurrent"][layer], c, weights)
             outputs.append(h)
         up = drop["output"] if layer == rnn.num_layers - 1 else drop["between"][layer]
         inputs = [out * up for out in outputs]
@@ -103,11 +107,7 @@ def gal_and_ghahramani(
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_it_is_gal_and_ghahramanis(cell: str, layers: int, masks: list[Tensor]) -> None:
-    """With the same masks: the same likelihood and the same gradient of every weight.
-
-    But for a GRU, where the loop below is ours: the mask multiplies the h that is carried on too,
-    whereas the paper's multiplies what the weights read.
-    """
+    """With the same masks: the same likelihood and the same gradient of every weight."""
     model = model_of(cell, layers)
     x, y = torch.randint(WORDS, (2, STEPS, BATCH))
     trace = poutine.trace(model).get_trace(x, y)
@@ -135,6 +135,61 @@ def test_it_is_gal_and_ghahramanis(cell: str, layers: int, masks: list[Tensor]) 
         torch.autograd.grad(loss, parameters), torch.autograd.grad(truth, parameters)
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gru_carries_its_state_on_without_a_mask() -> None:
+    """Two windows, with a mask of each: the carried h is clean, and the first step reads the mask.
+
+    A mask that multiplied what is carried on would grow by 1/(1 - p) a step.
+    """
+    model = model_of("gru", 2)
+    rnn = model.rnn
+    x = torch.randn(STEPS, BATCH, 5, dtype=torch.float64)
+    start = torch.rand(2, BATCH, 4, dtype=torch.float64)
+    epsilon = rnn.draw_noise(STEPS, BATCH)
+    model.train()
+    rnn.dropout = 0.0
+    output, final = rnn(x, start, epsilon=epsilon)
+    steps = x
+    for layer, (spread, drawn) in enumerate(zip(rnn.spread, epsilon)):
+        assert spread is not None and drawn is not None
+        mask = (1 + spread.double() * drawn).squeeze(0)
+        weights = [getattr(rnn, f"{n}_l{layer}") for n in ("weight_ih", "weight_hh", "bias_ih",
+                                                           "bias_hh")]  # fmt: skip
+        h, outputs = start[layer], []
+        for step in steps:
+            h, _ = transition("gru", step, h, mask, h, weights)
+            outputs.append(h)
+        steps = torch.stack(outputs)
+        torch.testing.assert_close(final[layer], h, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(output, steps, rtol=1e-6, atol=1e-7)
+    long, _ = rnn(torch.randn(500, BATCH, 5, dtype=torch.float64))
+    assert long.abs().max() <= 1  # as without a mask
+
+
+@pytest.mark.parametrize("cell", ["mingru", "minlstm", "rglru"])
+def test_without_recurrent_weights_there_is_no_recurrent_mask(
+    cell: str, masks: list[Tensor]
+) -> None:
+    """A linear recurrence has masks on words, input, between the layers and on the output."""
+    model = model_of(cell, 2)
+    x = torch.randint(WORDS, (STEPS, BATCH))
+    trace = poutine.trace(model).get_trace(x)
+    assert not [name for name in trace.nodes if "noise" in name]
+    likelihood: Any = trace.nodes["y"]["fn"]
+    words, first, between, last = masks
+    embedded = model.embedding.weight[x]
+    embedded = embedded * words[torch.arange(BATCH), x].unsqueeze(-1)
+    inputs = embedded * first
+    state = torch.zeros(BATCH, 4, dtype=torch.float64)
+    for weights, mask in zip(model.rnn._weights(), (between, last)):
+        h, outputs = state, []
+        for gates in model.rnn.cell.project(inputs, weights):
+            (h,) = model.rnn.cell.step(gates, (h,), weights)
+            outputs.append(h * mask[0])
+        inputs = torch.stack(outputs)
+    logits = F.linear(inputs, model.emission.weight, model.emission.bias)
+    torch.testing.assert_close(likelihood.logits.log_softmax(-1), logits.log_softmax(-1))
 
 
 def test_masks_are_drawn_anew_for_each_call_and_sequence() -> None:
@@ -179,7 +234,7 @@ def test_rates() -> None:
         assert abs(mask.mean().item() - 1) < 5 * math.sqrt(0.3 / 0.7 / mask.numel())
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, "mingru", "rglru"])
 def test_the_mean_path_is_the_deterministic_model(cell: str, masks: list[Tensor]) -> None:
     model = model_of(cell, 2).eval()
     plain = build_model(

@@ -87,13 +87,14 @@ def test_one_that_is_alive_is_never_taken(tmp_path: Path, owner: subprocess.Pope
 
 
 def test_one_that_is_silent_is_taken_over_and_then_ends(
-    tmp_path: Path, owner: subprocess.Popen[str]
+    tmp_path: Path, owner: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A process that is stopped is to others what one on a machine that is gone would be."""
     owner.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     with holding(tmp_path / "lock"):
         assert time.monotonic() - began >= STALE
+        assert f"the process that has {tmp_path} is still alive" in capsys.readouterr().err
         owner.send_signal(signal.SIGCONT)
         _, err = owner.communicate(timeout=60)
         assert (owner.returncode, err.count("\n")) == (BUSY, 1), err

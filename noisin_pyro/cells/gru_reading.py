@@ -1,0 +1,102 @@
+"""A GRU whose recurrent weights alone read noise, as under variational dropout.
+
+    p_t = W_hh (m_t h_{t-1} + a_t) + b_hh,    h_t = (1 − u_t) n_t + u_t h_{t-1}
+
+The gates u and r, and n, are computed from p_t as in :mod:`.gru`; what u carries on is h itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisin_pyro.cells.base import Cell, TorchCell
+from noisin_pyro.cells.scan import (
+    noisy,
+    save,
+    saved,
+    shifted,
+    twice_differentiable,
+    workspace,
+)
+from noisin_pyro.kernels.onednn import outer, small_products
+
+__all__ = ["ReadingScan"]
+
+
+class ReadingScan(torch.autograd.Function):
+    """The scan of :meth:`.Cell.scan_reading`, with its backward pass by hand."""
+
+    @staticmethod
+    def forward(
+        cell: TorchCell,
+        gates: Tensor,
+        h0: Tensor,
+        c0: Tensor | None,
+        w_hh: Tensor,
+        b_hh: Tensor | None,
+        mult: Tensor | None,
+        add: Tensor | None,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, batch, width = gates.shape
+        hidden = width // 3
+        act = workspace(gates, width, keep)  # σ(r), σ(u), tanh(n)
+        n_h = workspace(gates, hidden, keep)
+        h = gates.new_empty(steps, batch, hidden)
+        read, p = gates.new_empty(batch, hidden), gates.new_empty(batch, width)
+        h_prev = h0
+        bias = gates.new_zeros(()) if b_hh is None else b_hh
+        product = small_products(w_hh, batch, steps)
+        for t, gate in enumerate(gates.unbind(0)):
+            product(bias, noisy(h_prev, t, mult, add, read), p)
+            ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
+            r, u = ru.sigmoid_().chunk(2, 1)
+            n_h[t] = p[:, 2 * hidden :]
+            n = torch.addcmul(gate[:, 2 * hidden :], r, n_h[t], out=act[t, :, 2 * hidden :]).tanh_()
+            h_prev = torch.lerp(n, h_prev, u, out=h[t])  # (1 − u) n + u h
+        return h, act, n_h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        h, act, n_h = output
+        save(ctx, inputs, (h,), (act, n_h))
+
+    @staticmethod
+    @twice_differentiable(Cell.scan_reading)
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        (_, h0, _, w_hh, b_hh, mult, add), (h, act, n_h) = saved(ctx)
+        grad = torch.zeros_like(h) if grad is None else grad
+        steps, batch, hidden = h.shape
+        r, u, n = act.chunk(3, -1)
+        before = shifted(h0, h)
+        # what ∂L/∂h is multiplied by to give ∂L/∂(r, u, n) before their nonlinearities
+        to_n = (1 - u) * (1 - n * n)
+        to_r = to_n * n_h * r * (1 - r)
+        # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
+        factors = torch.stack([to_r, (before - n) * u * (1 - u), to_n * r], 2)
+        dh, dread, drec = torch.empty_like(h), torch.empty_like(h), torch.empty_like(act)
+        product, zero = small_products(w_hh.t(), batch, steps), h.new_zeros(())
+        for t in range(steps - 1, -1, -1):
+            dh[t].copy_(grad[t])
+            if t < steps - 1:
+                dh[t] += dread[t + 1] if mult is None else dread[t + 1] * mult[t + 1]
+                dh[t].addcmul_(dh[t + 1], u[t + 1])
+            torch.mul(factors[t], dh[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
+            product(zero, drec[t], dread[t])
+        read = before if mult is None else before * mult
+        read = read if add is None else read + add
+        first = dread[0] if mult is None else dread[0] * mult[0]
+        return (
+            None,
+            torch.cat([drec[..., : 2 * hidden], dh * to_n], -1),
+            torch.addcmul(first, dh[0], u[0]) if ctx.needs_input_grad[2] else None,
+            None,
+            outer(drec.flatten(0, 1), read.flatten(0, 1)),
+            None if b_hh is None else drec.sum((0, 1)),
+            dread * before if ctx.needs_input_grad[6] else None,
+            dread if ctx.needs_input_grad[7] else None,
+            None,
+        )

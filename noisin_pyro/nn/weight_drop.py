@@ -1,0 +1,110 @@
+"""Weight drop (Merity et al. 2017): dropout of single recurrent weights, one mask per sequence.
+
+https://arxiv.org/abs/1708.02182, section 2; the mask is DropConnect's (Wan et al. 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["WeightDrop", "weight_drop"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: float = 0.5) -> Module:
+    """Drops entries of a module's weights while it trains, with one mask for each of its calls.
+
+    A call runs over a whole sequence, so all its steps read the same masked weights, which are
+    scaled by 1/(1 − p). In ``eval()`` the weights are as they are. Gradients reach the raw weight,
+    ``module.parametrizations.weight_hh_l0.original``, which is what ``parameters()`` and the state
+    dict hold. ``torch.nn.utils.parametrize.remove_parametrizations(module, name,
+    leave_parametrized=False)`` is the way back. torch's own RNNs can be deep-copied in ``eval()``
+    only.
+
+    Args:
+        module: any module: ``torch.nn.LSTM``, a noisy RNN, or one that holds such. A new mask is
+            drawn whenever it is called.
+        names: of the parameters to drop from. One string is what their own names begin with, in
+            the module and in its parts; of several, each is a whole name, as ``"weight_hh_l0"`` or
+            ``"rnn.weight_hh_l0"``.
+        p: the probability of dropping an entry.
+
+    Returns:
+        The module itself.
+
+    Raises:
+        ValueError: if no parameter has such a name, or ``p`` lies outside [0, 1).
+
+    Example:
+        >>> lstm = weight_drop(torch.nn.LSTM(3, 5, num_layers=2), p=0.5)
+        >>> [name for name, _ in lstm.named_parameters() if "original" in name]
+        ['parametrizations.weight_hh_l0.original', 'parametrizations.weight_hh_l1.original']
+        >>> output, _ = lstm(torch.randn(7, 2, 3))
+        >>> bool((lstm.weight_hh_l0 == 0).any()), bool((lstm.eval().weight_hh_l0 == 0).any())
+        (True, False)
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p must lie in [0, 1), got {p}")
+    known = [name for name, _ in module.named_parameters()]
+    if isinstance(names, str):
+        chosen = [name for name in known if name.rpartition(".")[2].startswith(names)]
+        missing = [] if chosen else [f"{names}..."]
+    else:
+        chosen = list(names)
+        missing = [name for name in names if name not in known]
+    if missing or not chosen:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter {', '.join(missing) or names!r}; the known "
+            f"ones are {', '.join(known)}"
+        )
+    for name in chosen:
+        owner, _, own = name.rpartition(".")
+        part = module.get_submodule(owner)
+        drop = WeightDrop(p).train(part.training)
+        parametrize.register_parametrization(part, own, drop, unsafe=True)  # it keeps the shape
+    module.register_forward_pre_hook(_forget_masks)
+    return module
+
+
+class WeightDrop(nn.Module):
+    """The parametrization of a dropped weight: the weight times a mask, which it keeps.
+
+    Args:
+        p: the probability of dropping an entry.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.mask = None  # drawn when next read
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight as a layer reads it, with the shape of ``weight``."""
+        if not self.training or not self.p:
+            return weight
+        mask = self.mask
+        if mask is None or mask.device != weight.device or mask.dtype != weight.dtype:
+            mask = self.mask = F.dropout(torch.ones_like(weight), self.p)
+        return weight * mask
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The raw weight for a weight that is assigned."""
+        return weight
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def _forget_masks(module: nn.Module, inputs: Any) -> None:
+    for part in module.modules():
+        if isinstance(part, WeightDrop):
+            part.mask = None

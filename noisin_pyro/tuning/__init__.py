@@ -1,0 +1,1 @@
+"""``noisin tune``: a search over γ, the kind of noise and dropout, on validation perplexity."""

@@ -1,0 +1,278 @@
+"""A study in its storage: made once, joined by other processes, taken up again after a kill."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisin_pyro.text.atomic import replacing
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.lease import Lease
+from noisin_pyro.tuning.sampler import make_sampler
+from noisin_pyro.tuning.space import first_guess
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_folder"]
+
+ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
+POLL = 0.5  # seconds between two looks at trials that other processes have
+PRUNE_AFTER = 4  # finished trials before any is pruned
+#: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
+FREE = (
+    *("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus"),
+    "checkpoint_seconds",
+)
+
+
+def require_optuna() -> None:
+    """Refuses to go on without Optuna.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            'noisin tune needs the extra tune; run pip install "noisin-pyro[tune]"'
+        ) from None
+
+
+def trial_folder(out: str | Path, number: int) -> Path:
+    """The run folder of a trial.
+
+    Example:
+        >>> trial_folder("runs/tune", 7).as_posix()
+        'runs/tune/trial-007'
+    """
+    return Path(out) / f"trial-{number:03d}"
+
+
+def check_folder(config: TrainConfig) -> None:
+    """Refuses a folder that holds a study which is not to be gone on with, or anything else.
+
+    Raises:
+        ValueError: if it does.
+    """
+    folder = Path(config.out)
+    if (folder / ID).exists():
+        if not config.resume:
+            raise ValueError(
+                f"out {config.out!r} already holds a study; go on with it or join it with --resume "
+                "true, or choose another folder"
+            )
+    elif folder.exists():
+        own = (LOCK, JOURNAL)
+        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith(own))
+        if others:
+            raise ValueError(
+                f"out {config.out!r} holds a {others[0]} that is of no study; choose another folder"
+            )
+
+
+def open_study(
+    config: TrainConfig, names: tuple[str, ...], text: str, storage: str | None = None
+) -> Study:
+    """Makes the study of a folder, or joins it.
+
+    Args:
+        config: the run whose ``out`` is the study's folder.
+        names: what is searched.
+        text: the SHA-256 of the corpus.
+        storage: the path of a journal file or the URL of a database; a journal in the folder if
+            omitted.
+
+    Raises:
+        ValueError: if the storage cannot be used, or its study is another.
+    """
+    folder = Path(config.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            check_folder(config)
+            study = _connect(config, storage)
+            path = folder / ID
+            own = path.read_text(encoding="utf-8") if path.exists() else uuid.uuid4().hex
+            known = study.user_attrs
+            if known.get("id", own) != own:
+                raise ValueError(
+                    f"the storage {storage!r} has a study {study.study_name!r} whose trials are in "
+                    "another folder; give that as out, on a file system that all machines share, "
+                    "or choose an out of another name"
+                )
+            with replacing(path) as temporary:
+                temporary.write_text(own, encoding="utf-8")
+            _describe(study, config, names, text, own)
+    except OSError as error:
+        raise ValueError(
+            f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    return study
+
+
+def _connect(config: TrainConfig, storage: str | None) -> Study:
+    """Opens the storage, and the study of the folder's name in it."""
+    import optuna
+
+    place = storage or str(Path(config.out) / JOURNAL)
+    try:
+        return optuna.create_study(
+            storage=place if "://" in place else _journal(place),
+            study_name=Path(config.out).resolve().name,
+            load_if_exists=True,
+            direction="minimize",
+            sampler=make_sampler(config.seed),
+            # Noise makes the first epochs slower, so a third of them is not judged.
+            pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=config.epochs // 3),
+        )
+    except Exception as error:  # each database has exceptions of its own
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(
+            f"storage {place!r} cannot be used ({reason}); give the path of a journal file, or a "
+            "URL such as sqlite:///study.db"
+        ) from None
+
+
+def _journal(path: str) -> BaseStorage:
+    """A journal file whose lock, if its owner was killed on this machine, is free at once."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    class Lock(JournalFileOpenLock):
+        _lease = Lease(Path(f"{path}.lock"))
+
+        def acquire(self) -> bool:
+            self._lease.wait()
+            return True
+
+        def release(self) -> None:
+            self._lease.give_back()
+
+    return JournalStorage(JournalFileBackend(path, Lock(path)))
+
+
+def _describe(
+    study: Study, config: TrainConfig, names: tuple[str, ...], text: str, own: str
+) -> None:
+    """Writes into a new study what it is about; refuses one that is about something else."""
+    about: dict[str, Any] = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
+    known = study.user_attrs
+    if "id" not in known:  # new, or its maker was killed just then
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(first_guess(names, config))
+        for key, value in about.items():
+            study.set_user_attr(key, value)
+        study.set_user_attr("id", own)
+        return
+    remedy = "give the options that it was begun with, or choose another folder"
+    if known["text"] != text:
+        raise ValueError(f"the study in {config.out!r} is of another text; {remedy}")
+    if known["searched"] != about["searched"]:
+        raise ValueError(
+            f"the study in {config.out!r} searches {', '.join(known['searched'])}, not "
+            f"{', '.join(names)}; {remedy}"
+        )
+    for key, value in about["config"].items():
+        if known["config"].get(key, value) != value:
+            raise ValueError(
+                f"the study in {config.out!r} has {key} {known['config'][key]!r}, got {value!r}; "
+                f"{remedy}"
+            )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A block that one process at a time is in: it chooses a trial, or writes the record."""
+    lease = Lease(folder / LOCK)
+    lease.wait()
+    try:
+        yield
+    finally:
+        lease.give_back()
+
+
+class Trials:
+    """The trials of a study that this process carries out.
+
+    Args:
+        study: the study.
+        folder: its folder.
+        limit: how many trials there are in all processes together.
+        wait: called with the numbers of the trials of other processes while there is nothing to do.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        limit: int,
+        wait: Callable[[list[int]], None] = lambda numbers: None,
+    ) -> None:
+        self._study, self._folder, self._limit, self._wait = study, folder, limit, wait
+        self._leases: dict[int, Lease] = {}  # kept, to see which ones stay silent
+
+    @contextmanager
+    def next(self) -> Iterator[Trial | None]:
+        """A trial that no other process has in the block; None if all are finished.
+
+        A trial that was cut off comes before a new one.
+        """
+        with ExitStack() as stack:
+            yield self._claim(stack)
+
+    def _claim(self, stack: ExitStack) -> Trial | None:
+        while True:
+            with locked(self._folder):
+                trial, elsewhere = self._take(stack)
+            if trial is not None or not elsewhere:
+                return trial
+            self._wait(elsewhere)
+            time.sleep(POLL)
+
+    def _take(self, stack: ExitStack) -> tuple[Trial | None, list[int]]:
+        from optuna.trial import Trial, TrialState
+
+        known = self._study.get_trials(deepcopy=False)
+        running = [frozen for frozen in known if frozen.state == TrialState.RUNNING]
+        for frozen in running:
+            if self._has(frozen.number, stack):
+                return Trial(self._study, frozen._trial_id), []
+        begun = [t for t in known if t.state not in (TrialState.WAITING, TrialState.FAIL)]
+        if len(begun) >= self._limit:
+            return None, [frozen.number for frozen in running]
+        trial = self._study.ask()
+        if not self._has(trial.number, stack):
+            raise ValueError(f"{self._lease(trial.number).path} is of no trial; remove it")
+        return trial, []
+
+    def _has(self, number: int, stack: ExitStack) -> bool:
+        lease = self._lease(number)
+        if not lease.take():
+            return False
+        stack.callback(lease.give_back)
+        return True
+
+    def _lease(self, number: int) -> Lease:
+        path = trial_folder(self._folder, number).with_suffix(".lock")
+        return self._leases.setdefault(number, Lease(path))
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """The trials that ended, those that were pruned or diverged among them."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The one with the lowest validation perplexity that was not pruned; the earliest of equals."""
+    whole = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
+    return min(whole, key=lambda t: (t.value, t.number), default=None)

@@ -1,0 +1,167 @@
+"""``noisin tune``: trials one after another, until there are as many as asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from noisin_pyro.text.corpora import Corpus, load_corpus
+from noisin_pyro.training.build import build_model
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.fit import check_length, make_fabric, measure
+from noisin_pyro.training.folder import load_run
+from noisin_pyro.training.memory import check_memory
+from noisin_pyro.training.printable import printable
+from noisin_pyro.training.record import new_record, write_record
+from noisin_pyro.tuning.report import describe_options, describe_result, trial_row, write_picture
+from noisin_pyro.tuning.space import searched
+from noisin_pyro.tuning.study import (
+    FREE,
+    Trials,
+    best_of,
+    check_folder,
+    finished,
+    locked,
+    open_study,
+    require_optuna,
+    trial_folder,
+)
+from noisin_pyro.tuning.trial import carry_out, trial_config
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["tune"]
+
+WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors")
+
+
+def tune(
+    config: TrainConfig, fixed: Collection[str], trials: int = 20, storage: str | None = None
+) -> dict[str, Any]:
+    """Searches what concerns noise and is not fixed, by validation perplexity on the mean path.
+
+    The first trial is noise as ``noisin train`` has it, and no dropout; the others are drawn by
+    Optuna's tree-structured Parzen estimator. One that is worse than the median of those before it
+    is given up, but not in the first third of its epochs. In one process the trials, their numbers
+    and their order are the same however often the study is killed and gone on with.
+
+    Args:
+        config: the run; ``out`` is the folder of the study, ``resume`` goes on with it or joins it.
+        fixed: the names of the options that are not searched.
+        trials: their number, in all processes together and with those that ended before.
+        storage: the path of a journal file or the URL of a database that Optuna knows; a journal in
+            the folder if omitted.
+
+    Returns:
+        The record, as ``study.json`` holds it.
+
+    Raises:
+        ImportError: if Optuna is not installed.
+        ValueError: if nothing is left to search, or the folder, the storage or the corpus does not
+            fit.
+        Interrupted: if a signal came; nothing is lost.
+    """
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
+    if config.devices > 1:
+        raise ValueError(
+            f"noisin tune trains in one process, got devices {config.devices}; start it several "
+            "times with the same out and --resume true, and they share the trials"
+        )
+    names = searched(config, set(fixed))
+    require_optuna()
+    check_folder(config)
+    corpus = load_corpus(config.corpus, config.data_dir)
+    check_length(corpus, config.batch_size)
+    check_memory(config, len(corpus.vocabulary))
+    with torch.random.fork_rng():
+        build_model(config, len(corpus.vocabulary))
+    make_fabric(config)
+
+    folder = Path(config.out)
+    with _quiet_optuna():
+        study = open_study(config, names, corpus.sha256, storage)
+        say = _Say(config.quiet)
+        queue = Trials(study, folder, trials, say.waiting)
+        while True:
+            with queue.next() as trial:
+                if trial is None:
+                    break
+                chosen = trial_config(trial, names, config)
+                say(f"trial {trial.number}: {describe_options(chosen.to_dict(), names)}")
+                carry_out(study, trial, chosen, corpus)
+            record = _write(study, config, names, corpus)
+            row = next(row for row in record["trials"] if row["number"] == trial.number)
+            say(f"trial {trial.number}: {describe_result(row)}")
+        return _write(study, config, names, corpus, final=True)
+
+
+def _write(
+    study: Study,
+    config: TrainConfig,
+    names: tuple[str, ...],
+    corpus: Corpus,
+    final: bool = False,
+) -> dict[str, Any]:
+    """Writes the record and the picture, and removes the weights of all trials but the best."""
+    folder = Path(config.out)
+    with locked(folder):
+        ended = finished(study)
+        best = best_of(ended)
+        for trial in ended:
+            if trial is not best:
+                for name in WEIGHTS:
+                    (trial_folder(folder, trial.number) / name).unlink(missing_ok=True)
+        rows = [trial_row(trial, names, config) for trial in ended]
+        record = new_record(config, corpus, FREE, searched=list(names), trials=rows, best=None)
+        if best is not None:
+            record["best"] = {"number": best.number}
+            if final:
+                run, _, model = load_run(trial_folder(folder, best.number), config.trust_code)
+                splits = {"valid": corpus.valid, "test": corpus.test}
+                record["best"]["mean_path"] = measure(model, splits, 0, run.seed)
+        write_record(folder / "study.json", record)
+        if rows:
+            write_picture(folder / "tune.png", record)
+    return record
+
+
+class _Say:
+    """Tells on stderr what a study does.
+
+    Args:
+        quiet: tell nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._told: list[int] = []
+
+    def __call__(self, text: str) -> None:
+        if not self._quiet:
+            print(printable(text), file=sys.stderr, flush=True)
+
+    def waiting(self, numbers: list[int]) -> None:
+        """Tells once which trials of other processes are waited for."""
+        if numbers != self._told:
+            self._told = numbers
+            self(f"waiting for {', '.join(map(str, numbers))} in another process")
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Within the block Optuna logs warnings only."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
