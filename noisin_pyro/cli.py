@@ -47,11 +47,13 @@ def train(config: Any) -> None:
 
 def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
     """Search γ, the kind of noise and dropout on validation perplexity."""
+    from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
 
     require_optuna()  # what is wrong is told before torch is imported, which takes seconds
     check_folder(config)
+    check_source(config.corpus, config.data_dir)
     from noisin_pyro.tuning.report import study_table
     from noisin_pyro.tuning.tune import tune as run
 

@@ -173,15 +173,16 @@ def test_two_processes_save_at_the_same_step(text: Path, tmp_path: Path) -> None
 def running(text: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A training of two processes that is in its second epoch or a later one."""
     process = start(text, tmp_path / "run", 1000, checkpoint_seconds=60.0)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "run" / "record.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    yield process
-    for pid in [process.pid, *spawned(process.pid)]:
+    try:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "run" / "record.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def spawned(pid: int) -> list[int]:
