@@ -6,7 +6,7 @@ For every cell and optimizer, a tiny training of ``noisin train`` with its twin 
 after a time drawn uniformly from the duration of an undisturbed one, resumed, killed again, and so
 on, until it ends. Then its weights, vocabulary and record, but for times, are compared with those
 of the undisturbed one, and the next begins, until there were as many kills as were asked for. The
-trainings are forked from this process, which has imported torch, so that kills hit the training.
+trainings are forked from this process, which has imported all there is, so that kills hit the training.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     record: dict[str, Any] = {"schema": 1, **environment(), "rows": []}
     if options.json.exists():
         record["rows"] = json.loads(options.json.read_text(encoding="utf-8"))["rows"]
+    with tempfile.TemporaryDirectory() as folder:
+        train(tiny(Path(folder), "lstm", "adam"))  # imports what is imported at its first use
     for cell in options.cells:
         for optimizer in options.optimizers:
             others = [r for r in record["rows"] if (r["cell"], r["optimizer"]) != (cell, optimizer)]
@@ -56,17 +58,22 @@ def main(arguments: list[str] | None = None) -> None:
             write_record(options.json, record)
 
 
-def disturb(folder: Path, cell: str, optimizer: str, kills: int) -> dict[str, Any]:
-    """The kills of one cell and optimizer, when they came, and how the trainings ended."""
+def tiny(folder: Path, cell: str, optimizer: str) -> TrainConfig:
+    """A training of a second or so, on a text that is written to the folder."""
     text = folder / "words.txt"
     draw = random.Random(0)
     lines = (" ".join(f"w{draw.randrange(30)}" for _ in range(9)) for _ in range(150))
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = TrainConfig(
+    return TrainConfig(
         corpus=str(text), cell=cell, optimizer=optimizer, learning_rate=OPTIMIZERS[optimizer],
         embedding_size=8, hidden_size=8, epochs=2, batch_size=4, unroll=20, resume=True, quiet=True,
         checkpoint_seconds=0.2, out=str(folder / "run"),
     )  # fmt: skip
+
+
+def disturb(folder: Path, cell: str, optimizer: str, kills: int) -> dict[str, Any]:
+    """The kills of one cell and optimizer, when they came, and how the trainings ended."""
+    config, draw = tiny(folder, cell, optimizer), random.Random(0)
     start = time.monotonic()
     code = run(config, None)
     duration = time.monotonic() - start

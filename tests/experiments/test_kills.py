@@ -61,10 +61,13 @@ class Forked:
         os.kill(self.pid, number)
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "words.txt"
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text("the cat sat\na dog ran\n" * 60)
+    tiny = ["--hidden_size=4", "--embedding_size=4", "--epochs=1", "--quiet=true"]
+    # It imports what forked ones need.
+    assert main(["train", f"--corpus={path}", f"--out={path.parent / 'run'}", *tiny]) == 0
     return path
 
 

@@ -25,6 +25,7 @@ PREVIOUS = {Path("previous.ckpt"), Path("deterministic/previous.ckpt")}
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text("the cat sat\na dog ran\n" * 60)
+    assert trains(path, path.parent / "run", epochs=1) == 0  # imports what forked ones need
     return path
 
 
