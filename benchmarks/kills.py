@@ -6,7 +6,7 @@ For every cell and optimizer, a tiny training of ``noisin train`` with its twin 
 after a time drawn uniformly from the duration of an undisturbed one, resumed, killed again, and so
 on, until it ends. Then its weights, vocabulary and record, but for times, are compared with those
 of the undisturbed one, and the next begins, until there were as many kills as were asked for. The
-trainings are forked from this process, which has imported all there is, so that kills hit the training.
+trainings are forked from this process, which has imported what they need, so that kills hit them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def tiny(folder: Path, cell: str, optimizer: str) -> TrainConfig:
 
 def disturb(folder: Path, cell: str, optimizer: str, kills: int) -> dict[str, Any]:
     """The kills of one cell and optimizer, when they came, and how the trainings ended."""
-    config, draw = tiny(folder, cell, optimizer), random.Random(0)
+    config, draw = tiny(folder, cell, optimizer), random.Random(f"{cell} {optimizer}")
     start = time.monotonic()
     code = run(config, None)
     duration = time.monotonic() - start
