@@ -121,7 +121,8 @@ def _watch(root: str, counter: mmap.mmap, disaster: Disaster) -> None:
             return super().write(data)
 
     def watched_open(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        if not str(file).startswith(root) or set(mode) <= set("rbt"):
+        plain = set(mode) <= set("rbt") or "opener" in options  # tempfile opens its folder so
+        if plain or not str(file).startswith(root):
             return plain_open(file, mode, *rest, **options)
         raw = File(os.fspath(file), mode.replace("b", "").replace("t", ""))
         buffered = io.BufferedRandom(raw) if raw.readable() else io.BufferedWriter(raw)
