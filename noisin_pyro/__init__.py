@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.infer.annealed_elbo import AnnealedELBO as AnnealedELBO
     from noisin_pyro.infer.filtering_elbo import FilteringELBO as FilteringELBO
+    from noisin_pyro.infer.forecast import forecast as forecast
     from noisin_pyro.infer.noisin_elbo import NoisinELBO as NoisinELBO
     from noisin_pyro.infer.prior_guide import PriorGuide as PriorGuide
     from noisin_pyro.infer.smoothing_guide import SmoothingGuide as SmoothingGuide
     from noisin_pyro.models.language import LanguageModel as LanguageModel
     from noisin_pyro.models.sequence import SequenceModel as SequenceModel
     from noisin_pyro.models.sequence import detach_state as detach_state
+    from noisin_pyro.models.weight_priors import weight_priors as weight_priors
     from noisin_pyro.nn.convert import from_torch as from_torch
     from noisin_pyro.nn.convert import to_torch as to_torch
     from noisin_pyro.nn.emissions import BernoulliEmission as BernoulliEmission
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.text.corpora import load_corpus as load_corpus
     from noisin_pyro.text.evaluation import Evaluation as Evaluation
     from noisin_pyro.text.evaluation import evaluate as evaluate
+    from noisin_pyro.text.generate import sample_text as sample_text
 
 __version__ = "0.2.0"
 
@@ -48,8 +51,10 @@ _HOMES = {
     "infer.noisin_elbo": ("NoisinELBO",),
     "infer.prior_guide": ("PriorGuide",),
     "infer.smoothing_guide": ("SmoothingGuide",),
+    "infer.forecast": ("forecast",),
     "models.language": ("LanguageModel",),
     "models.sequence": ("SequenceModel", "detach_state"),
+    "models.weight_priors": ("weight_priors",),
     "nn.emissions": ("BernoulliEmission", "CategoricalEmission", "NormalEmission"),
     "nn.convert": ("from_torch", "to_torch"),
     "nn.linear_rnns": ("NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"),
@@ -63,6 +68,7 @@ _HOMES = {
     "text.batching": ("streams", "windows"),
     "text.corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "text.evaluation": ("Evaluation", "evaluate"),
+    "text.generate": ("sample_text",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

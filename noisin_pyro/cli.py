@@ -89,10 +89,10 @@ def evaluate_run(
     data_dir: str | None = None,
     trust_code: bool = False,
 ) -> None:
-    """Perplexity of a finished run.
+    """Perplexity of a finished run, or of a shared model.
 
     Args:
-        run: the folder that ``noisin train`` wrote.
+        run: the folder that ``noisin train`` or ``save_pretrained`` wrote.
         split: the split to predict.
         samples: 0 for the mean path, or the number of noisy RNNs to average over.
         antithetic: draw the noise in pairs of opposite sign.
@@ -104,16 +104,37 @@ def evaluate_run(
     """
     import torch
 
+    from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
+    from noisin_pyro.text.sources import NAMES, PREFIX
     from noisin_pyro.training.folder import load_run
-    from noisin_pyro.training.memory import check_memory
-    from noisin_pyro.training.text import text_of_run
+    from noisin_pyro.training.memory import check_average
+    from noisin_pyro.training.text import load_text
 
     config, vocabulary, model = load_run(run, trust_code)
-    text = text_of_run(config, vocabulary, corpus, data_dir)
+    if corpus is not None:
+        text = load_corpus(corpus, data_dir, tokens=vocabulary.tokens)
+    elif config is None:
+        raise ValueError(
+            f"{run!r} does not say what it was trained on; name the text with --corpus"
+        )
+    else:
+        corpus = config.corpus
+        if not (corpus in NAMES or corpus.startswith(PREFIX) or os.path.exists(corpus)):
+            raise ValueError(
+                f"the run's text was {corpus!r}, which is not there; give --corpus the path where "
+                "it is now"
+            )
+        text = load_text(config, data_dir)
+    if text.vocabulary != vocabulary:
+        raise ValueError(
+            f"the corpus {corpus!r} here is not the one {run!r} was trained on, its "
+            "vocabulary differs (pydoc differs between Python versions); train again, or evaluate "
+            "where it was trained"
+        )
     if samples:
-        check_memory(config, len(vocabulary), samples)
-    torch.manual_seed(config.seed)
+        check_average(model, samples)
+    torch.manual_seed(1 if config is None else config.seed)
     fit = evaluate(
         model,
         text.split(split),
@@ -125,8 +146,11 @@ def evaluate_run(
     how = f"averaged over {samples} samples" if samples else "mean path"
     if fit.effective_samples is not None:
         how += f", {fit.effective_samples:.1f} of them effective"
-    _print(f"{split}, {how}: {fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}, "
-           f"{fit.tokens:,} tokens")  # fmt: skip
+    if vocabulary.tokens == "words":
+        fitted = f"{fit.nats:.4f} nats/token, perplexity {fit.perplexity:.2f}"
+    else:
+        fitted = f"{fit.bits:.4f} bits/{vocabulary.tokens[:-1]}, perplexity {fit.perplexity:.2f}"
+    _print(f"{split}, {how}: {fitted}, {fit.tokens:,} tokens")
 
 
 def generate(
@@ -134,28 +158,34 @@ def generate(
     prompt: str = "",
     words: int = 60,
     temperature: float = 1.0,
+    noise: bool = False,
     seed: int = 1,
     trust_code: bool = False,
 ) -> None:
-    """Continue a prompt with a finished run's model.
+    """Continue a prompt with a finished run's model, or a shared one.
 
     Args:
-        run: the folder that ``noisin train`` wrote.
-        prompt: the words to continue, separated by spaces.
-        words: how many words to draw.
+        run: the folder that ``noisin train`` or ``save_pretrained`` wrote.
+        prompt: the text to continue.
+        words: how many words, or characters if the model predicts these, to draw.
         temperature: below 1 sharpens the predictions, above 1 flattens them.
+        noise: draw from a noisy RNN instead of its mean path.
         seed: of the draws.
         trust_code: import and call any class that the run's noise names by class_path.
     """
-    from noisin_pyro.text.generate import continue_text
+    import torch
+
+    from noisin_pyro.text.generate import sample_text
     from noisin_pyro.training.folder import load_run
 
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
+    if words < 1:
+        raise ValueError(f"words must be at least 1, got {words}")
     if 0 < temperature < COLDEST:
         raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
     _, vocabulary, model = load_run(run, trust_code)
-    given = prompt.split()
+    given = vocabulary.split(prompt)
     unknown = [word for word in given if word not in vocabulary]
     if given and len(unknown) == len(given):
         raise ValueError(
@@ -163,28 +193,38 @@ def generate(
         )
     if unknown:
         _warn(f"became <unk>: {', '.join(unknown)}")
-    drawn = continue_text(model, vocabulary, given, words, temperature, seed)
-    lines = " ".join([*given, *drawn]).split("<eos>")
-    _print("\n".join(line.strip() for line in lines).strip())
+    generator = torch.Generator().manual_seed(seed)
+    text = sample_text(
+        model, prompt, words, temperature=temperature, sample=noise, generator=generator
+    )
+    _print(text.strip("\n"))
 
 
-def corpus(name: str, data_dir: str | None = None, min_count: int | None = None) -> None:
+def corpus(
+    name: str,
+    data_dir: str | None = None,
+    min_count: int | None = None,
+    tokens: Literal["auto", "words", "characters", "bytes"] = "auto",
+) -> None:
     """Show a corpus's statistics, as in the paper's Table 1.
 
     Args:
-        name: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
+        name: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a text
+            file or folder, or hf:NAME for a data set of the Hugging Face Hub.
         data_dir: the folder with a published corpus's files; downloaded if omitted.
         min_count: rarer words of the training text become <unk>.
+        tokens: words, characters or bytes; auto is what the corpus is usually read as.
     """
     from noisin_pyro.text.sources import check_source
 
     check_source(name, data_dir)
     from noisin_pyro.text.corpora import load_corpus
 
-    loaded = load_corpus(name, data_dir, min_count)
+    loaded = load_corpus(name, data_dir, min_count, None if tokens == "auto" else tokens)
     statistics = loaded.statistics()
     rows = [
         ("corpus", loaded.name),
+        ("tokens", loaded.vocabulary.tokens),
         *((f"tokens, {split}", f"{statistics[split]:,}") for split in ("train", "valid", "test")),
         ("vocabulary", f"{statistics['vocabulary']:,}"),
         ("OoV rate", f"{100 * statistics['oov_rate']:.1f} %"),

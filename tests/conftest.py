@@ -16,7 +16,9 @@ from torch.distributions import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"}
+CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
+    *("atomic", "memory", "plain_text", "tokens", "vocabulary")
+}
 """The rooms that need no extra; every other room is of the tier ``lm``."""
 
 NEEDED = ("lightning_fabric", "jsonargparse", "pooch", "tqdm", "safetensors", "matplotlib", "yaml")
@@ -34,13 +36,16 @@ The environment hands the seed to xdist's workers. ``SEED_OF_THIS_RUN=123 pytest
 pytest.register_assert_rewrite("tests.helpers")
 
 
+OPTIONAL = {ROOT / "noisin_pyro" / "hub.py": "huggingface_hub"}
+"""Files that cannot be imported without an extra that is neither core nor ``lm``."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Under ``pytest -n``: one thread for each worker, and for the processes its tests start."""
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
-    if MISSING:
-        config.pluginmanager.register(WithoutExtras())
+    config.pluginmanager.register(WithoutExtras())
 
 
 def pytest_report_header() -> list[str]:
@@ -68,7 +73,10 @@ class WithoutExtras:
     """
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        return True if tier(collection_path) == "lm" else None
+        needed = OPTIONAL.get(collection_path)
+        if needed is not None and importlib.util.find_spec(needed) is None:
+            return True
+        return True if MISSING and tier(collection_path) == "lm" else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by these markers

@@ -8,6 +8,7 @@ from typing import Any
 
 from noisin_pyro.experiments.averaging import NUMBERS, VARIANTS
 from noisin_pyro.experiments.summary import Row
+from noisin_pyro.sites import Readout
 from noisin_pyro.training.plots import plot_epochs
 
 __all__ = ["FIGURES"]
@@ -61,7 +62,8 @@ def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
 
 def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
     """What averaging gains on the mean path: a thin line for each setting, thick their mean."""
-    for panel, readout in zip(panels, ("noisy", "mean")):
+    readouts: tuple[Readout, ...] = ("noisy", "mean")
+    for panel, readout in zip(panels, readouts):
         for color, antithetic in (("C0", False), ("C1", True)):
             gains = [row.gains((readout, antithetic)) for row in rows]
             curves = [[gain.mean for gain in by_count.values()] for by_count in gains if by_count]

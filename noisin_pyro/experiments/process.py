@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.store import Run
 from noisin_pyro.experiments.worker import BUSY, PROGRESS
-from noisin_pyro.text.atomic import replacing
 
 __all__ = ["Worker"]
 

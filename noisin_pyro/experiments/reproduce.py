@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, folder_name, recipes
@@ -21,7 +22,6 @@ from noisin_pyro.experiments.tables import (
     details,
     provenance,
 )
-from noisin_pyro.text.atomic import replacing
 from noisin_pyro.text.corpora import load_corpus
 from noisin_pyro.training.plots import two_panels
 

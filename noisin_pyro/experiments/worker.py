@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.read_record import read_record
-from noisin_pyro.text.atomic import replacing
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 
 __all__ = ["BUSY", "LOCK", "PROGRESS", "main"]

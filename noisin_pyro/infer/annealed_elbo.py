@@ -6,9 +6,13 @@ import math
 from typing import Any
 
 from pyro.infer import Trace_ELBO
+from pyro.infer.elbo import ELBOModule
 from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
-__all__ = ["AnnealedELBO"]
+from noisin_pyro.sites import own_store
+
+__all__ = ["AnnealedELBO", "AnnealedObjective"]
 
 
 class AnnealedELBO(Trace_ELBO):
@@ -18,6 +22,17 @@ class AnnealedELBO(Trace_ELBO):
     at β = 0 any guide is scored by the likelihood term alone; with a :class:`PriorGuide` the KL
     is empty and every β gives the NOISIN objective.
 
+    As a module, ``AnnealedELBO()(model, guide)``, it trains a long text by truncated
+    backpropagation with any guide: :meth:`AnnealedObjective.with_state` starts a window at the
+    state in which the one before ended, a draw of the guide. The windows' losses at fixed
+    parameters add up to the loss of the whole text, under the guide that in each window reads no
+    further than to the window's end. So they bound the whole text's log p(y), and longer windows
+    let a :class:`SmoothingGuide` read further ahead.
+
+    A KL of weights or γ, as under ``PriorGuide(model, rest=AutoNormal)``, belongs to the text and
+    stands in every window: there β = 1/N for N windows counts it once, while that of the noise is
+    empty.
+
     Args:
         kl_weight: β, at least 0.
         **options: those of ``pyro.infer.Trace_ELBO``.
@@ -26,11 +41,18 @@ class AnnealedELBO(Trace_ELBO):
         ValueError: if β is negative or not finite.
 
     Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from noisin_pyro import Additive, LanguageModel, NoisyRNN, SmoothingGuide, detach_state
+        >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> model = LanguageModel(10, rnn)
         >>> elbo = AnnealedELBO(0.0)
-        >>> for epoch in range(4):
-        ...     elbo.kl_weight = min(1.0, epoch / 2)
-        >>> elbo.kl_weight
-        1.0
+        >>> objective = elbo(model, SmoothingGuide(model, hidden_size=8))
+        >>> tokens, state = torch.randint(10, (13, 2)), None
+        >>> for window in (slice(0, 6), slice(6, 12)):
+        ...     loss, state = objective.with_state(tokens[window], tokens[1:][window], state)
+        ...     loss.backward()
+        ...     state = detach_state(state)
+        ...     elbo.kl_weight = 1.0
     """
 
     def __init__(self, kl_weight: float = 1.0, **options: Any) -> None:
@@ -48,11 +70,72 @@ class AnnealedELBO(Trace_ELBO):
             raise ValueError(f"kl_weight must be at least 0 and finite, got {value}; 1 is the ELBO")
         self._kl_weight = value
 
+    def __call__(self, model: nn.Module, guide: nn.Module) -> AnnealedObjective:
+        return AnnealedObjective(model, guide, self)
+
+    def loss_and_state(
+        self, model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        """The loss and the model's final state, for truncated backpropagation through time.
+
+        Returns:
+            The loss with shape (), and the state as the model returns it. With S > 1 vectorised
+            particles each part has a leading dimension S, and may be carried so; with S > 1 in
+            turn it is the last one's, a draw like any other.
+
+        Raises:
+            TypeError: if the model does not return a pair, as :class:`SequenceModel` does.
+        """
+        states: list[Any] = []
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            result = model(*args, **kwargs)
+            if not (isinstance(result, tuple) and len(result) == 2):
+                raise TypeError(
+                    "loss_and_state needs a model that returns (y, state), as SequenceModel does, "
+                    f"got one that returns {type(result).__name__}"
+                )
+            states.append(result[1])
+            return result
+
+        loss: Tensor = self.differentiable_loss(  # type: ignore[no-untyped-call]
+            remembered, guide, *args, **kwargs
+        )
+        return loss, states[-1]
+
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         weighted = _Weighted(self.kl_weight)
         return super()._get_trace(  # type: ignore[no-untyped-call]
             weighted(model), weighted(guide), args, kwargs
         )
+
+
+class AnnealedObjective(ELBOModule):
+    """An :class:`AnnealedELBO` with its model and guide, as an ``nn.Module``.
+
+    It leaves Pyro's global param store alone, as :class:`NoisinObjective` does. So a guide's
+    parameters must be its attributes, as those of the guides here and of Pyro's automatic ones
+    are; a guide with ``pyro.param`` statements of its own is for ``SVI``.
+    """
+
+    elbo: AnnealedELBO
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss with shape (); takes the model's arguments."""
+        with own_store():
+            loss: Tensor = self.elbo.differentiable_loss(  # type: ignore[no-untyped-call]
+                self.model, self.guide, *args, **kwargs
+            )
+        return loss
+
+    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        """The loss and the model's final state; takes the model's arguments.
+
+        See :meth:`AnnealedELBO.loss_and_state`. ``detach_state`` cuts the state off from its
+        history.
+        """
+        with own_store():
+            return self.elbo.loss_and_state(self.model, self.guide, *args, **kwargs)
 
 
 class _Weighted(Messenger):

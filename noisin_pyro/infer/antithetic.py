@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from noisin_pyro.models.sequence import Drawn, SequenceModel
@@ -12,7 +13,7 @@ from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.reflection import check_reflects, reflect
 
-__all__ = ["antithetic_noise", "check_antithetic"]
+__all__ = ["AntitheticParticles", "antithetic_noise", "check_antithetic"]
 
 
 def check_antithetic(model: SequenceModel, samples: int) -> None:
@@ -73,6 +74,46 @@ def antithetic_noise(model: SequenceModel, steps: int, batch: int) -> Drawn:
         for noise, epsilon in zip(model.rnn.noise, half.rnn, strict=True)
     ]
     return Drawn(on_input, layers)
+
+
+class AntitheticParticles(Messenger):
+    """Draws the noise sites of a model's particles in pairs, as reflections of one another.
+
+    All other sites draw as they would: each particle has its own γ and weights, if these have
+    priors.
+
+    Args:
+        model: the model, with a noise site per sequence.
+        vectorized: whether all particles are one run, at dimension −3, so that particle k and
+            k + S/2 are a pair. Otherwise the first run under this handler draws and the second
+            reflects, and so on.
+    """
+
+    def __init__(self, model: SequenceModel, vectorized: bool) -> None:
+        super().__init__()
+        self._model, self._vectorized = model, vectorized
+        self._drawn: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        noise = self._noises().get(msg["name"])
+        if noise is None or msg["value"] is not None:
+            return
+        fn = msg["fn"]
+        if self._vectorized:
+            particles, *rest = fn.batch_shape
+            half = fn.expand((particles // 2, *rest))()
+            msg["value"] = torch.cat([half, reflect(noise, half)])
+        elif msg["name"] in self._drawn:
+            msg["value"] = reflect(noise, self._drawn.pop(msg["name"]))
+        else:
+            msg["value"] = self._drawn[msg["name"]] = fn()
+
+    def _noises(self) -> dict[str, AffineNoise]:
+        """The noises by the names of their sites, which are known in a call."""
+        model, rnn = self._model, self._model.rnn
+        noises = {rnn._pyro_get_fullname(f"noise_{i}"): noise for i, noise in enumerate(rnn.noise)}
+        noises[model._pyro_get_fullname("input_noise")] = model.input_noise
+        return {name: cast(AffineNoise, noise) for name, noise in noises.items() if noise}
 
 
 def _paired(noise: AffineNoise, epsilon: Tensor) -> Tensor:

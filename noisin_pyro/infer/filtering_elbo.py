@@ -140,8 +140,8 @@ class FilteringELBO(ELBO):
         Raises:
             TypeError: if the guide is no :class:`PriorGuide` or :class:`SmoothingGuide` of the
                 model, or ``state`` is of another kind.
-            ValueError: if y is missing, if γ or a weight has a prior, or if something is drawn
-                once per sequence while particles are resampled.
+            ValueError: if y is missing, if γ or a weight has a prior, if something is drawn once
+                per sequence while particles are resampled, or if the guide reads the state.
         """
         self._check(model, guide)
         if y is None:

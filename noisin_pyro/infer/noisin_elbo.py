@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyro.poutine as poutine
@@ -13,6 +14,7 @@ from pyro.infer.util import MultiFrameTensor, torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
+from noisin_pyro.infer.antithetic import AntitheticParticles, check_antithetic
 from noisin_pyro.infer.prior_guide import PriorGuide
 from noisin_pyro.sites import own_store
 
@@ -36,6 +38,14 @@ class NoisinELBO(ELBO):
     Args:
         num_particles: S, the number of noise samples averaged over.
         vectorize_particles: run them as one batch instead of one after another.
+        antithetic: draw the noise in pairs, ε and its reflection: −ε for a symmetric base, and
+            F⁻¹(1 − F(ε)) for another one with an ``icdf``. The estimate has the same expectation,
+            and varies less than that of independent particles wherever log p(y | z) is nearly
+            monotone in ε.
+
+    Raises:
+        ValueError: if S is below 1, or odd with ``antithetic``; and, when it meets such a model, if
+            a noise has no reflection or no sample site for a whole sequence.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -48,14 +58,26 @@ class NoisinELBO(ELBO):
         >>> loss, state = objective.with_state(x[:-1], x[1:], state.detach())
     """
 
-    def __init__(self, num_particles: int = 1, vectorize_particles: bool = False) -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        vectorize_particles: bool = False,
+        *,
+        antithetic: bool = False,
+    ) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+        if antithetic and num_particles % 2:
+            raise ValueError(
+                "antithetic=True draws noise in pairs, so num_particles must be even, got "
+                f"{num_particles}"
+            )
         super().__init__(  # type: ignore[no-untyped-call]
             num_particles=num_particles,
             max_plate_nesting=2,  # time and batch
             vectorize_particles=vectorize_particles,
         )
+        self.antithetic = antithetic
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> NoisinObjective:
         self._check(model, guide)
@@ -132,15 +154,21 @@ class NoisinELBO(ELBO):
         return poutine.trace(model).get_trace(*args, **kwargs)
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+        pairs: Any = nullcontext()
+        if self.antithetic:
+            pairs = AntitheticParticles(model, self.vectorize_particles)
         if self.vectorize_particles:
             vectorized = self._vectorized_num_particles(model)  # type: ignore[no-untyped-call]
-            yield self._get_trace(vectorized, guide, args, kwargs)
+            with pairs:
+                trace = self._get_trace(vectorized, guide, args, kwargs)
+            yield trace
         else:
             for _ in range(self.num_particles):
-                yield self._get_trace(model, guide, args, kwargs)
+                with pairs:
+                    trace = self._get_trace(model, guide, args, kwargs)
+                yield trace
 
-    @staticmethod
-    def _check(model: Any, guide: Any) -> None:
+    def _check(self, model: Any, guide: Any) -> None:
         if isinstance(guide, PriorGuide) and guide.rest is not None:
             raise TypeError(
                 "NoisinELBO leaves out the KL, which a PriorGuide with rest= has for γ or weights; "
@@ -151,6 +179,13 @@ class NoisinELBO(ELBO):
                 "NoisinELBO needs PriorGuide(model) of the very model it is given, got "
                 f"{type(guide).__name__}; for another guide use pyro.infer.Trace_ELBO"
             )
+        if self.antithetic:
+            check_antithetic(model, self.num_particles)
+            if model.rnn.sites is None:
+                raise ValueError(
+                    "antithetic=True reflects noise that is a sample site, got an RNN with "
+                    "sites=None; use sites='sequence'"
+                )
 
 
 class NoisinObjective(ELBOModule):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pyro.poutine as poutine
 from pyro.nn import PyroModule
+from torch import Tensor
 
 from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.sites import own_store
 
 __all__ = ["PriorGuide"]
 
@@ -77,6 +79,25 @@ class PriorGuide(PyroModule):
         values = self.rest(*args, **kwargs)
         with poutine.block(hide=list(values)), poutine.condition(data=values):
             self.model.latents(*args, **kwargs)
+
+    def median(self) -> dict[str, Tensor]:
+        """The medians of what ``rest`` guides, by the names of the sites.
+
+        They leave Pyro's global param store alone, in which ``guide.rest.median()`` would take the
+        parameters of an earlier guide of the same names for its own. The medians of weights load
+        into a model without priors (:func:`weight_priors`).
+
+        Raises:
+            ValueError: if there is no ``rest``, or one that knows no medians.
+        """
+        find = getattr(self.rest, "median", None)
+        if find is None:
+            raise ValueError(
+                f"PriorGuide.median is that of rest=, such as AutoNormal, got rest={self.rest!r}"
+            )
+        with own_store():
+            medians: dict[str, Tensor] = find()
+        return medians
 
     def _is_random(self, site: Any) -> bool:
         """Whether a site is a prior on γ or on a weight, of the model or of a part of it."""

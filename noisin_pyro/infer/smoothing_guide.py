@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from noisin_pyro.infer.state_head import CorrectedSteps, StateHead
 from noisin_pyro.lengths import length_mask, reverse
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.sequence import Drawn, NoisyRNNs, SequenceModel
@@ -24,23 +25,35 @@ __all__ = ["SmoothingGuide"]
 
 
 class SmoothingGuide(PyroModule):
-    """q(ε_t | x_{t:T}, y_{t:T}): independent noise for each step, with the prior as its start.
+    """A learned q that reads what is observed, with the prior as its start.
 
-    A GRU reads inputs and observations backwards in time and corrects the noise of every step,
+    A GRU reads inputs and observations backwards in time, r_t = GRU(r_{t+1}, [x_t ; y_t]), and
+    corrects the noise of every step by an affine function A r_t + a of what it has read.
 
-        r_t = GRU(r_{t+1}, [x_t ; y_t]),    (m_t, log s_t) = A r_t + a,    ε_t = m_t + s_t ε,
+    By default that is q(ε_t | x_{t:T}, y_{t:T}),
+
+        (m_t, log s_t) = A r_t + a,    ε_t = m_t + s_t ε,
 
     so that z_t, which the prior draws around h_t(z_{t-1}) with standard deviation γ, is drawn
     around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with γ s_t |h_t|). The
-    guide never runs the RNN.
-
-    Given what is observed, the ε_t of different steps and units are independent: the guide is
-    mean-field in ε. The z_t are not independent, since each grows from the one before, but
-    m_t and s_t do not read z_{t-1}, as those of the structured posterior of Krishnan et al.
-    (2017, https://arxiv.org/abs/1609.09869) do. So even the best of these guides misses what the
-    exact posterior of ε correlates over steps. On a linear Gaussian model, where that posterior is
-    Gaussian with precision Λ, the bound stays below log p(y) by at least
+    guide never runs the RNN. Given what is observed, the ε_t of different steps and units are
+    independent: the guide is mean-field in ε. The z_t are not independent, since each grows from
+    the one before, but m_t and s_t do not read z_{t-1}. So even the best of these guides misses
+    what the exact posterior of ε correlates over steps. On a linear Gaussian model, where that
+    posterior is Gaussian with precision Λ, the bound stays below log p(y) by at least
     ½ (Σ_i log Λ_ii − log det Λ).
+
+    With ``reads_state=True`` it is q(z_t | z_{t-1}, x_{t:T}, y_{t:T}), as the structured guide of
+    Krishnan et al. (2017, https://arxiv.org/abs/1609.09869) is. It runs the RNN, and reads z_{t-1}
+    as the transition hands it on, through h_t:
+
+        (m_t, log s_t, g_t, c_t) = A r_t + a
+        z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),    C_t = diag(s_t) + below(U diag(c_t) W)
+
+    where "below" keeps what is below the diagonal, and γ |h_t| stands for γ with multiplicative
+    noise; U and W have rank K. The exact posterior of a linear Gaussian model is of this form: a
+    location affine in h_t, and a covariance of its own at each step. The RNN must be built with
+    ``sites="timestep"``.
 
     A and a start at 0, where the guide *is* :class:`PriorGuide` and ``Trace_ELBO`` the NOISIN
     objective; training leaves both continuously. Priors on γ or on weights, and input noise,
@@ -54,20 +67,23 @@ class SmoothingGuide(PyroModule):
             default a language model's embedding, and y itself otherwise.
         feature_size: F; needed with ``features``, or if the emission does not know its size. A
             :class:`CategoricalEmission` outside a language model needs both.
+        reads_state: let the correction read z_{t-1} and correlate the units.
+        rank: K, with ``reads_state``; by default H², but at most 8.
 
     Raises:
         TypeError: if ``model`` is no :class:`SequenceModel`.
-        ValueError: if its RNN has a sample site per timestep, no noise, or a noise that does not
-            range over the whole real line, so that a correction would leave its support; or if F
-            is not known.
+        ValueError: if its RNN has other sites than the guide needs, no noise, or a noise that does
+            not range over the whole real line, so that a correction would leave its support; if F
+            is not known; or if ``rank`` is below 1 or given without ``reads_state``.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
         >>> from pyro.infer import SVI, Trace_ELBO
         >>> from noisin_pyro import Additive, LanguageModel, NoisyRNN
-        >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> noise = Additive(dist.Normal(0.0, 1.0))
+        >>> rnn = NoisyRNN(4, 6, noise=noise, spread=0.3, sites="timestep")
         >>> model = LanguageModel(10, rnn)
-        >>> guide = SmoothingGuide(model, hidden_size=8)
+        >>> guide = SmoothingGuide(model, hidden_size=8, reads_state=True)
         >>> pyro.clear_param_store()  # of models of the same names
         >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         >>> tokens = torch.randint(10, (8, 2))
@@ -81,20 +97,18 @@ class SmoothingGuide(PyroModule):
         *,
         features: Callable[[Tensor], Tensor] | None = None,
         feature_size: int | None = None,
+        reads_state: bool = False,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, SequenceModel):
             raise TypeError(f"SmoothingGuide needs a SequenceModel, got {type(model).__name__}")
         rnn = model.rnn
-        if rnn.samples_timesteps:
-            raise ValueError(
-                "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
-                "site per timestep; use sites='sequence' and an Additive or Multiplicative noise"
-            )
-        like: Tensor = rnn.like
         self._layers = [layer for layer, noise in enumerate(rnn.noise) if noise is not None]
         if not self._layers:
             raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
+        self._check_sites(rnn, reads_state)
+        like: Tensor = rnn.like
         for layer in self._layers:
             noise = rnn.noise[layer]
             assert isinstance(noise, AffineNoise)
@@ -103,6 +117,11 @@ class SmoothingGuide(PyroModule):
                     f"SmoothingGuide needs noise over the whole real line, got {noise}, whose "
                     "support a correction would leave; use a Normal, Laplace, Logistic, ..."
                 )
+        if rank is not None and not (reads_state and rank >= 1):
+            raise ValueError(
+                f"rank must be at least 1, and goes with reads_state=True, got rank={rank} and "
+                f"reads_state={reads_state}"
+            )
         self._model = (model,)  # in a tuple, so that it is not registered as a submodule
         self._features = features
         size = _feature_size(model) if features is None and feature_size is None else feature_size
@@ -112,10 +131,34 @@ class SmoothingGuide(PyroModule):
                 "where y itself cannot be read, as classes cannot"
             )
         to: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+        self.reads_state = reads_state
         self.reader = nn.GRU(rnn.input_size + size, hidden_size, **to)
-        self.correction = nn.Linear(hidden_size, 2 * len(self._layers) * rnn.hidden_size, **to)
+        width, units = 2 * rnn.hidden_size, rnn.hidden_size
+        if reads_state:
+            rank = min(units * units, 8) if rank is None else rank
+            self.heads = nn.ModuleList(StateHead(units, rank, **to) for _ in self._layers)
+            width += 2 * rank
+        self.correction = nn.Linear(hidden_size, len(self._layers) * width, **to)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
+
+    @staticmethod
+    def _check_sites(rnn: NoisyRNNs, reads_state: bool) -> None:
+        if not all(noise is None or isinstance(noise, AffineNoise) for noise in rnn.noise):
+            raise ValueError(
+                "SmoothingGuide corrects Additive or Multiplicative noise, got one whose sample "
+                f"sites are per timestep in every mode, {[str(noise) for noise in rnn.noise]}"
+            )
+        if reads_state and not rnn.samples_timesteps:
+            raise ValueError(
+                "SmoothingGuide(reads_state=True) reads the state of each step, got an RNN with "
+                f"sites={rnn.sites!r}; build it with sites='timestep'"
+            )
+        if rnn.samples_timesteps and not reads_state:
+            raise ValueError(
+                "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
+                "site per timestep; use sites='sequence', or reads_state=True"
+            )
 
     @property
     def model(self) -> SequenceModel:
@@ -141,9 +184,18 @@ class SmoothingGuide(PyroModule):
         # A prior on the embedding is drawn once in a context: here, and not again in latents.
         with (
             self.model._pyro_context if am_i_wrapped() else apart(self.model),
-            _Replaced(self.model.rnn, self._distributions(x, y, lengths)),
+            self._replaced(x, y, lengths),
         ):
             self.model.latents(x, y, state, lengths, sample=sample)
+
+    def _replaced(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Messenger:
+        """What gives the noise sites of the model the distributions of this guide."""
+        if not self.reads_state:
+            return _Replaced(self.model.rnn, self._distributions(x, y, lengths))
+        corrections = self._corrections(x, y, lengths)  # (L, T, B, 2H + 2K)
+        steps = {layer: part.split(1) for layer, part in zip(self._layers, corrections)}
+        heads = dict(zip(self._layers, self.heads))
+        return CorrectedSteps(self.model.rnn, heads, steps)
 
     @in_context
     def propose(
@@ -161,7 +213,16 @@ class SmoothingGuide(PyroModule):
             The noise of K·B sequences, copy k of sequence b in column k·B + b, without sample
             sites; and log p(ε) − log q(ε) for each step, with shape (T, K·B). That of a tied noise
             stands at the first step.
+
+        Raises:
+            ValueError: if the guide reads the state, which is not known before the RNN runs.
         """
+        if self.reads_state:
+            raise ValueError(
+                "a particle filter draws a guide's noise before the RNN runs, so it cannot take a "
+                "SmoothingGuide with reads_state=True; use one without, or RenyiELBO(alpha=0) on "
+                "whole sequences"
+            )
         model, (steps, batch) = self.model, x.shape[:2]
         drawn = model.draw_noise(steps, particles * batch)
         assert drawn.rnn is not None
@@ -181,7 +242,18 @@ class SmoothingGuide(PyroModule):
 
     def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""
-        model, rnn = self.model, self.model.rnn
+        distributions: dict[int, Any] = {}
+        for layer, correction in zip(self._layers, self._corrections(x, y, lengths)):
+            noise, like = self.model.rnn.noise[layer], self.model.rnn.like
+            assert isinstance(noise, AffineNoise)
+            shift, log_scale = correction.chunk(2, -1)
+            corrected: Any = LocationScale(noise.standardized(like), shift, log_scale.exp())
+            distributions[layer] = corrected.to_event(1)
+        return distributions
+
+    def _corrections(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Tensor:
+        """A r_t + a, the correction of each noisy layer, with shape (L, T or 1, B, \\*)."""
+        model = self.model
         mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
         if mask is not None:  # whatever stands in the padding, be it NaN
             y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)
@@ -194,17 +266,10 @@ class SmoothingGuide(PyroModule):
         if mask is not None:
             read = read.masked_fill(~mask.unsqueeze(-1), 0)
         r = reverse(self.reader(reverse(read, lengths))[0], lengths)  # (T, B, R)
-        if rnn.tied:  # one draw, made where all has been read
+        if model.rnn.tied:  # one draw, made where all has been read
             r = r[:1]
-        corrections = self.correction(r).unflatten(-1, (2, len(self._layers), rnn.hidden_size))
-        distributions: dict[int, Any] = {}
-        for index, layer in enumerate(self._layers):
-            noise, like = rnn.noise[layer], rnn.like
-            assert isinstance(noise, AffineNoise)
-            shift, log_scale = corrections[..., 0, index, :], corrections[..., 1, index, :]
-            corrected: Any = LocationScale(noise.standardized(like), shift, log_scale.exp())
-            distributions[layer] = corrected.to_event(1)
-        return distributions
+        corrections: Tensor = self.correction(r).unflatten(-1, (len(self._layers), -1))
+        return corrections.movedim(-2, 0)
 
 
 class _Replaced(Messenger):

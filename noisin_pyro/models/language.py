@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noisin_pyro.models.pretrained import load_folder, save_folder
 from noisin_pyro.models.sequence import NoisyRNNs, SequenceModel, check_rate
 from noisin_pyro.nn.emissions import CategoricalEmission
+from noisin_pyro.vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
+
+Model = TypeVar("Model", bound="LanguageModel")
 
 
 class LanguageModel(SequenceModel):
@@ -29,6 +34,10 @@ class LanguageModel(SequenceModel):
             stands in it, its embedding is zero (Gal and Ghahramani 2016, section 4.2).
         **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` and
             ``name`` of :class:`SequenceModel`.
+
+    Attributes:
+        vocabulary: the words, if they are known: :meth:`from_pretrained` reads them, and they may
+            be set.
 
     Raises:
         ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ, or a probability
@@ -72,6 +81,7 @@ class LanguageModel(SequenceModel):
             nn.init.uniform_(weight, -0.1, 0.1)
         nn.init.zeros_(self.emission.bias)
         self.tied_weights = tied_weights
+        self.vocabulary: Vocabulary | None = None
 
     def dropout_before_sites(self) -> dict[str, float]:
         return {"dropout_words": self.dropout_words, **super().dropout_before_sites()}
@@ -87,3 +97,56 @@ class LanguageModel(SequenceModel):
     def vocab_size(self) -> int:
         """K, the number of words."""
         return int(self.embedding.num_embeddings)
+
+    def save_pretrained(self, folder: str | Path, vocabulary: Vocabulary | None = None) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and, if it is known, ``vocabulary.txt``.
+
+        The folder holds data alone, no pickle and no code. It is what ``noisin train`` writes and
+        ``noisin generate`` reads.
+
+        Args:
+            folder: where they go; it is made if it does not exist, and files of these names in it
+                are replaced.
+            vocabulary: the words; by default the model's own.
+
+        Raises:
+            ValueError: if a part of the model is code of the user's own, which no file holds: the
+                cell of a :class:`NoisyRecurrent`, the function of a :class:`MeanParameterized`, a
+                base that is not made from numbers, a prior on a weight; or if the vocabulary has
+                another size.
+            ImportError: if safetensors is not installed.
+
+        Example:
+            >>> import tempfile
+            >>> from noisin_pyro import NoisyGRU, Vocabulary, family
+            >>> vocabulary = Vocabulary.build("the cat saw the dog".split())
+            >>> rnn = NoisyGRU(8, 8, noise=family("laplace"), spread=0.3)
+            >>> folder = tempfile.mkdtemp()
+            >>> LanguageModel(len(vocabulary), rnn).save_pretrained(folder, vocabulary)
+            >>> model = LanguageModel.from_pretrained(folder)
+            >>> model.rnn.noise[0].base, model.vocabulary
+            (Laplace(loc: 0.0, scale: 1.0), Vocabulary(6 words))
+        """
+        save_folder(self, Path(folder), self.vocabulary if vocabulary is None else vocabulary)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model], folder: str | Path, *, name: str = "", trust_code: bool = False
+    ) -> Model:
+        """The model that :meth:`save_pretrained` wrote, in evaluation mode on the CPU.
+
+        The folder may come from a stranger: nothing in it is executed, and torch's random state is
+        left as it was.
+
+        Args:
+            folder: the folder.
+            name: as in :class:`SequenceModel`.
+            trust_code: import and call any class that a noise names, not only those of torch, Pyro
+                and this package.
+
+        Raises:
+            ValueError: if a file is missing, damaged, or does not fit the others, or if memory
+                would not suffice.
+            ImportError: if safetensors is not installed.
+        """
+        return load_folder(cls, Path(folder), name, trust_code)

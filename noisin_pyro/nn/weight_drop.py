@@ -25,8 +25,7 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
     scaled by 1/(1 − p). In ``eval()`` the weights are as they are. Gradients reach the raw weight,
     ``module.parametrizations.weight_hh_l0.original``, which is what ``parameters()`` and the state
     dict hold. ``torch.nn.utils.parametrize.remove_parametrizations(module, name,
-    leave_parametrized=False)`` is the way back. torch's own RNNs can be deep-copied in ``eval()``
-    only.
+    leave_parametrized=False)`` is the way back.
 
     Args:
         module: any module: ``torch.nn.LSTM``, a noisy RNN, or one that holds such. A new mask is
@@ -69,12 +68,13 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
         part = module.get_submodule(owner)
         drop = WeightDrop(p).train(part.training)
         parametrize.register_parametrization(part, own, drop, unsafe=True)  # it keeps the shape
-    module.register_forward_pre_hook(_forget_masks)
+    module.register_forward_pre_hook(_renew_masks)
+    module.register_forward_hook(_forget_masked_weights)
     return module
 
 
 class WeightDrop(nn.Module):
-    """The parametrization of a dropped weight: the weight times a mask, which it keeps.
+    """The parametrization of a dropped weight: the weight times the mask of the last call.
 
     Args:
         p: the probability of dropping an entry.
@@ -85,16 +85,16 @@ class WeightDrop(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.mask = None  # drawn when next read
+        self.mask = None
+        self.due = False  # whether to draw a mask when next read
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as a layer reads it, with the shape of ``weight``."""
         if not self.training or not self.p:
             return weight
-        mask = self.mask
-        if mask is None or mask.device != weight.device or mask.dtype != weight.dtype:
-            mask = self.mask = F.dropout(torch.ones_like(weight), self.p)
-        return weight * mask
+        if self.due:
+            self.mask, self.due = F.dropout(torch.ones_like(weight), self.p), False
+        return weight if self.mask is None else weight * self.mask.to(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The raw weight for a weight that is assigned."""
@@ -104,7 +104,19 @@ class WeightDrop(nn.Module):
         return f"p={self.p}"
 
 
-def _forget_masks(module: nn.Module, inputs: Any) -> None:
+def _renew_masks(module: nn.Module, inputs: Any) -> None:
     for part in module.modules():
         if isinstance(part, WeightDrop):
-            part.mask = None
+            part.due = True
+
+
+def _forget_masked_weights(module: nn.Module, inputs: Any, output: Any) -> None:
+    """Empties the list of weights that torch's RNNs keep from call to call and then read anew.
+
+    A masked weight is no leaf of autograd's graph, and a module that holds one cannot be copied.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            kept: list[Tensor | None] = part._flat_weights
+            if not all(weight is None or weight.is_leaf for weight in kept):
+                part._flat_weights = []

@@ -110,7 +110,8 @@ class Fixed(Spread):
 
     def _check(self, dtype: torch.dtype) -> None:
         """Raises ValueError unless γ is positive and finite once rounded to a dtype."""
-        rounded = torch.as_tensor(self.value, dtype=dtype)
+        device = self.value.device if isinstance(self.value, Tensor) else "cpu"  # not meta
+        rounded = torch.as_tensor(self.value, dtype=dtype, device=device)
         if not bool((rounded.isfinite() & (rounded > 0)).all()):
             raise ValueError(
                 f"spread must be positive and finite, got {_text(self.value)}; "

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
 from noisin_pyro.infer.antithetic import antithetic_noise, check_antithetic
+from noisin_pyro.infer.contexts import draw_priors, evaluating, given, has_priors
 from noisin_pyro.infer.particle_filter import Filtered, check_filters, filter_window
 from noisin_pyro.infer.particles import Particles
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import Readout, own_store
+from noisin_pyro.sites import Readout
 from noisin_pyro.text.batching import streams, windows
 from noisin_pyro.text.perplexity import perplexity
 
-__all__ = ["Evaluation", "evaluate", "evaluating"]
+__all__ = ["Evaluation", "evaluate"]
 
 
 Weighting = Literal["equal", "filter"]
@@ -51,6 +50,11 @@ class Evaluation:
     def perplexity(self) -> float:
         """exp(nats per token), infinite where that overflows."""
         return perplexity(self.nats)
+
+    @property
+    def bits(self) -> float:
+        """Bits per token: those per character of a model of characters."""
+        return self.nats / math.log(2)
 
     @property
     def log_evidence(self) -> float:
@@ -206,8 +210,8 @@ def by_copy(
     first 2k are k pairs. Where γ or weights have priors the noisy RNNs, or pairs, run in turn.
     """
     step, sample = 2 if antithetic else 1, samples > 0
-    if any(getattr(module, "_pyro_samples", ()) for module in model.modules()):
-        draws = [_priors(model, stream[:1]) for _ in range(0, max(samples, 1), step)]
+    if has_priors(model):
+        draws = [draw_priors(model, stream[:1]) for _ in range(0, max(samples, 1), step)]
         passes = [
             _log_probs(model, stream, unroll, step, sample, antithetic, readout, values)
             for values in draws
@@ -227,47 +231,19 @@ def _log_probs(
     sample: bool,
     antithetic: bool,
     readout: Readout,
-    given: dict[str, Tensor] | None = None,
+    values: dict[str, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Window by window the targets' log-probabilities, with shape (T, S, B), under S copies.
 
-    ``given`` has the values of what is random in the model but its noise.
+    ``values`` has those of what is random in the model but its noise.
     """
     state = None
     for x, y in windows(stream, unroll):
         x, y = (part.repeat(1, copies) for part in (x, y))
-        with _given(given):
+        with given(values):
             drawn = antithetic_noise(model, *x.shape[:2]) if antithetic else None
             emitted, state = model.predict(x, state, sample=sample, readout=readout, drawn=drawn)
         log_probs = emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
         if antithetic:  # the second of each pair, S/2 further on, comes next to the first
             log_probs = log_probs.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
         yield log_probs
-
-
-def _priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:
-    """A draw from the priors on γ and on weights, by the names of their sites."""
-    with own_store():
-        trace = poutine.trace(model.latents).get_trace(x, sample=False)
-    nodes: dict[str, Any] = trace.nodes
-    return {name: nodes[name]["value"] for name in trace.stochastic_nodes}
-
-
-@contextmanager
-def _given(values: dict[str, Tensor] | None) -> Iterator[None]:
-    if values is None:
-        yield
-    else:
-        with own_store(), poutine.condition(data=values):
-            yield
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

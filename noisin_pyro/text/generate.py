@@ -3,60 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from noisin_pyro.infer.contexts import evaluating, seeded_by
+from noisin_pyro.infer.forecast import continue_sequences
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.text.corpora import Vocabulary
-from noisin_pyro.text.evaluation import evaluating
+from noisin_pyro.tokens import EOS, UNK
+from noisin_pyro.vocabulary import Vocabulary
 
-__all__ = ["continue_text"]
+__all__ = ["sample_text", "sample_tokens"]
 
 
-def continue_text(
+def sample_text(
     model: LanguageModel,
-    vocabulary: Vocabulary,
-    prompt: Sequence[str],
-    words: int,
+    prompt: str = "",
+    length: int = 60,
+    *,
+    vocabulary: Vocabulary | None = None,
     temperature: float = 1.0,
-    seed: int = 1,
-) -> list[str]:
-    """Draws words one at a time along the mean path, each given all before it.
+    sample: bool = False,
+    generator: torch.Generator | None = None,
+) -> str:
+    """Continues a text, each word (or character) given all before it.
 
     Args:
-        model: the model, with ``len(vocabulary)`` classes; its training mode is left as it was.
-        vocabulary: its words; unknown ones are read as ``<unk>``, which is never drawn.
-        prompt: the words to continue; an empty prompt starts a line.
-        words: how many to draw.
+        model: the model; its training mode is left as it was.
+        prompt: the text to continue. Unknown words are read as ``<unk>``, which is never drawn; an
+            empty prompt starts a line.
+        length: how many words or characters to draw.
+        vocabulary: of the model; by default the one that the model was saved with.
         temperature: τ in softmax(logits/τ).
-        seed: of a random generator of its own.
+        sample: True draws noise, from one noisy RNN for the whole text; False runs the mean path.
+        generator: seeds the draws, and torch's random state is then left as it was; by default
+            they are made from it.
+
+    Returns:
+        The prompt and its continuation.
 
     Raises:
-        ValueError: if ``words`` or ``temperature`` is not positive.
+        ValueError: if ``length`` or ``temperature`` is not positive, or no vocabulary is known.
+
+    Example:
+        >>> from noisin_pyro import NoisyRNN, Vocabulary
+        >>> vocabulary = Vocabulary.build("the cat saw the dog".split())
+        >>> model = LanguageModel(len(vocabulary), NoisyRNN(4, 6))
+        >>> model.vocabulary = vocabulary
+        >>> text = sample_text(model, "the cat", 5, generator=torch.Generator().manual_seed(1))
+        >>> text.startswith("the cat")
+        True
+    """
+    known = model.vocabulary if vocabulary is None else vocabulary
+    if known is None:
+        raise ValueError("the model has no vocabulary; give vocabulary=, as the corpus has it")
+    read = known.split(prompt)
+    x = known.encode(read or [EOS]).unsqueeze(1).to(next(model.parameters()).device)
+    options: dict[str, Any] = {"temperature": temperature, "sample": sample, "generator": generator}
+    drawn = sample_tokens(model, x, length, exclude=[known.ids[UNK]], **options)
+    return known.join([*read, *known.decode(drawn.flatten())])
+
+
+def sample_tokens(
+    model: LanguageModel,
+    x: Tensor,
+    steps: int,
+    *,
+    temperature: float = 1.0,
+    sample: bool = False,
+    exclude: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Continues several texts side by side; they are drawn on the CPU, from any device alike.
+
+    Args:
+        model, temperature, sample, generator: as of :func:`sample_text`.
+        x: the texts, with shape (T, B).
+        steps: N, how many tokens to draw.
+        exclude: the ids that are never drawn.
+
+    Returns:
+        Ids with shape (N, B).
+
+    Raises:
+        ValueError: if ``steps`` or ``temperature`` is not positive.
 
     Example:
         >>> from noisin_pyro import NoisyRNN
-        >>> from noisin_pyro.text.corpora import Vocabulary
-        >>> vocabulary = Vocabulary.build(["a", "b"])
-        >>> model = LanguageModel(len(vocabulary), NoisyRNN(4, 6))
-        >>> len(continue_text(model, vocabulary, ["a"], 5))
-        5
+        >>> model = LanguageModel(10, NoisyRNN(4, 6))
+        >>> sample_tokens(model, torch.zeros(3, 2, dtype=torch.long), 5).shape
+        torch.Size([5, 2])
     """
-    if words < 1:
-        raise ValueError(f"words must be at least 1, got {words}")
+    if steps < 1:
+        raise ValueError(f"length must be at least 1, got {steps}")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    generator = torch.Generator().manual_seed(seed)
-    unknown = vocabulary.encode(["<unk>"]).item()
-    x = vocabulary.encode(list(prompt) or ["<eos>"]).unsqueeze(1)
-    device = next(model.parameters()).device
-    drawn: list[str] = []
-    state = None
-    with torch.no_grad(), evaluating(model):
-        for _ in range(words):
-            emitted, state = model.predict(x.to(device), state, sample=False)
-            logits = emitted.logits[-1, 0].cpu() / temperature
-            logits[unknown] = -torch.inf
-            x = torch.multinomial(logits.softmax(-1), 1, generator=generator).view(1, 1)
-            drawn += vocabulary.decode(x.flatten())
-    return drawn
+
+    def draw(emitted: Any) -> Tensor:
+        logits = emitted.logits[-1].cpu() / temperature
+        logits[:, list(exclude)] = -torch.inf
+        return torch.multinomial(logits.softmax(-1), 1).T.to(x.device)
+
+    with torch.no_grad(), evaluating(model), seeded_by(generator, x.device):
+        return continue_sequences(model, x, steps, None, draw=draw, sample=sample)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from noisin_pyro.text.files import cut_lines, find_splits, read_text
+from noisin_pyro.plain_text import read_text
+from noisin_pyro.text.files import cut_lines, find_splits
 
 __all__ = ["NAMES", "PUBLISHED", "check_data_dir", "check_source", "read_splits"]
 
 #: The corpora that have a name.
-NAMES = ("hmm", "ptb", "pydoc", "wikitext-2")
+NAMES = ("enwik8", "hmm", "ptb", "pydoc", "text8", "wikitext-103", "wikitext-2")
 #: Those of them whose files are downloaded, or lie in a folder that is given.
-PUBLISHED = ("ptb", "wikitext-2")
+PUBLISHED = ("enwik8", "ptb", "text8", "wikitext-103", "wikitext-2")
+PREFIX = "hf:"  # of the names of data sets on the Hugging Face Hub
 
 
 def check_source(corpus: str, data_dir: str | None = None) -> None:
@@ -24,7 +26,7 @@ def check_source(corpus: str, data_dir: str | None = None) -> None:
         ValueError: as ``load_corpus`` does.
     """
     check_data_dir(corpus, data_dir)
-    if corpus not in NAMES:
+    if corpus not in NAMES and not corpus.startswith(PREFIX):
         read_splits(Path(corpus))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.progress import Progress
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
+from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
-from noisin_pyro.text.atomic import replacing
-from noisin_pyro.training.class_path import check_class_path
+from noisin_pyro.noise.class_path import check_class_path
+from noisin_pyro.tokens import Tokens
 from noisin_pyro.training.safe_yaml import load_yaml
 
 __all__ = [
@@ -99,8 +100,11 @@ class TrainConfig:
     """A training run. The defaults learn the embedded corpus on two cores in minutes.
 
     Args:
-        corpus: a name (pydoc, hmm, ptb, wikitext-2) or the path of a text file or folder.
+        corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a
+            text file or folder, or hf:NAME for a data set of the Hugging Face Hub.
         data_dir: the folder with a published corpus's files; downloaded if omitted.
+        tokens: words, characters or bytes; auto is what the corpus is usually read as: text8 as
+            characters, enwik8 as bytes, any other as words.
         train_tokens: train on this many tokens from the start of the training split; 0 takes all.
             The vocabulary stays that of the whole split.
         cell: the recurrent cell.
@@ -155,6 +159,7 @@ class TrainConfig:
 
     corpus: str = "pydoc"
     data_dir: str | None = None
+    tokens: Literal["auto", "words", "characters", "bytes"] = "auto"
     train_tokens: int = 0
     cell: Cell = "lstm"
     embedding_size: int = 128
@@ -296,6 +301,11 @@ class TrainConfig:
         plain = (self.noise, self.learn_spread, self.noise_to, self.tied)
         dropouts = any(getattr(self, name) for name in (*DROPOUTS, "dropout"))
         return plain == ("none", False, "both", False) and not dropouts
+
+    @property
+    def read_as(self) -> Tokens | None:
+        """What a token is, as ``load_corpus`` takes it."""
+        return None if self.tokens == "auto" else self.tokens
 
     @property
     def deterministic(self) -> bool:

@@ -94,16 +94,23 @@ def fit_model(
         trainer = Trainer(fabric, config, model, corpus, folder, label, **options)
         trainer.fit()
         trainer.load_best()
+    model.vocabulary = corpus.vocabulary
     return model
 
 
 def measure(
     model: LanguageModel, splits: dict[str, torch.Tensor], samples: int, seed: int
 ) -> dict[str, Any]:
-    """Perplexity of each split, on the mean path (``samples=0``) or averaged over samples."""
+    """Perplexity of each split, on the mean path (``samples=0``) or averaged over samples.
+
+    Of a model of characters or bytes also ``bits``, per character or byte.
+    """
     with seeded(seed):
         fits = {name: evaluate(model, tokens, samples) for name, tokens in splits.items()}
-    return {**{name: fit.perplexity for name, fit in fits.items()}, "samples": samples}
+    found: dict[str, Any] = {name: fit.perplexity for name, fit in fits.items()}
+    if model.vocabulary is not None and model.vocabulary.tokens != "words":
+        found["bits"] = {name: fit.bits for name, fit in fits.items()}
+    return {**found, "samples": samples}
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
+from noisin_pyro.atomic import PARTIAL, replacing
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.text.atomic import PARTIAL, replacing
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
+from noisin_pyro.text.corpora.datasets import PREFIX
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.lease import Held, holding
@@ -23,7 +24,7 @@ from noisin_pyro.training.out import FILES, check_folder
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 
-__all__ = ["load_run", "open_folder", "write_results", "write_weights"]
+__all__ = ["load_run", "open_folder", "write_model", "write_results"]
 
 CURVES_EVERY = 30.0  # seconds between two plots while training
 
@@ -60,7 +61,7 @@ def open_folder(config: TrainConfig, corpus: Corpus) -> Iterator[None]:
 def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:
     """Removes what was being written, and writes the configuration and the vocabulary."""
     words = folder / "vocabulary.txt"
-    if words.exists() and Vocabulary.load(words) != corpus.vocabulary:
+    if words.exists() and Vocabulary.load(words, corpus.vocabulary.tokens) != corpus.vocabulary:
         raise ValueError(
             f"{words} is of another text than {corpus.name} now is; bring that text back, or train "
             "anew in another folder"
@@ -68,7 +69,8 @@ def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:
     for place in (folder, folder / "deterministic"):
         for name in FILES:
             (place / f"{name}{PARTIAL}").unlink(missing_ok=True)
-    paths = {} if config.corpus in CORPORA else {"corpus": str(Path(config.corpus).resolve())}
+    named = config.corpus in CORPORA or config.corpus.startswith(PREFIX)
+    paths = {} if named else {"corpus": str(Path(config.corpus).resolve())}
     if config.data_dir is not None:
         paths["data_dir"] = str(Path(config.data_dir).resolve())
     replace(config, **paths).save(folder / "config.yaml")  # type: ignore[arg-type]
@@ -86,36 +88,55 @@ def write_results(folder: Path, record: dict[str, Any]) -> None:
         write_curves(curves, record)
 
 
-def write_weights(path: Path, model: LanguageModel) -> None:
-    """Exports the weights as safetensors; a matrix shared under two names is written once."""
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    if model.tied_weights:
-        del weights["emission.weight"]
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(weights))  # save_file would let only the owner read it
+def write_model(folder: Path, model: LanguageModel, vocabulary: Vocabulary) -> None:
+    """Writes the model for :meth:`LanguageModel.from_pretrained`.
+
+    A trusted noise may be of a class that only ``config.yaml`` describes, with its ``init_args``.
+    Then the weights are written alone.
+    """
+    try:
+        model.save_pretrained(folder, vocabulary)
+    except ValueError:
+        vocabulary.save(folder / "vocabulary.txt")
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        if model.tied_weights:
+            del weights["emission.weight"]
+        with replacing(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(save(weights))
 
 
 def load_run(
     run: str | Path, trust_code: bool = False
-) -> tuple[TrainConfig, Vocabulary, LanguageModel]:
-    """The configuration, vocabulary and best weights of a run.
+) -> tuple[TrainConfig | None, Vocabulary, LanguageModel]:
+    """The configuration, vocabulary and best weights of a run, or of a model that was shared.
 
     Args:
-        run: the folder that ``noisin train`` wrote.
+        run: the folder that ``noisin train`` or :meth:`LanguageModel.save_pretrained` wrote.
         trust_code: import and call any class that its noise names by class_path.
 
+    Returns:
+        The configuration is None for a model that was shared without that of its training.
+
     Raises:
-        ValueError: if it is not the folder of a finished run.
+        ValueError: if it is no such folder, or the run is not finished.
     """
     folder = Path(run)
-    for name in ("config.yaml", "vocabulary.txt", "model.safetensors"):
+    described = (folder / "config.json").is_file()  # not in run folders of before
+    description = "config.json" if described else "config.yaml"
+    for name in (description, "vocabulary.txt", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(
                 f"{str(run)!r} is not a finished run, its {name} is missing; give the folder that "
                 "noisin train wrote, or finish the run with --resume true"
             )
-    config = TrainConfig.load(folder / "config.yaml", trust_code)
-    vocabulary = Vocabulary.load(folder / "vocabulary.txt")
+    path = folder / "config.yaml"
+    config = TrainConfig.load(path, trust_code) if path.is_file() else None
+    if described:
+        model = LanguageModel.from_pretrained(folder, trust_code=trust_code)
+        assert model.vocabulary is not None  # its file is there
+        return config, model.vocabulary, model
+    assert config is not None
+    vocabulary = Vocabulary.load(folder / "vocabulary.txt", config.read_as or "words")
     check_memory(config, len(vocabulary), samples=1)
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))
@@ -128,4 +149,5 @@ def load_run(
         raise ValueError(
             f"{folder / 'model.safetensors'} does not hold the weights of this run ({error})"
         ) from None
+    model.vocabulary = vocabulary
     return config, vocabulary, model.eval()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import Any
 
+from noisin_pyro.memory import available_memory
 from noisin_pyro.training.config import TrainConfig
 
-__all__ = ["check_memory", "ran_out"]
+__all__ = ["check_average", "check_memory", "ran_out"]
 
 _GATES = {"lstm": 4, "gru": 3}  # any other cell has one
 _COPIES = {"sgd": 2, "asgd": 3, "adam": 4}  # of the weights: themselves, gradients, moments
@@ -35,10 +35,31 @@ def check_memory(config: TrainConfig, vocab_size: int = 0, samples: int = 0) -> 
     streams = 70 * 10 * samples if samples else config.unroll * config.batch_size
     units = streams * (config.layers * hidden * (gates + 1) + width)
     needed = _FLOAT * (weights * (1 if samples else _COPIES[config.optimizer]) + units)
-    if needed > (there := _available()):
+    _refuse(needed, samples, hidden, config.layers, width)
+
+
+def check_average(model: Any, samples: int) -> None:
+    """Refuses an average that cannot fit in this machine's memory, as :func:`check_memory` does.
+
+    Args:
+        model: the language model.
+        samples: the number of noisy RNNs to average over.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    rnn = model.rnn
+    gates = rnn.weight_ih_l0.shape[0] // rnn.hidden_size
+    units = 70 * 10 * samples * (rnn.num_layers * rnn.hidden_size * (gates + 1) + rnn.input_size)
+    needed = _FLOAT * (sum(weight.numel() for weight in model.parameters()) + units)
+    _refuse(needed, samples, rnn.hidden_size, rnn.num_layers, rnn.input_size)
+
+
+def _refuse(needed: int, samples: int, hidden: int, layers: int, width: int) -> None:
+    if needed > (there := available_memory()):
         what = f"{samples} samples, " if samples else ""
         raise ValueError(
-            f"{what}hidden_size {hidden}, layers {config.layers} and embedding_size {width} need "
+            f"{what}hidden_size {hidden}, layers {layers} and embedding_size {width} need "
             f"about {needed / 1e9:,.1f} GB of memory, but there are {there / 1e9:,.1f}; lower them"
         )
 
@@ -49,17 +70,3 @@ def ran_out(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
         error
     )
-
-
-def _available() -> int:
-    """Bytes of memory that this process may have."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.exists() and (text := group.read_text(encoding="utf-8").strip()).isdigit():
-        limits.append(int(text))
-    try:
-        import resource
-    except ImportError:  # there are no such limits on Windows
-        return min(limits)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min([*limits, *([limit] if limit != resource.RLIM_INFINITY else [])])

@@ -12,7 +12,7 @@ __all__ = ["FILES", "check_folder"]
 #: What a run writes, and would replace.
 FILES = (
     *("config.yaml", "vocabulary.txt", "record.json", "metrics.csv", "curves.png"),
-    *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors"),
+    *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors", "config.json"),
 )
 
 

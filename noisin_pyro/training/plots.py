@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 
 __all__ = ["plot_epochs", "two_panels"]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.perplexity import perplexity
 from noisin_pyro.training.config import TrainConfig
@@ -41,6 +41,7 @@ def new_record(
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
+            "tokens": corpus.vocabulary.tokens,
             "optimal_perplexity": corpus.optimal_perplexity,
             **corpus.statistics(),
         },

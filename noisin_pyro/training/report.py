@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 from noisin_pyro.training.plots import plot_epochs, two_panels
 
 __all__ = ["render_table", "write_curves", "write_metrics"]
@@ -66,6 +66,9 @@ def render_table(record: dict[str, Any]) -> str:
     if any(model["final"]["averaged"] for model in models):
         samples = max(m["final"]["averaged"]["samples"] for m in models if m["final"]["averaged"])
         rows += _perplexities(models, "averaged", f"averaged ({samples} samples)")
+    unit = record["corpus"].get("tokens", "words")
+    if unit != "words":
+        rows += _bits(models, unit.removesuffix("s"))
     rows += [
         ["γ per layer, best epoch", *map(_best_spread, models)],
         ["best epoch of", *(f"{m['best_epoch']} / {len(m['history'])}" for m in models)],
@@ -82,6 +85,14 @@ def _perplexities(models: Any, key: str, title: str) -> list[list[str]]:
     finals = [model["final"][key] for model in models]
     return [
         [f"{split}, {title}", *(f"{final[split]:.2f}" if final else "-" for final in finals)]
+        for split in ("train", "valid", "test")
+    ]
+
+
+def _bits(models: Any, unit: str) -> list[list[str]]:
+    means = [model["final"]["mean_path"]["bits"] for model in models]
+    return [
+        [f"{split}, bits per {unit}", *(f"{bits[split]:.4f}" for bits in means)]
         for split in ("train", "valid", "test")
     ]
 

@@ -22,7 +22,7 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
-from noisin_pyro.training.folder import open_folder, write_results, write_weights
+from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
@@ -147,7 +147,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
         }
 
         def write(place: Path = place, model: LanguageModel = model) -> None:
-            write_weights(place / "model.safetensors", model)
+            write_model(place, model, corpus.vocabulary)
             write_results(folder, record)
 
         in_first_process(fabric, write)

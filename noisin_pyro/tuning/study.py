@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.lease import Lease
 from noisin_pyro.tuning.sampler import make_sampler

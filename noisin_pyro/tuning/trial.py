@@ -10,7 +10,7 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.perplexity import perplexity
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import fit_model, make_fabric
-from noisin_pyro.training.folder import open_folder, write_weights
+from noisin_pyro.training.folder import open_folder, write_model
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.run import models
 from noisin_pyro.tuning.space import suggest
@@ -74,5 +74,5 @@ def carry_out(study: Study, trial: Trial, config: TrainConfig, corpus: Corpus) -
             trial.set_user_attr("diverged", str(error).split(";")[0])
             study.tell(trial, state=TrialState.PRUNED)
             return
-        write_weights(folder / "model.safetensors", model)
+        write_model(folder, model, corpus.vocabulary)
     study.tell(trial, perplexity(latest.best))

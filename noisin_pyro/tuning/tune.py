@@ -123,9 +123,9 @@ def _write(
         if best is not None:
             record["best"] = {"number": best.number}
             if final:
-                run, _, model = load_run(trial_folder(folder, best.number), config.trust_code)
+                _, _, model = load_run(trial_folder(folder, best.number), config.trust_code)
                 splits = {"valid": corpus.valid, "test": corpus.test}
-                record["best"]["mean_path"] = measure(model, splits, 0, run.seed)
+                record["best"]["mean_path"] = measure(model, splits, 0, config.seed)
         write_record(folder / "study.json", record)
         if rows:
             write_picture(folder / "tune.png", record)

@@ -155,7 +155,14 @@ def test_a_configuration_file(text: Path, tmp_path: Path, agreed: Any, examples:
         holds(examples, OPTIONS | st.binary(max_size=80) | DAMAGE, prove)
 
 
-NAMES = ("config.yaml", "vocabulary.txt", "model.safetensors", "last.ckpt", "best.ckpt")
+NAMES = (
+    "config.yaml",
+    "config.json",
+    "vocabulary.txt",
+    "model.safetensors",
+    "last.ckpt",
+    "best.ckpt",
+)
 
 
 @often(8, 300)
@@ -173,7 +180,7 @@ def test_damaged_files_of_a_run(run: Path, tmp_path: Path, agreed: Any, examples
         if agreed("train", f"--config={copy}/config.yaml", "--resume=true", "--quiet=true") == 2:
             assert (copy / name).read_bytes() == data
 
-    holds(examples, st.tuples(st.sampled_from(NAMES), DAMAGE), prove)
+    holds(examples, st.tuples(st.sampled_from(FILES), DAMAGE), prove)
 
 
 @often(60, 3_000)

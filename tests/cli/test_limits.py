@@ -83,10 +83,10 @@ def test_the_estimate_is_that_of_the_model() -> None:
         config = TrainConfig(cell=cell, hidden_size=300, layers=2, batch_size=1, unroll=1)
         weights = sum(value.numel() for value in build_model(config, 1000).parameters())
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(memory, "_available", lambda there=15 * weights: there)
+            patched.setattr(memory, "available_memory", lambda there=15 * weights: there)
             with pytest.raises(ValueError, match="hidden_size 300, layers 2 and embedding_size"):
                 check_memory(config, 1000)
-            patched.setattr(memory, "_available", lambda there=17 * weights: there)
+            patched.setattr(memory, "available_memory", lambda there=17 * weights: there)
             check_memory(config, 1000)
 
 

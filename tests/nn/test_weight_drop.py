@@ -96,8 +96,19 @@ def test_a_new_mask_for_each_call_and_none_in_evaluation(kind: Any) -> None:
     assert not torch.equal(first, second)
     assert torch.equal(module.eval()(x)[0], plain.eval()(x)[0])
     assert not torch.equal(module.train()(x)[0], second)
-    twin = copy.deepcopy(module.eval()).train()  # it draws masks of its own
-    assert not torch.equal(twin(x)[0], twin(x)[0])
+    for twin in (copy.deepcopy(module), copy.deepcopy(module.eval()).train()):
+        assert not torch.equal(twin(x)[0], twin(x)[0])  # it draws masks of its own
+        torch.testing.assert_close(twin.eval()(x)[0], plain(x)[0])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, NoisyLSTM])
+def test_before_the_first_call_it_can_be_moved_and_copied(kind: Any) -> None:
+    """As for an average of weights, which starts as a copy of the model."""
+    module = weight_drop(kind(D, H), p=0.5).to(torch.float64)
+    average = torch.optim.swa_utils.AveragedModel(module)
+    module(torch.randn(T, B, D, dtype=torch.float64))[0].sum().backward()
+    average.update_parameters(module.to(torch.float32).to(torch.float64))
+    assert torch.equal(module.weight_hh_l0 == 0, masks_of(module)["weight_hh_l0"] == 0)
 
 
 def test_share_of_entries_that_are_dropped() -> None:

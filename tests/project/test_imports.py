@@ -90,7 +90,7 @@ import importlib, pkgutil, types
 import noisin_pyro
 
 for module in pkgutil.walk_packages(noisin_pyro.__path__, "noisin_pyro."):
-    if module.name.split(".")[1] not in ("cli", "training", "experiments"):
+    if module.name.split(".")[1] not in ("cli", "hub", "training", "experiments"):
         importlib.import_module(module.name)
 values = {name: getattr(noisin_pyro, name) for name in noisin_pyro.__all__}
 print([name for name, value in values.items() if isinstance(value, types.ModuleType)])

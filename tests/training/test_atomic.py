@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from noisin_pyro.text.atomic import replacing
+from noisin_pyro.atomic import replacing
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def trains(text: Path, out: Path, epochs: int = 2) -> int:
 
 def results(out: Path) -> dict[Path, bytes]:
     """What must be the same however often a run was disturbed."""
-    names = ("model.safetensors", "vocabulary.txt", "config.yaml")
+    names = ("model.safetensors", "vocabulary.txt", "config.yaml", "config.json")
     return {
         path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in names
     }

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from noisin_pyro.text.corpora.vocabulary import EOS, UNK, Vocabulary
+from noisin_pyro.text.corpora.tokenise import count_tokens, encode_text
+from noisin_pyro.tokens import UNK, Tokens
+from noisin_pyro.vocabulary import Vocabulary
 
 
 class Texts(NamedTuple):
@@ -50,16 +52,20 @@ class Corpus:
     optimal_perplexity: float | None = None
 
     @classmethod
-    def from_texts(cls, name: str, texts: Texts, min_count: int = 1) -> Corpus:
+    def from_texts(
+        cls, name: str, texts: Texts, min_count: int = 1, tokens: Tokens = "words"
+    ) -> Corpus:
         """Tokenises three texts: words stand between whitespace, and every line ends in ``<eos>``.
 
         An empty line is an ``<eos>`` too: so counted, Penn Treebank and WikiText-2 have the
-        published numbers of tokens.
+        published numbers of tokens. Characters and bytes are those of the text, and ``<eos>`` is
+        the newline.
 
         Args:
             name: The corpus's name.
             texts: The raw texts.
             min_count: Words that occur fewer times in the training text become ``<unk>``.
+            tokens: What a token is.
 
         Raises:
             ValueError: If a text holds no word, or `min_count` is below 1.
@@ -69,16 +75,10 @@ class Corpus:
                 raise ValueError(
                     f"the {split} split of {name} holds no word; every split needs at least one"
                 )
-        train, valid, test = map(_tokenise, texts)
-        vocabulary = Vocabulary.build(train, min_count)
-        return cls(
-            name=name,
-            vocabulary=vocabulary,
-            train=vocabulary.encode(train),
-            valid=vocabulary.encode(valid),
-            test=vocabulary.encode(test),
-            sha256=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-        )
+        vocabulary = Vocabulary.build(count_tokens(texts.train, tokens), min_count, tokens)
+        train, valid, test = (encode_text(text, vocabulary) for text in texts)
+        raw = "\0".join(texts).encode("utf-8", "surrogateescape")
+        return cls(name, vocabulary, train, valid, test, hashlib.sha256(raw).hexdigest())
 
     def split(self, name: str) -> Tensor:
         """Token ids of one split, with shape (N,).
@@ -105,8 +105,3 @@ class Corpus:
         """The corpus's column of the paper's Table 1: tokens per split, vocabulary, OoV rate."""
         tokens = {split: len(self.split(split)) for split in Texts._fields}
         return {**tokens, "vocabulary": len(self.vocabulary), "oov_rate": self.oov_rate}
-
-
-def _tokenise(text: str) -> list[str]:
-    lines = text.removeprefix("\ufeff").removesuffix("\n") + "\n"  # a byte order mark is no word
-    return lines.replace("\n", f" {EOS} ").split()

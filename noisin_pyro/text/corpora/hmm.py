@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.vocabulary import EOS, Vocabulary
 from noisin_pyro.text.perplexity import perplexity
+from noisin_pyro.tokens import EOS, Tokens
+from noisin_pyro.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ class HiddenMarkovLanguage:
         return replace(self, emission=merged)
 
 
-def hmm(min_count: int = 1) -> Corpus:
+def hmm(min_count: int = 1, tokens: Tokens | None = None) -> Corpus:
     """Builds the synthetic corpus: 12 states, 500 words, 60,000 + 8,000 + 8,000 tokens.
 
     On its test split word frequencies give a perplexity of about 200, pairs of words 150, and the
@@ -141,6 +142,7 @@ def hmm(min_count: int = 1) -> Corpus:
 
     Args:
         min_count: Words that occur fewer times in the training text become ``<unk>``.
+        tokens: What a token is; a word by default. Of other tokens the optimum is not known.
 
     Raises:
         ValueError: If `min_count` is below 1.
@@ -154,6 +156,8 @@ def hmm(min_count: int = 1) -> Corpus:
         return "\n".join(sentence.strip() for sentence in spelt.split(EOS)[:-1]) + "\n"
 
     texts = Texts(train=text(60_000), valid=text(8_000), test=text(8_000))
-    corpus = Corpus.from_texts("hmm", texts, min_count)
+    corpus = Corpus.from_texts("hmm", texts, min_count, tokens or "words")
+    if corpus.vocabulary.tokens != "words":
+        return corpus
     optimum = language.over(corpus.vocabulary, words).perplexity(corpus.test)
     return replace(corpus, optimal_perplexity=optimum)

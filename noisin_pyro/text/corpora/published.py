@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
+from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.files import find_splits, read_text
-
-MOST_BYTES = 50_000_000  # of a file, five times the largest one's
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One split of a published corpus.
-
-    Attributes:
-        name: The file's name under the corpus's `base_url` and in the cache.
-        sha256: Of its bytes. A file with any other is never used.
-        aliases: Other names under which the same file goes round.
-    """
-
-    name: str
-    sha256: str
-    aliases: tuple[str, ...] = ()
+from noisin_pyro.text.corpora.download import PublishedFile, cache_of, fetch
+from noisin_pyro.text.files import find_splits
+from noisin_pyro.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -50,12 +35,18 @@ class PublishedCorpus:
         """The files of the three splits."""
         return self.train, self.valid, self.test
 
-    def load(self, data_dir: str | Path | None = None, min_count: int = 1) -> Corpus:
+    def load(
+        self,
+        data_dir: str | Path | None = None,
+        min_count: int = 1,
+        tokens: Tokens | None = None,
+    ) -> Corpus:
         """Reads the files and checks every SHA-256.
 
         Args:
             data_dir: The folder that holds them; downloaded into the user's cache by default.
             min_count: Words that occur fewer times in the training text become ``<unk>``.
+            tokens: What a token is; a word by default.
 
         Raises:
             ValueError: If a file is missing, is not the published one, or cannot be downloaded.
@@ -64,7 +55,7 @@ class PublishedCorpus:
         folder = self.download() if data_dir is None else Path(data_dir)
         paths = find_splits(folder, [(file.name, *file.aliases) for file in self.files])
         texts = (read_text(path, file.sha256) for path, file in zip(paths, self.files, strict=True))
-        return Corpus.from_texts(self.name, Texts(*texts), min_count)
+        return Corpus.from_texts(self.name, Texts(*texts), min_count, tokens or "words")
 
     def download(self, folder: str | Path | None = None) -> Path:
         """Fetches what is not there yet; a file gets its name only once its SHA-256 is right.
@@ -79,66 +70,10 @@ class PublishedCorpus:
             ValueError: If the network fails or sends something else.
             ImportError: If pooch is not installed.
         """
-        try:
-            import pooch
-        except ImportError as error:
-            raise ImportError(
-                f'downloading {self.name} needs pooch: pip install "noisin-pyro[lm]", '
-                "or give the folder that holds its files as data_dir"
-            ) from error
-
-        folder = pooch.os_cache("noisin_pyro") / self.name if folder is None else Path(folder)
-        fix = "try again, or fetch it another way and give its folder as data_dir (--data_dir)"
+        folder = cache_of(self.name) if folder is None else Path(folder)
         for file in self.files:
-            url = f"{self.base_url.rstrip('/')}/{file.name}"
-            try:
-                pooch.retrieve(
-                    url,
-                    f"sha256:{file.sha256}",
-                    fname=file.name,
-                    path=folder,
-                    downloader=_download,
-                )
-            except OSError as error:  # what requests raises is an OSError, too
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                reason = f"HTTP {status}" if status else type(error).__name__
-                raise ValueError(f"{url} cannot be downloaded ({reason}); {fix}") from error
-            except _TooLargeError:
-                raise ValueError(f"{url} sent more than {MOST_BYTES:,} bytes; {fix}") from None
-            except ValueError as error:
-                raise ValueError(
-                    f"{url} sent something whose SHA-256 is not {file.sha256}; {fix}"
-                ) from error
+            fetch(self.name, self.base_url, file, folder)
         return folder
-
-
-class _TooLargeError(ValueError):
-    """A server sends more than any published file has."""
-
-
-class _Limited:
-    """A file that takes no more than `MOST_BYTES`, however well the server had compressed them."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.left = file, MOST_BYTES
-
-    def write(self, data: bytes) -> int:
-        """Writes, unless that would be too much."""
-        self.left -= len(data)
-        if self.left < 0:
-            raise _TooLargeError
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        """Passes on what is buffered."""
-        self.file.flush()
-
-
-def _download(url: str, path: str, pooch: Any) -> None:
-    from pooch import HTTPDownloader
-
-    with open(path, "wb") as file:
-        HTTPDownloader()(url, _Limited(file), pooch)
 
 
 PTB = PublishedCorpus(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
+from noisin_pyro.tokens import Tokens
 
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _RULER = re.compile(r"([^\w\s])\1{3,}")  # underlined headings, borders of tables
 _TOKEN = re.compile(r"[^\W_]+|\S")
 
 
-def pydoc(min_count: int = 2) -> Corpus:
+def pydoc(min_count: int = 2, tokens: Tokens | None = None) -> Corpus:
     """Reads ``pydoc_data.topics``, one paragraph per line: a real text that needs no download.
 
     About 90,000 tokens and 2,300 words (84,000 and 2,250 in CPython 3.11, 91,000 and 2,350 in
@@ -25,6 +26,8 @@ def pydoc(min_count: int = 2) -> Corpus:
     Args:
         min_count: Words that occur fewer times in the training text become ``<unk>``. The text
             has no ``<unk>`` of its own: at 1, a model would meet its first one in the test.
+        tokens: What a token is; a word by default. Characters are those of the words and of single
+            spaces between them.
 
     Raises:
         ValueError: If this Python comes without the reference, or `min_count` is below 1.
@@ -46,4 +49,4 @@ def pydoc(min_count: int = 2) -> Corpus:
     valid, test = paragraphs[8::10], paragraphs[9::10]
     train = [line for place, line in enumerate(paragraphs) if place % 10 < 8]
     texts = Texts(*("".join(f"{line}\n" for line in split) for split in (train, valid, test)))
-    return Corpus.from_texts("pydoc", texts, min_count)
+    return Corpus.from_texts("pydoc", texts, min_count, tokens or "words")

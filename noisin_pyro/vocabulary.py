@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisin_pyro.text.atomic import replacing
-from noisin_pyro.text.files import read_text
+from noisin_pyro.atomic import replacing
+from noisin_pyro.plain_text import read_text
+from noisin_pyro.tokens import EOS, TOKENS, UNK, Tokens, code_of, join, spell, split
 
-UNK = "<unk>"
-EOS = "<eos>"
+__all__ = ["Vocabulary"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,10 +28,11 @@ class Vocabulary:
 
     Args:
         words: All words in the order of their ids, ``<unk>`` and ``<eos>`` among them.
+        tokens: What they are. Characters and bytes are spelled by `noisin_pyro.tokens.spell`.
 
     Raises:
-        ValueError: If a word occurs twice, is empty or holds whitespace, or if ``<unk>`` or
-            ``<eos>`` is missing.
+        ValueError: If a word occurs twice, is empty or holds whitespace, is no character or byte
+            where it should be, or if ``<unk>`` or ``<eos>`` is missing.
 
     Example:
         >>> vocabulary = Vocabulary.build("the cat saw the dog <eos>".split())
@@ -46,8 +47,11 @@ class Vocabulary:
     """
 
     words: tuple[str, ...]
+    tokens: Tokens = "words"
 
     def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise ValueError(f"tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
         for special in (UNK, EOS):
             if special not in self.words:
                 raise ValueError(f"a vocabulary must hold {special}; add it to the words")
@@ -59,14 +63,25 @@ class Vocabulary:
                 raise ValueError(
                     f"a word must be non-empty and without whitespace, got {word!r}; split it"
                 )
+            if self.tokens != "words" and word != UNK:
+                code = code_of(word)
+                if (
+                    code is None
+                    or spell(code, self.tokens) != word
+                    or (self.tokens == "bytes" and code > 255)
+                ):
+                    raise ValueError(f"a vocabulary of {self.tokens} cannot hold {word!r}")
 
     @classmethod
-    def build(cls, words: Iterable[str], min_count: int = 1) -> Vocabulary:
+    def build(
+        cls, words: Iterable[str] | Mapping[str, int], min_count: int = 1, tokens: Tokens = "words"
+    ) -> Vocabulary:
         """Collects the vocabulary of a text, which should be the training split alone.
 
         Args:
-            words: The running words of the text, ``<eos>`` included.
+            words: The running words of the text, ``<eos>`` included, or how often each occurs.
             min_count: Words that occur fewer times count as ``<unk>``.
+            tokens: What they are.
 
         Raises:
             ValueError: If `min_count` is below 1.
@@ -76,7 +91,7 @@ class Vocabulary:
         counts = Counter({UNK: 0, EOS: 0})
         for word, count in Counter(words).items():
             counts[word if count >= min_count or word == EOS else UNK] += count
-        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))))
+        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))), tokens)
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
@@ -100,6 +115,14 @@ class Vocabulary:
         ids, unknown = self.ids, self.ids[UNK]
         array = np.fromiter((ids.get(word, unknown) for word in words), dtype=np.int64)
         return torch.from_numpy(array)
+
+    def split(self, text: str) -> list[str]:
+        """Cuts a short text, such as a prompt, into this vocabulary's kind of words."""
+        return split(text, self.tokens)
+
+    def join(self, words: Iterable[str]) -> str:
+        """The text of words that `split` or `decode` gave."""
+        return join(words, self.tokens)
 
     def decode(self, ids: Tensor | Iterable[int]) -> list[str]:
         """Spells out ids.
@@ -125,15 +148,19 @@ class Vocabulary:
             temporary.write_bytes("".join(f"{word}\n" for word in self.words).encode())
 
     @classmethod
-    def load(cls, path: str | Path) -> Vocabulary:
+    def load(cls, path: str | Path, tokens: Tokens = "words") -> Vocabulary:
         """Reads what `save` wrote.
+
+        Args:
+            path: The file, which does not say what its words are.
+            tokens: What they are.
 
         Raises:
             ValueError: If the file is missing or is not such a list of words.
         """
         lines = read_text(Path(path)).removesuffix("\n").split("\n")
         try:
-            return cls(tuple(lines))
+            return cls(tuple(lines), tokens)
         except ValueError as error:
             raise ValueError(f"{path} is not a vocabulary: {error}") from error
 
@@ -144,4 +171,4 @@ class Vocabulary:
         return word in self.ids
 
     def __repr__(self) -> str:
-        return f"Vocabulary({len(self):,} words)"
+        return f"Vocabulary({len(self):,} {self.tokens})"

@@ -1,0 +1,322 @@
+"""What a language model is made of, as values that JSON can hold.
+
+A description may come from a stranger. Its values are checked one by one; it can name the RNNs of
+this library, and as the noise's base a distribution that
+:mod:`noisin_pyro.noise.class_path` accepts. Nothing in it is called or imported otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib import import_module
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.nn.weight_drop import WeightDrop, weight_drop
+from noisin_pyro.noise.affine import Additive, AffineNoise, Multiplicative
+from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
+from noisin_pyro.noise.mean_parameterized import MeanParameterized
+from noisin_pyro.noise.spread import Learned, Prior
+from noisin_pyro.noise.standardized import moments
+from noisin_pyro.tokens import TOKENS, Tokens
+
+if TYPE_CHECKING:
+    from noisin_pyro.models.language import LanguageModel
+
+__all__ = ["Description", "describe"]
+
+Model = TypeVar("Model", bound="LanguageModel")
+
+FORMAT = 1
+"""The number that a change in the meaning of an entry raises; new entries may come without one."""
+
+REMEDY = "save its state_dict() instead, and build the model by your own code"
+
+MOST_LAYERS = 1000
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+}
+_CLASSES = {entry.kind: entry.module for entry in RNNS.values()}
+_NOISES = {"Additive": Additive, "Multiplicative": Multiplicative}
+
+_Kinds = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_RATES = dict.fromkeys(("dropout_words", "dropout_input", "dropout_output"), _NUMBER)
+_MODEL: _Kinds = {
+    **{"format": int, "dtype": str, "vocab_size": int, "tokens": str, "tied_weights": bool},
+    **_RATES,
+    **{"input_noise": (dict, NoneType), "input_spread": (*_NUMBER, dict), "rnn": dict},
+}
+_SIZES = ("input_size", "hidden_size", "num_layers")
+_RNN: _Kinds = {
+    **{"class": str, "nonlinearity": str, **dict.fromkeys(_SIZES, int), "bias": bool},
+    **{"dropout": _NUMBER, "zoneout": list, "weight_drop": _NUMBER},
+    **{"sites": (str, NoneType), "tied": bool, "noise_to": str, "noise": list, "spread": list},
+}
+
+
+def describe(model: LanguageModel) -> dict[str, Any]:
+    """The values of a model, but for its weights.
+
+    Raises:
+        ValueError: if it is made of something that no such value says: a cell or a function of the
+            user's own, a base that is not made from numbers, a prior on a weight.
+    """
+    rnn: Any = model.rnn
+    kind, dropped = _weight_drop(rnn)
+    name = kind.__name__
+    if _CLASSES.get(name) != kind.__module__:
+        raise ValueError(f"a {name} runs code of your own, which no file describes; {REMEDY}")
+    options = ["nonlinearity"] if name == "NoisyRNN" else []
+    options += [*_SIZES, "bias", "dropout", "sites", "tied", "noise_to"]
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "dtype": str(rnn.like.dtype).removeprefix("torch."),
+        "vocab_size": model.vocab_size,
+        "tied_weights": model.tied_weights,
+        **{name: getattr(model, name) for name in _RATES},
+        "input_noise": _describe_noise(model.input_noise),
+        "rnn": {
+            "class": name,
+            **{option: getattr(rnn, option) for option in options},
+            "zoneout": list(rnn.zoneout),
+            "weight_drop": dropped,
+            "noise": [_describe_noise(noise) for noise in rnn.noise],
+            "spread": [
+                _describe_spread(rnn, f"spread_l{layer}") if noise is not None else None
+                for layer, noise in enumerate(rnn.noise)
+            ],
+        },
+    }
+    if model.input_noise is not None:
+        values["input_spread"] = _describe_spread(model, "input_spread")
+    if values["dtype"] not in _DTYPES:
+        raise ValueError(f"weights must be {', '.join(_DTYPES)}, got {values['dtype']}")
+    return values
+
+
+class Description:
+    """A description that was read, from which the model is built once its weights are there.
+
+    Args:
+        values: what :func:`describe` gave, read from JSON.
+        trust_code: import and call any class that a noise names by class_path.
+
+    Raises:
+        ValueError: if a value is unknown, of another type, or not allowed.
+    """
+
+    def __init__(self, values: Any, trust_code: bool = False) -> None:
+        model = _checked(values, "a description", _MODEL, ("format", "vocab_size", "rnn"))
+        rnn = _checked(model["rnn"], "its rnn", _RNN, ("class", *_SIZES))
+        if model["format"] != FORMAT:
+            raise ValueError(
+                f"its format is {model['format']}, and this noisin_pyro reads {FORMAT}; take the "
+                "version that wrote it"
+            )
+        if rnn["class"] not in _CLASSES:
+            known = ", ".join(_CLASSES)
+            raise ValueError(f"unknown RNN {rnn['class']!r}; the known ones are {known}")
+        for name, size in (("vocab_size", model["vocab_size"]), *((n, rnn[n]) for n in _SIZES)):
+            most = MOST_LAYERS if name == "num_layers" else 2**31 - 1
+            if not 1 <= size <= most:
+                raise ValueError(f"{name} must lie in 1 to {most:,}, got {size}")
+        if model.get("dtype", "float32") not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {model['dtype']!r}")
+        self.dtype = _DTYPES[model.get("dtype", "float32")]
+        self.vocab_size: int = model["vocab_size"]
+        if model.get("tokens", "words") not in TOKENS:
+            known = ", ".join(TOKENS)
+            raise ValueError(f"tokens must be one of {known}, got {model['tokens']!r}")
+        self.tokens: Tokens = model.get("tokens", "words")
+        self.tied_weights: bool = model.get("tied_weights", False)
+        self.sizes = tuple(rnn[name] for name in _SIZES)
+        self._kind, self._trust_code = rnn["class"], trust_code
+        named = ("format", "dtype", "vocab_size", "tokens", "rnn", "input_spread")
+        self._options = {name: value for name, value in model.items() if name not in named}
+        self._made: list[tuple[Any, AffineNoise]] = []  # noises that are alike are one
+        self._options["input_noise"] = self._noise(model.get("input_noise"))
+        self._input_spread = model.get("input_spread")
+        lists = {name: rnn.pop(name, None) for name in ("noise", "spread")}
+        layers = rnn["num_layers"]
+        for name, listed in lists.items():
+            if listed is not None and len(listed) != layers:
+                raise ValueError(f"{name} must have one entry a layer, got {len(listed)}")
+        self._noises = [self._noise(one) for one in lists["noise"] or [None] * layers]
+        self._spreads = lists["spread"] or [None] * layers
+        self._weight_drop = rnn.pop("weight_drop", 0.0)
+        self._rnn = {name: value for name, value in rnn.items() if name != "class"}
+
+    def check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compares the sizes with the weights that there are, so that no more is allocated.
+
+        Args:
+            shapes: the shapes of the weights by their names.
+
+        Raises:
+            ValueError: if they differ.
+        """
+        inputs, hidden, _ = self.sizes
+        first = {
+            "embedding.weight": [(self.vocab_size, inputs)],
+            "rnn.weight_ih_l0": [(gates * hidden, inputs) for gates in (1, 2, 3, 4)],
+        }
+        for name, expected in first.items():
+            if shapes.get(name) not in expected:
+                raise ValueError(
+                    f"its vocab_size {self.vocab_size}, input_size {inputs} and hidden_size "
+                    f"{hidden} are not those of the weights, whose {name} has shape "
+                    f"{shapes.get(name)}"
+                )
+
+    def build(self, kind: type[Model], weights: Mapping[str, Tensor], name: str = "") -> Model:
+        """The model, with weights that torch draws.
+
+        Args:
+            kind: its class.
+            weights: the saved weights by their names; a fixed γ that is a tensor is among them.
+            name: the prefix of its parameters' and sites' names in Pyro.
+
+        Raises:
+            ValueError, TypeError: if a value does not fit.
+        """
+        spreads = [
+            0.5 if noise is None else self._spread(spread, f"rnn.spread_l{layer}", weights)
+            for layer, (noise, spread) in enumerate(zip(self._noises, self._spreads))
+        ]
+        build_rnn = getattr(import_module(_CLASSES[self._kind]), self._kind)
+        rnn = build_rnn(**self._rnn, noise=self._noises, spread=spreads)
+        if self._weight_drop:
+            weight_drop(rnn, p=self._weight_drop)
+        options = dict(self._options)
+        if options["input_noise"] is not None:
+            options["input_spread"] = self._spread(self._input_spread, "input_spread", weights)
+        return kind(self.vocab_size, rnn, **options, name=name).to(self.dtype)
+
+    def _noise(self, values: Any) -> AffineNoise | None:
+        if values is None:
+            return None
+        kinds: _Kinds = {"class": str, "base": dict, "mean": _NUMBER, "stddev": _NUMBER}
+        values = _checked(values, "a noise", kinds, ("class", "base"))
+        if values["class"] not in _NOISES:
+            known = ", ".join(_NOISES)
+            raise ValueError(f"unknown noise {values['class']!r}; the known ones are {known}")
+        made = next((noise for before, noise in self._made if before == values), None)
+        if made is None:
+            given = {name: values[name] for name in ("mean", "stddev") if name in values}
+            made = _NOISES[values["class"]](self._distribution(values["base"]), **given)
+            self._made.append((values, made))
+        return made
+
+    def _distribution(self, values: dict[str, Any]) -> Any:
+        named = dict(values)
+        dtype = named.pop("dtype", "float32")
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        return build_distribution(named, self._trust_code, _DTYPES[dtype])
+
+    def _spread(self, values: Any, name: str, weights: Mapping[str, Tensor]) -> Any:
+        if isinstance(values, _NUMBER) and not isinstance(values, bool):
+            return float(values)
+        kinds: _Kinds = {"learned": dict, "prior": dict, "tensor": bool, "parameter": bool}
+        entries = list(_checked(values, "a spread", kinds).items())
+        if len(entries) != 1:
+            raise ValueError(f"a spread must have one of {', '.join(kinds)}, got {values!r}")
+        kind, value = entries[0]
+        if kind == "learned":
+            learned: _Kinds = {"init": _NUMBER, "lower": _NUMBER, "per": str}
+            return Learned(**_checked(value, "a learned spread", learned, ("init",)))
+        if kind == "prior":
+            with torch.device("cpu"):  # also while a model without memory is built
+                return Prior(self._distribution(value))
+        if name not in weights:
+            raise ValueError(f"the weights have no {name}")
+        tensor = weights[name].clone()
+        return nn.Parameter(tensor) if kind == "parameter" else tensor
+
+
+def _weight_drop(rnn: nn.Module) -> tuple[type, float]:
+    """The class of an RNN, and the rate of its weight drop, whose parametrization changes it."""
+    if not parametrize.is_parametrized(rnn):
+        return type(rnn), 0.0
+    parts: Any = rnn.parametrizations
+    recurrent = {f"weight_hh_l{layer}" for layer in range(rnn.num_layers)}  # type: ignore[arg-type]
+    kinds = {type(each) for part in parts.values() for each in part}
+    rates = {each.p for part in parts.values() for each in part if isinstance(each, WeightDrop)}
+    alone = all(len(part) == 1 for part in parts.values())
+    if not (set(parts) == recurrent and alone and kinds == {WeightDrop} and len(rates) == 1):
+        raise ValueError(
+            "of parametrizations a file describes weight_drop(rnn) alone, with one rate, got "
+            f"{', '.join(parts)}; {REMEDY}"
+        )
+    return type(rnn).__bases__[0], rates.pop()
+
+
+def _describe_noise(noise: Any) -> dict[str, Any] | None:
+    if noise is None:
+        return None
+    name = type(noise).__name__
+    if isinstance(noise, MeanParameterized):
+        raise ValueError(f"a MeanParameterized noise is a function, which no file holds; {REMEDY}")
+    if _NOISES.get(name) is not type(noise):
+        raise ValueError(f"a {name} is a noise of your own, which no file describes; {REMEDY}")
+    values: dict[str, Any] = {"class": name}
+    values |= {"base": _describe_distribution(noise.base, f"the base of {name}")}
+    try:
+        known = moments(noise.base)
+    except NotImplementedError:
+        known = math.nan, math.nan
+    if any(map(math.isnan, known)):
+        values |= {"mean": noise.mean, "stddev": noise.stddev}
+    return values
+
+
+def _describe_distribution(distribution: Any, what: str) -> dict[str, Any]:
+    try:
+        values = describe_distribution(distribution)
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be described, since {error}; {REMEDY}") from None
+    dtype = str(dtype_of(distribution)).removeprefix("torch.")
+    return values if dtype == "float32" else {**values, "dtype": dtype}
+
+
+def _describe_spread(module: Any, name: str) -> Any:
+    spread = module._spreads[name]
+    if isinstance(spread, Learned):
+        return {"learned": {"init": spread.init, "lower": spread.lower, "per": spread.per}}
+    if isinstance(spread, Prior):
+        return {"prior": _describe_distribution(spread.distribution, f"the prior on {name}")}
+    value = getattr(module, name)
+    if isinstance(value, Tensor):
+        return {"parameter" if isinstance(value, nn.Parameter) else "tensor": True}
+    return value
+
+
+def _checked(
+    values: Any, what: str, kinds: _Kinds, required: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A copy of values of known names and types.
+
+    Raises:
+        ValueError: if it has another name, another type, or one is missing.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} must have entries by their names, got {str(values)[:60]!r}")
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"{what} has an unknown entry {name[:60]!r}")
+        kind = kinds[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{what} cannot have {name} {str(value)[:60]!r}")
+    for name in required:
+        if name not in values:
+            raise ValueError(f"{what} has no entry {name!r}")
+    return dict(values)

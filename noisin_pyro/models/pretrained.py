@@ -1,0 +1,166 @@
+"""A language model as a folder: config.json, model.safetensors and vocabulary.txt, no code.
+
+The folder may come from a stranger. Nothing in it is executed, and no more memory is allocated than
+its weights have bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from noisin_pyro.atomic import replacing
+from noisin_pyro.memory import available_memory
+from noisin_pyro.models.description import Description, describe
+from noisin_pyro.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from noisin_pyro.models.language import LanguageModel
+
+__all__ = ["CONFIG", "FILES", "VOCABULARY", "WEIGHTS", "load_folder", "save_folder"]
+
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.txt"
+FILES = (CONFIG, WEIGHTS, VOCABULARY)
+MOST_BYTES = 1_000_000  # of the description
+
+Model = TypeVar("Model", bound="LanguageModel")
+
+
+def save_folder(model: LanguageModel, folder: Path, vocabulary: Vocabulary | None) -> None:
+    """Writes a model; see :meth:`LanguageModel.save_pretrained`."""
+    if vocabulary is not None and len(vocabulary) != model.vocab_size:
+        raise ValueError(
+            f"the vocabulary has {len(vocabulary)} words and the model {model.vocab_size}; give "
+            "the one it was trained with"
+        )
+    values = describe(model)
+    if vocabulary is not None:
+        values["tokens"] = vocabulary.tokens
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    weights = _weights(model)
+    _check_whole(Description(json.loads(text), trust_code=True), type(model), weights)
+    safetensors = _safetensors()
+    folder.mkdir(parents=True, exist_ok=True)
+    if vocabulary is not None:
+        vocabulary.save(folder / VOCABULARY)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with replacing(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(safetensors.torch.save(weights))  # save_file: for the owner alone
+
+
+def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) -> Model:
+    """Reads a model; see :meth:`LanguageModel.from_pretrained`."""
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
+            raise ValueError(
+                f"{folder} is not the folder of a model, its {needed} is missing; give the folder "
+                "that save_pretrained or noisin train wrote"
+            )
+    path = folder / CONFIG
+    with _one_sentence(f"{path} describes no model"):
+        description = Description(_read_json(path), trust_code)
+    with _one_sentence(f"{folder / WEIGHTS} does not hold the weights of this model"):
+        weights = _read_weights(folder / WEIGHTS, description)
+        _check_whole(description, kind, weights)
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn are replaced
+            model = description.build(kind, weights, name)
+        model.load_state_dict(_with_tied(weights, description.tied_weights))
+    if (folder / VOCABULARY).is_file():
+        model.vocabulary = Vocabulary.load(folder / VOCABULARY, description.tokens)
+        if len(model.vocabulary) != model.vocab_size:
+            raise ValueError(
+                f"{folder / VOCABULARY} has {len(model.vocabulary)} words and the model "
+                f"{model.vocab_size}; bring back the one it was saved with"
+            )
+    return model.eval()
+
+
+@contextmanager
+def _one_sentence(about: str) -> Iterator[None]:
+    """Whatever goes wrong with a stranger's file becomes one sentence that names it."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # json, safetensors and torch have exceptions of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{about}: {reason}") from None
+
+
+def _read_json(path: Path) -> Any:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            raise ValueError("an entry is repeated")
+        return values
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    return json.loads(data.decode(), object_pairs_hook=once, parse_constant=refuse)
+
+
+def _read_weights(path: Path, description: Description) -> dict[str, Tensor]:
+    """The tensors of a file, once their shapes are known to be those of the description."""
+    size, there = path.stat().st_size, available_memory()
+    if 2 * size > there:  # those of the file, and those of the model
+        raise ValueError(
+            f"it needs about {2 * size / 1e9:,.1f} GB of memory, but there are {there / 1e9:,.1f}"
+        )
+    with _safetensors().safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        description.check_sizes({n: tuple(file.get_slice(n).get_shape()) for n in names})
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _check_whole(
+    description: Description, kind: type[LanguageModel], weights: Mapping[str, Tensor]
+) -> None:
+    """Compares the weights with those of a model that has no memory.
+
+    Raises:
+        ValueError: if some are missing or left over, or of another shape.
+    """
+    description.check_sizes({name: tuple(value.shape) for name, value in weights.items()})
+    with torch.device("meta"):
+        wanted = _weights(description.build(kind, weights))
+    for name in sorted(wanted.keys() | weights.keys()):
+        shapes = [tuple(part[name].shape) if name in part else None for part in (wanted, weights)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} must have shape {shapes[0]}, got {shapes[1]}")
+        if not weights[name].is_floating_point():
+            raise ValueError(f"{name} must be floating-point, got {weights[name].dtype}")
+
+
+def _weights(model: LanguageModel) -> dict[str, Tensor]:
+    """All weights by their names; a matrix that is shared under two names has only the first."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if model.tied_weights:
+        del weights["emission.weight"]
+    return weights
+
+
+def _with_tied(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
+    return {**weights, "emission.weight": weights["embedding.weight"]} if tied else weights
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(
+            'the folder of a model needs safetensors; run pip install "noisin-pyro[lm]"'
+        ) from error
+    return safetensors

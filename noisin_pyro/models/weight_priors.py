@@ -1,0 +1,161 @@
+"""Gaussian priors on the weights of a model, with a fixed or learned scale (empirical Bayes)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import init_to_median
+from pyro.nn import PyroModule, PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor, nn
+
+from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.noise.spread import Learned, as_spread
+
+__all__ = ["weight_priors"]
+
+
+def weight_priors(
+    module: PyroModule, scale: float | Learned = 1.0, *, names: Iterable[str] | None = None
+) -> Callable[[Any], Tensor]:
+    """Puts N(0, η²) priors on a model's weights: the paper's second connection, empirical Bayes.
+
+    Each weight W becomes a ``PyroSample`` of its own name, with its own scale η as an attribute
+    beside it, called ``<weight>_scale``. A fixed η is a buffer, and a :class:`Learned` one a
+    ``pyro.param`` that every objective of Pyro trains with the guide.
+
+    The guide then decides what is learned of W, with the noise's prior as the noise's guide:
+
+    - ``PriorGuide(model, rest=AutoDelta)`` is the point estimate. Its objective is that of NOISIN
+      plus the penalty −log N(W; 0, η²), exactly; in the limit of wide priors the penalty has no
+      gradient, and what is left is NOISIN.
+    - ``PriorGuide(model, rest=AutoNormal)`` is variational inference over W. The KL of W counts,
+      that of the noise stays empty, and a learned η goes to the root mean square of W under q.
+
+    The median of either guide goes back into a network without priors, for ``evaluate`` and the
+    like: ``fresh.load_state_dict({**model.state_dict(), **guide.median()}, strict=False)``.
+
+    Learn η with a guide that has a width: at a point estimate the density N(W; 0, η²) has no
+    maximum over η and W together, so both would shrink until η is at its floor.
+
+    The objective is ``Trace_ELBO``, or :class:`AnnealedELBO` for windows of a long text, where the
+    prior on W belongs to the whole text and not to a window.
+
+    Args:
+        module: a :class:`SequenceModel`, a noisy RNN, or any ``PyroModule``.
+        scale: η, a positive number or ``Learned(init, lower)``, which is one η for each weight.
+        names: of the parameters, as ``named_parameters`` has them. By default the matrices: of a
+            model's RNN and emission, but not of its embedding.
+
+    Returns:
+        A function for the ``init_loc_fn`` of Pyro's automatic guides, which starts each weight at
+        the value it had and all else at its median. Without it a guide would start near 0, where
+        all units are alike.
+
+    Raises:
+        TypeError: if ``module`` is no ``PyroModule``, or ``scale`` is of another kind.
+        ValueError: if a name is unknown, a weight is shared by two modules (tied weights), there is
+            no weight at all, η is not positive, or ``Learned`` has one η per unit.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> from pyro.infer import Trace_ELBO
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> from noisin_pyro import Additive, LanguageModel, Learned, NoisyRNN, PriorGuide
+        >>> rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3)
+        >>> model = LanguageModel(10, rnn)
+        >>> start = weight_priors(model, Learned(0.3, lower=0.01))
+        >>> guide = PriorGuide(model, rest=partial(AutoNormal, init_loc_fn=start, init_scale=0.01))
+        >>> tokens = torch.randint(10, (8, 2))
+        >>> loss = Trace_ELBO()(model, guide)(tokens[:-1], tokens[1:])
+        >>> sorted(name for name, _ in guide.rest.named_pyro_params() if "locs" in name)
+        ['locs.emission.weight', 'locs.rnn.weight_hh_l0', 'locs.rnn.weight_ih_l0']
+    """
+    if not isinstance(module, PyroModule):
+        raise TypeError(
+            f"weight_priors needs a PyroModule such as a LanguageModel, got {type(module).__name__}"
+        )
+    if isinstance(scale, Learned):
+        if scale.per_unit:
+            raise ValueError(
+                f"weight_priors learns one scale for each weight, got {scale}; use per='layer'"
+            )
+    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise TypeError(f"scale must be a positive number or Learned(...), got {scale!r}")
+    elif not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    chosen = _chosen(module, names)
+    starts: list[tuple[PyroModule, str, Tensor]] = []
+    for path, weight in chosen.items():
+        holder, name = _holder(module, path)
+        value = weight.detach().clone()
+        given = scale if isinstance(scale, Learned) else torch.tensor(scale, dtype=value.dtype)
+        as_spread(given).attach(holder, f"{name}_scale", 0, value)
+        setattr(holder, name, PyroSample(_Gaussian(f"{name}_scale", value.shape)))
+        starts.append((holder, name, value))
+
+    def start(site: Any) -> Tensor:
+        for holder, name, value in starts:
+            if site["name"] == holder._pyro_get_fullname(name):
+                return value.clone()  # a guide trains the tensor that it is given
+        median: Tensor = init_to_median(site)
+        return median
+
+    return start
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """N(0, η²) over a weight, with the η that stands beside it."""
+
+    scale: str
+    shape: torch.Size
+
+    def __call__(self, module: Any) -> Any:
+        eta = getattr(module, self.scale)
+        normal: Any = dist.Normal(torch.zeros_like(eta), eta)
+        return normal.expand(self.shape).to_event(len(self.shape))
+
+
+def _chosen(module: PyroModule, names: Iterable[str] | None) -> dict[str, Tensor]:
+    """The weights by their paths."""
+    known = dict(module.named_parameters(remove_duplicate=False))
+    if names is None:
+        left_out = ("embedding.",) if isinstance(module, SequenceModel) else ()
+        paths = [
+            path
+            for path, weight in known.items()
+            if weight.dim() > 1 and not path.startswith(left_out)
+        ]
+    else:
+        paths = [names] if isinstance(names, str) else list(names)
+    unknown = [path for path in paths if path not in known]
+    if unknown or not paths:
+        raise ValueError(
+            f"weight_priors found no weight {', '.join(unknown) or 'at all'} in "
+            f"{type(module).__name__}; its parameters are {', '.join(known) or 'none'}"
+        )
+    for path in paths:
+        shared = [other for other, weight in known.items() if weight is known[path]]
+        if len(shared) > 1:
+            raise ValueError(
+                f"weight_priors would untie {' and '.join(shared)}, which are one parameter; build "
+                "the model with tied_weights=False, or leave them out of names="
+            )
+    return {path: known[path] for path in paths}
+
+
+def _holder(module: Any, path: str) -> tuple[Any, str]:
+    """The module that holds a weight, as a ``PyroModule``, and the weight's name in it."""
+    *parts, name = path.split(".")
+    for part in parts:
+        child: nn.Module = getattr(module, part)
+        to_pyro_module_(child, recurse=False)
+        setattr(module, part, child)
+        module = child
+    return module, name

@@ -1,0 +1,106 @@
+"""One file from the web: verified by its SHA-256, limited in size, complete or absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["MOST_BYTES", "PublishedFile", "cache_of", "fetch"]
+
+MOST_BYTES = 50_000_000  # of a file that names no other limit
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file whose bytes are known.
+
+    Attributes:
+        name: The file's name on the web and in the cache.
+        sha256: Of its bytes. A file with any other is never used.
+        aliases: Other names under which the same file goes round.
+        most_bytes: More are never written, however well a server has compressed them.
+    """
+
+    name: str
+    sha256: str
+    aliases: tuple[str, ...] = ()
+    most_bytes: int = MOST_BYTES
+
+
+def cache_of(corpus: str) -> Path:
+    """The folder of the user's cache where a corpus's files go.
+
+    Raises:
+        ImportError: If pooch is not installed.
+    """
+    return Path(_pooch(corpus).os_cache("noisin_pyro")) / corpus
+
+
+def fetch(corpus: str, base_url: str, file: PublishedFile, folder: Path) -> None:
+    """Downloads a file unless it is there; it gets its name only once its SHA-256 is right.
+
+    Args:
+        corpus: Whose file it is, for the error.
+        base_url: Where it lies.
+        file: The file.
+        folder: Where it goes.
+
+    Raises:
+        ValueError: If the network fails or sends something else.
+        ImportError: If pooch is not installed.
+    """
+    url = f"{base_url.rstrip('/')}/{file.name}"
+    fix = "try again, or fetch it another way and give its folder as data_dir (--data_dir)"
+
+    def download(url: str, path: str, pooch: Any) -> None:
+        from pooch import HTTPDownloader
+
+        with open(path, "wb") as target:
+            HTTPDownloader()(url, _Limited(target, file.most_bytes), pooch)
+
+    try:
+        _pooch(corpus).retrieve(
+            url, f"sha256:{file.sha256}", fname=file.name, path=folder, downloader=download
+        )
+    except OSError as error:  # what requests raises is an OSError, too
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"HTTP {status}" if status else type(error).__name__
+        raise ValueError(f"{url} cannot be downloaded ({reason}); {fix}") from error
+    except _TooLargeError:
+        raise ValueError(f"{url} sent more than {file.most_bytes:,} bytes; {fix}") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{url} sent something whose SHA-256 is not {file.sha256}; {fix}"
+        ) from error
+
+
+class _TooLargeError(ValueError):
+    """A server sends more than the published file has."""
+
+
+class _Limited:
+    """A file that takes no more than so many bytes."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self.file, self.left = file, most
+
+    def write(self, data: bytes) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise _TooLargeError
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _pooch(corpus: str) -> Any:
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError(
+            f'downloading {corpus} needs pooch: pip install "noisin-pyro[lm]", '
+            "or give the folder that holds its files as data_dir"
+        ) from error
+    return pooch

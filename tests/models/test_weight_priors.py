@@ -1,0 +1,227 @@
+"""Priors on weights by one call: the point estimate is a penalised one, exactly; η is learned."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+from torch import nn
+from torch.testing import assert_close
+
+from noisin_pyro import (
+    Additive,
+    AnnealedELBO,
+    LanguageModel,
+    Learned,
+    Multiplicative,
+    NoisinELBO,
+    NoisyLSTM,
+    NoisyRecurrent,
+    NoisyRNN,
+    PriorGuide,
+    weight_priors,
+)
+from tests.helpers import K, batch, site_kinds, value_and_gradients
+
+NORMAL = Additive(dist.Normal(0.0, 1.0))
+WEIGHTS = [
+    *(f"rnn.weight_{part}_l{layer}" for layer in (0, 1) for part in ("ih", "hh")),
+    "emission.weight",
+]
+
+
+def words(sites: Any = "sequence", **options: Any) -> LanguageModel:
+    noise = Multiplicative(dist.Gamma(2.0, 1.0))
+    return LanguageModel(K, NoisyLSTM(3, 4, 2, noise=noise, sites=sites, **options)).double()
+
+
+def twins(sites: Any = "sequence") -> tuple[LanguageModel, LanguageModel]:
+    model, latent = words(sites), words(sites)
+    latent.load_state_dict(model.state_dict())
+    return model, latent
+
+
+@site_kinds
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_point_estimate_is_noisin_with_a_penalty(sites: str, learned: bool) -> None:
+    """Value and gradients: −log N(W; 0, η²) in the loss, W/η² in W's, 1/η − W²/η³ in η's."""
+    (model, latent), (x, y), eta = twins(sites), batch(K), 0.7
+    start = weight_priors(latent, Learned(eta, lower=0.01) if learned else eta)
+    guide: Any = PriorGuide(latent, rest=partial(AutoDelta, init_loc_fn=start))
+    guide(x, y)  # makes the automatic guide's parameters
+    point = value_and_gradients(model, lambda: NoisinELBO()(model, PriorGuide(model))(x, y))
+    weights = {name: p.detach() for name, p in model.named_parameters() if name in WEIGHTS}
+    assert set(weights) == set(WEIGHTS)
+    locs = {name: guide.rest.get_parameter(f"{name}_unconstrained") for name in WEIGHTS}
+    others = dict(latent.named_parameters())
+    leaves = [locs[name] if name in locs else others[name] for name, _ in model.named_parameters()]
+    raws = [others[f"{name}_scale_unconstrained"] for name in WEIGHTS] if learned else []
+    found = value_and_gradients([*leaves, *raws], lambda: Trace_ELBO()(latent, guide)(x, y))
+    penalty = sum(
+        (w / eta).square().sum() / 2 + w.numel() * math.log(eta * math.sqrt(2 * math.pi))
+        for w in weights.values()
+    )
+    assert_close(found[0], point[0] + penalty, rtol=1e-12, atol=0)
+    for (name, _), theirs, ours in zip(model.named_parameters(), point[1:], found[1:]):
+        pull = weights[name] / eta**2 if name in weights else 0.0
+        assert_close(ours, theirs + pull, rtol=1e-9, atol=1e-10)
+    for name, ours in zip(WEIGHTS, found[1 + len(leaves) :]):
+        w = weights[name]
+        expected = (w.numel() / eta - w.square().sum() / eta**3) * (eta - 0.01)  # η = 0.01 + exp
+        assert_close(ours, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_wide_priors_leave_the_point_estimate() -> None:
+    """The Dirac limit: ten steps of Adam under a prior that is flat in effect, and without one."""
+    (model, latent), (x, y) = twins(), batch(K)
+    start = weight_priors(latent, 1e9)
+    guide = PriorGuide(latent, rest=partial(AutoDelta, init_loc_fn=start))
+    guide(x, y)
+    for program, other in ((model, PriorGuide(model)), (latent, guide)):
+        pyro.clear_param_store()
+        svi = SVI(program, other, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+        for step in range(10):
+            pyro.set_rng_seed(step)
+            svi.step(x, y)
+    ours = guide.median()
+    for name in WEIGHTS:
+        assert_close(ours[name], model.get_parameter(name).detach(), rtol=1e-7, atol=1e-9)
+        assert float((ours[name] - start({"name": name})).abs().max()) > 0.02
+    fresh = words()
+    fresh.load_state_dict({**latent.state_dict(), **ours}, strict=False)  # the way back
+    mean, theirs = (one.predict(x, sample=False)[0].log_prob(y) for one in (fresh, model))
+    assert_close(mean, theirs, rtol=1e-6, atol=1e-8)
+
+
+@site_kinds
+def test_the_weights_have_a_kl_and_the_noise_has_none(sites: str) -> None:
+    """AutoNormal beside the noise's prior; η's gradient is that of the KL, at the draw."""
+    model, (x, y), eta = words(sites), batch(K), 0.5
+    start = weight_priors(model, Learned(eta, lower=0.01), names=WEIGHTS[:2])
+    rest = partial(AutoNormal, init_loc_fn=start, init_scale=0.1)
+    guide = PriorGuide(model, rest=rest)
+    guide(x, y)
+    pyro.set_rng_seed(1)
+    guided: Any = poutine.trace(guide).get_trace(x, y)
+    trace: Any = poutine.trace(poutine.replay(model, trace=guided)).get_trace(x, y)
+    for one in (guided, trace):
+        one.compute_log_prob()
+    noise = [name for name, site in trace.nodes.items() if "_0" in name and "rnn.z" in name]
+    noise += [name for name in trace.nodes if "rnn.noise_" in name]
+    assert noise
+    for name in noise:
+        if not trace.nodes[name]["infer"].get("_deterministic"):
+            q, p = (one.nodes[name]["log_prob_sum"].detach() for one in (guided, trace))
+            assert_close(q, p, rtol=1e-12, atol=0)
+    (raw,) = (p for name, p in model.named_parameters() if name.startswith(f"{WEIGHTS[1]}_scale"))
+    _, gradient = value_and_gradients([raw], lambda: Trace_ELBO()(model, guide)(x, y))
+    w = guided.nodes[WEIGHTS[1]]["value"].detach()
+    expected = (w.numel() / eta - w.square().sum() / eta**3) * (eta - 0.01)
+    assert_close(gradient, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_learned_scale_goes_to_the_root_mean_square_under_q() -> None:
+    """η² = mean(m² + s²) where the KL is stationary, whatever the likelihood makes of m and s."""
+    rnn = NoisyRNN(3, 4, noise=NORMAL, spread=0.3)
+    model, (x, y) = LanguageModel(K, rnn), batch(K)
+    start = weight_priors(model, Learned(1.0, lower=0.01), names=["emission.weight"])
+    rest = partial(AutoNormal, init_loc_fn=start, init_scale=0.1)
+    guide = PriorGuide(model, rest=rest)
+    guide(x, y)
+    optimizer = pyro.optim.Adam(
+        lambda name: {"lr": 0.05 if name.endswith("_scale") else 0.0}  # m and s stay
+    )
+    svi = SVI(model, guide, optimizer, Trace_ELBO())
+    for _ in range(150):
+        svi.step(x, y)
+    loc, scale = (getattr(guide.rest, part).emission.weight.detach() for part in ("locs", "scales"))
+    expected = float((loc.square() + scale.square()).mean().sqrt())
+    assert expected < 0.2
+    assert model.emission.weight_scale.item() == pytest.approx(expected, rel=0.1)
+    assert "emission.weight_scale" in pyro.get_param_store()
+
+
+def test_medians_are_those_of_their_own_guide() -> None:
+    """Also where the global store has the parameters of another guide under the same names."""
+    medians = []
+    for value in (0.5, 0.25):
+        model, (x, y) = words(), batch(K)
+        nn.init.constant_(model.emission.weight, value)
+        start = weight_priors(model, 1.0)
+        guide = PriorGuide(model, rest=partial(AutoDelta, init_loc_fn=start))
+        AnnealedELBO()(model, guide)(x, y)
+        medians.append(guide.median()["emission.weight"])
+        guide(x, y)  # now the store has its parameters
+    assert_close(medians[1], torch.full_like(medians[1], 0.25))
+    with pytest.raises(ValueError, match=r"that of rest=, such as AutoNormal, got rest=None"):
+        PriorGuide(words()).median()
+
+
+def test_it_trains_on_windows_with_the_kl_of_the_whole_text() -> None:
+    model, (x, y) = words(), batch(K)
+    start = weight_priors(model, 0.5)
+    guide = PriorGuide(model, rest=partial(AutoNormal, init_loc_fn=start))
+    guide(x, y)
+    objective = AnnealedELBO(0.5)(model, guide)
+    loss, state = objective.with_state(x, y)
+    loss, _ = objective.with_state(x, y, state)
+    loss.backward()
+    assert all(p.grad is not None for p in guide.parameters())
+
+
+def test_a_copy_and_a_cell_of_ones_own() -> None:
+    """Copies have priors of their own η; a plain cell and emission become Pyro's in place."""
+    model = LanguageModel(5, NoisyRecurrent(nn.LSTMCell(3, 4), noise=NORMAL), name="words")
+    start = weight_priors(model, Learned(0.5))
+    kept = [name for name, _ in model.named_parameters()]
+    assert [name for name in kept if "weight" in name and "scale" not in name] == [
+        "embedding.weight"
+    ]
+    other = copy.deepcopy(model)
+    x, y = batch(5)
+    for one in (model, other):
+        pyro.clear_param_store()
+        with poutine.trace() as traced:
+            one(x, y)
+        shapes = {
+            name: site["value"].shape
+            for name, site in traced.trace.nodes.items()
+            if "weight" in name and site["type"] == "sample"
+        }
+        assert shapes["words.rnn.cell_l0.weight_hh"] == (16, 4)
+        assert shapes["words.emission.weight"] == (5, 4)
+        assert len(shapes) == 3
+    assert (
+        other.emission.weight_scale_unconstrained is not model.emission.weight_scale_unconstrained
+    )
+    assert start({"name": "words.emission.weight"}).shape == (5, 4)
+
+
+def test_refusals() -> None:
+    def refused(message: str, *args: Any, error: Any = ValueError, **options: Any) -> None:
+        with pytest.raises(error, match=message):
+            weight_priors(*args, **options)
+
+    model = words()
+    refused("needs a PyroModule such as", nn.Linear(1, 1), error=TypeError)
+    refused(r"number or Learned\(...\), got 'x'", model, "x", error=TypeError)
+    for scale in (0.0, -1.0, math.inf):
+        refused("scale must be positive and finite", model, scale)
+    refused("one scale for each weight", model, Learned(0.5, per="unit"))
+    refused(
+        "found no weight rnn.weight in LanguageModel; its parameters", model, names=["rnn.weight"]
+    )
+    tied = LanguageModel(5, NoisyRNN(4, 4, noise=NORMAL), tied_weights=True)
+    refused("would untie embedding.weight and emission.weight", tied)
+    weight_priors(tied, names=["rnn.weight_hh_l0"])
+    weight_priors(model)
+    refused("found no weight at all", model)
