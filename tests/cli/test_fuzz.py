@@ -155,7 +155,7 @@ def test_a_configuration_file(text: Path, tmp_path: Path, agreed: Any, examples:
         holds(examples, OPTIONS | st.binary(max_size=80) | DAMAGE, prove)
 
 
-NAMES = (
+FILES = (
     "config.yaml",
     "config.json",
     "vocabulary.txt",
