@@ -3,8 +3,8 @@
     python benchmarks/antithetic.py --out results/antithetic                 # every run, 3 seeds
     python benchmarks/antithetic.py --out results/antithetic --cell lstm --particles pair --seed 1
 
-One noisy RNN per window for 24 epochs of ``pydoc``, against the mean over two of them, independent
-or an antithetic pair, for 12 epochs: 24 passes over the text each. The runs of one particle also
+One noisy RNN per window for 16 epochs of ``pydoc``, against the mean over two of them, independent
+or an antithetic pair, for 8 epochs: 16 passes over the text each. The runs of one particle also
 measure, at the weights of some epochs and on the same window, how much the three gradients vary
 from draw to draw. A run whose record is there is left out.
 """
@@ -94,7 +94,7 @@ def train(
             (loss / y.numel()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
-            state, nats, tokens = detach_state(state), nats + float(loss), tokens + y.numel()
+            state, nats, tokens = detach_state(state), nats + loss.item(), tokens + y.numel()
         seconds += time.perf_counter() - start
         perplexity = evaluate(model, valid).perplexity
         history.append(
@@ -102,7 +102,7 @@ def train(
         )
         if particles == "one" and epoch in measured:
             model.train()
-            noise.append({"epoch": epoch, **gradient_noise(model, stream, 4 if quick else 60)})
+            noise.append({"epoch": epoch, **gradient_noise(model, stream, 4 if quick else 40)})
     return {
         "schema": 1,
         **environment(),
@@ -126,9 +126,10 @@ def main() -> None:
     parser.add_argument("--cell", choices=CELLS, nargs="+", default=list(CELLS))
     parser.add_argument("--particles", choices=PARTICLES, nargs="+", default=list(PARTICLES))
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--passes", type=int, default=16, help="over the text, of every run")
     parser.add_argument("--quick", action="store_true", help="a little text and a tiny network")
     given = parser.parse_args()
-    passes, measured = (4, (1, 4)) if given.quick else (24, (1, 6, 12, 24))
+    passes, measured = (4, (1, 4)) if given.quick else (given.passes, (1, 4, 8, 16))
     for cell, seed, particles in itertools.product(given.cell, given.seed, given.particles):
         path = given.out / f"{cell}.{particles}.seed{seed}.json"
         if path.exists():

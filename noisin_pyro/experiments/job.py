@@ -68,7 +68,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
             averaged.append(measure(model, splits, samples, config.seed))
         mean_path = measure(model, splits, 0, config.seed)
         record["final"] = {"mean_path": mean_path, "averaged": averaged}
-        if job["averaging"] and not config.deterministic:
+        if job.get("averaging") and not config.deterministic:
             record["final"]["averaging"] = measure_averaging(
                 model, corpus.test, config.seed, lambda count: report({"averaging": count})
             )

@@ -104,12 +104,15 @@ def averages(rows: Sequence[Row]) -> str:
     """Averaging at test time: from how many noisy RNNs on it pays, then test perplexities.
 
     In the first table a cell is the smallest S from which on every measured S is better than the
-    mean path in every seed, by more than twice the paired standard error.
+    mean path in every seed, by more than twice the paired standard error. Rows without a record are
+    left out.
     """
     names = list(VARIANTS.values())
     shown = (NUMBERS[0], 8, NUMBERS[-1])
     fewest, values = [], []
     for row in rows:
+        if not any(row.grid.values()):
+            continue  # not begun
         setting = f"{row.recipe.block}, {row.recipe.method}"
         gains = [row.gains(variant) for variant in VARIANTS]
         fewest.append([setting, *(_fewest(gain) for gain in gains), _seeds(row)])

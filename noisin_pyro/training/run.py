@@ -20,6 +20,7 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
 from noisin_pyro.training.folder import check_folder, open_folder, write_model, write_results
+from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import Progress
@@ -47,7 +48,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         FloatingPointError: if the loss became NaN or infinite.
         Interrupted: if a signal came, such as that of Ctrl-C.
     """
-    check_folder(config)
+    if config.nodes == 1:  # else where a refusal reaches every process
+        check_folder(config)
     corpus = load_text(config)
     # Errors in the corpus or the configuration are raised before any file is written.
     check_length(corpus, config.batch_size)
@@ -57,8 +59,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
-    with open_folder(config, corpus):
-        outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
+    outcome: dict[str, Any] | BaseException
+    if config.nodes > 1:
+        folder = open_folder(config, corpus)
+        outcome = fabric.launch(partial(in_first_folder, folder=folder, run=run))
+    else:
+        with open_folder(config, corpus):
+            outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome

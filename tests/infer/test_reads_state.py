@@ -258,8 +258,7 @@ def test_refusals() -> None:
 
     steps = model(noise=NORMAL, sites="timestep")
     beta = MeanParameterized(lambda m, s: dist.Normal(m, s))
-    options: dict[str, Any]
-    for given, options, message in (
+    for given, changed, message in (
         (model(noise=NORMAL), {}, "got an RNN with sites='sequence'; build it with sites='tim"),
         (model(noise=NORMAL, sites=None), {}, "got an RNN with sites=None"),
         (model(noise=beta), {}, "Additive or Multiplicative noise, got one whose sample sites"),
@@ -271,8 +270,9 @@ def test_refusals() -> None:
             "goes with reads_state=True, got rank=2",
         ),
     ):
+        options: dict[str, Any] = {"reads_state": True, **changed}
         with pytest.raises(ValueError, match=message):
-            SmoothingGuide(given, **{"reads_state": True} | options)
+            SmoothingGuide(given, **options)
     x, y = random_tokens(11, 6, 3)
     guide = SmoothingGuide(steps, hidden_size=3, reads_state=True)
     with pytest.raises(ValueError, match="reads the observations; give y"):

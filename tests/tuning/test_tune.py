@@ -19,6 +19,7 @@ import torch
 
 from noisin_pyro.cli import main
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.lease import Lease
 from noisin_pyro.training.run import train
 from noisin_pyro.tuning import space, study
 from noisin_pyro.tuning.report import study_table
@@ -194,6 +195,27 @@ def test_two_processes_share_a_study(text: Path, tmp_path: Path, kind: str) -> N
     assert (out / "tune.png").stat().st_size > 10_000
 
 
+def test_a_trial_that_another_process_ends_meanwhile_is_not_taken(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended and its lease given back between a look at the trials and the taking."""
+    base = config(text, tmp_path / "study")
+    made = study.open_study(base, ("spread",), "text")
+    trial = made.ask()
+    lease = Lease(study.trial_folder(base.out, trial.number).with_suffix(".lock"))
+    take, ended = Lease.take, []
+
+    def end_first(self: Lease) -> bool:
+        if self.path == lease.path and not ended:
+            ended.append(made.tell(trial, 1.0))
+        return take(self)
+
+    monkeypatch.setattr(Lease, "take", end_first)
+    with study.Trials(made, Path(base.out), limit=1).next() as taken:
+        assert ended and taken is None
+    assert not lease.path.exists()
+
+
 def test_given_options_stay(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     base = [f"--corpus={text}", "--hidden_size=5", "--embedding_size=4", "--epochs=1"]
@@ -236,7 +258,7 @@ def test_refusals(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     other.write_text(text.read_text() * 2)
     assert "is of another text" in refusal(capsys, *again, f"--corpus={other}")
     assert "trials must be at least 1, got 0" in refusal(capsys, *again, "--trials=0")
-    assert "trains in one process, got devices 5" in refusal(
+    assert "trains in one process, got devices for 5" in refusal(
         capsys, corpus, "--devices=5", f"--out={tmp_path}/new"
     )
     assert "holds a words.txt that is of no study" in refusal(
