@@ -55,22 +55,21 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|nn|dist)\..*")]
 def gather(app: Any) -> None:
     """Copies what is documentation but lies elsewhere: notebooks, and the account of the results.
 
-    The copies are ignored by git. Whatever of them the original no longer has is removed.
+    What these link to in ``results/`` comes with them. The copies are ignored by git, and whatever
+    the original no longer has is removed from them.
     """
-    for name, patterns in {
-        "notebooks": ["*.ipynb"],
-        "results": ["*.md", "*.png", "*.json"],
-    }.items():
-        source, copy = ROOT / name, HERE / name
-        files = {path.relative_to(source) for pattern in patterns for path in source.rglob(pattern)}
-        if name == "results":
-            text = (source / "README.md").read_text(encoding="utf-8")
-            linked = re.findall(r"\]\(([^)#:]+)\)", text)
-            files = {path for path in files if str(path) in (*linked, "README.md")}
-        shutil.rmtree(copy, ignore_errors=True)
-        for file in sorted(files):
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / file, copy / file)
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    account = ROOT / "results" / "README.md"
+    linked = re.findall(r"\]\(([^)#:]+)\)", account.read_text(encoding="utf-8"))
+    for path in notebooks:
+        linked += re.findall(r"\]\(\.\./results/([^)#:]+)\)", path.read_text(encoding="utf-8"))
+    records = {ROOT / "results" / link for link in linked if not link.startswith("..")}
+    for name in ("notebooks", "results"):
+        shutil.rmtree(HERE / name, ignore_errors=True)
+    for path in {*notebooks, account, *filter(Path.is_file, records)}:
+        copy = HERE / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
 
 
 def mathml(display: str) -> Any:
