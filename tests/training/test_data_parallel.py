@@ -172,7 +172,7 @@ def test_two_processes_save_at_the_same_step(text: Path, tmp_path: Path) -> None
 @pytest.fixture
 def running(text: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A training of two processes that is in its second epoch or a later one."""
-    process = start(text, tmp_path / "run", 1000, checkpoint_seconds=0.3)
+    process = start(text, tmp_path / "run", 1000, checkpoint_seconds=0.05)
     try:
         deadline = time.monotonic() + 200
         while not (tmp_path / "run" / "record.json").exists():
