@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +84,8 @@ def reproduces(text: Path, folder: Path) -> int:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(reproduce, "recipes", two_rows)
-        patched.setattr(process.subprocess, "Popen", Forked)
+        names = {"DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
+        patched.setattr(process, "subprocess", SimpleNamespace(Popen=Forked, **names))
         patched.setattr(runner, "POLL", 0.01)
         patched.setattr(runner, "RETRY", 0.05)
         patched.setattr(worker, "PROGRESS_EVERY", 0.0)
