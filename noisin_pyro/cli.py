@@ -21,21 +21,27 @@ COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
     from noisin_pyro.text.sources import check_source
+    from noisin_pyro.training.hosts import is_first
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.training.out import check_folder
 
-    check_folder(config)  # what is wrong is told before torch is imported, which takes seconds
-    check_source(config.corpus, config.data_dir)
+    if config.nodes == 1:  # what is wrong is told before torch is imported, which takes seconds
+        check_folder(config)
+        check_source(config.corpus, config.data_dir)
     from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
-    _print(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
+    first = is_first(config)  # of the processes on several hosts one prints
+    if first:
+        _print(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
     try:
         record = run(config)
     except Interrupted:
         place = shlex.quote(f"{config.out}/config.yaml")
         _warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
         raise
+    if not first:
+        return
     _print("\n" + render_table(record))
     files = (
         "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
@@ -246,6 +252,11 @@ def reproduce(
     work: str = "runs/reproduce",
     render: bool = False,
     quiet: bool = False,
+    cluster: Literal["local", "slurm"] | None = None,
+    partition: str | None = None,
+    hours: float = 24.0,
+    cpus: int = 1,
+    gpus: int = 0,
     **options: Any,
 ) -> None:
     """Run and render the paper's tables and figures.
@@ -259,9 +270,15 @@ def reproduce(
         work: where checkpoints go until a run has its record.
         render: only render what the records hold.
         quiet: show no progress.
+        cluster: send each training to Slurm as a job, or to submitit on this machine.
+        partition: Slurm's partition.
+        hours: the limit of a job, which is put in the queue again when it reaches it.
+        cpus: cores of a job.
+        gpus: GPUs of a job.
     """
     from pathlib import Path
 
+    from noisin_pyro.experiments.cluster import Cluster
     from noisin_pyro.experiments.recipe import Options
     from noisin_pyro.text.sources import check_source
 
@@ -270,6 +287,9 @@ def reproduce(
         check_source(chosen.corpus)
     from noisin_pyro.experiments.reproduce import reproduce as run
 
+    where = None
+    if cluster is not None:
+        where = Cluster(cluster, Path(work) / "cluster", partition, hours, cpus, gpus)
     try:
         text, failures = run(
             experiment,
@@ -278,6 +298,7 @@ def reproduce(
             results=Path(results),
             work=Path(work),
             jobs=jobs,
+            cluster=where,
             train=not render,
             quiet=quiet,
         )

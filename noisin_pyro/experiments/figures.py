@@ -78,7 +78,7 @@ def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_ylim(-0.12, 0.06)
         panel.set_xlabel("noisy RNNs averaged, S")
-        panel.set_ylabel("nats per token better than the mean path")
+        panel.set_ylabel("gain on the mean path, nats per token")
     panels[0].set_title("Emission reads z; thick: mean of settings")
     panels[1].set_title("Emission reads h; thick: mean of settings")
 

@@ -12,7 +12,13 @@ from noisin_pyro.experiments.store import planned
 __all__ = ["make_folder", "refuse_early"]
 
 
-def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
+def refuse_early(
+    rows: Sequence[Recipe],
+    options: Options,
+    results: Path,
+    work: Path,
+    check_device: bool = True,
+) -> None:
     """Checks the device, the corpora, the folders, and the corpora of the records in them.
 
     Raises:
@@ -26,7 +32,8 @@ def refuse_early(rows: Sequence[Recipe], options: Options, results: Path, work: 
     for recipe in rows:
         config = recipe.train_config(recipe.points(options)[0], 1, options)
         if config.corpus not in texts:
-            make_fabric(config)
+            if check_device:  # that of another machine cannot be seen from here
+                make_fabric(config)
             corpus = load_text(config)
             check_length(corpus, config.batch_size)
             texts[config.corpus] = corpus.sha256

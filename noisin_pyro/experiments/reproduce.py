@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.atomic import replacing
+from noisin_pyro.experiments.cluster import Cluster
 from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
 from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, folder_name, recipes
@@ -36,6 +37,7 @@ def reproduce(
     results: Path = Path("results/reproduce"),
     work: Path = Path("runs/reproduce"),
     jobs: int = 1,
+    cluster: Cluster | None = None,
     train: bool = True,
     quiet: bool = False,
 ) -> tuple[str, list[Failure]]:
@@ -49,6 +51,7 @@ def reproduce(
             for each text; Table 1 of the paper's texts stands beside these folders.
         work: where checkpoints go until a run has its record.
         jobs: trainings at a time.
+        cluster: send them to a cluster as jobs; processes of this machine if omitted.
         train: False only renders.
         quiet: show no progress.
 
@@ -71,6 +74,7 @@ def reproduce(
             results=results,
             work=work,
             jobs=jobs,
+            cluster=cluster,
             title=experiment,
             quiet=quiet,
         )

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from noisin_pyro.experiments.cluster import Cluster, ClusterWorker
 from noisin_pyro.experiments.preflight import refuse_early
 from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.progress import Display, count
@@ -18,6 +18,7 @@ from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import Run, due, planned
 from noisin_pyro.experiments.worker import LOCK
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
+from noisin_pyro.training.lease import Lease
 
 __all__ = ["Failure", "run_all"]
 
@@ -40,6 +41,7 @@ def run_all(
     results: Path = Path("results/reproduce"),
     work: Path = Path("runs/reproduce"),
     jobs: int = 1,
+    cluster: Cluster | None = None,
     title: str = "",
     quiet: bool = False,
 ) -> list[Failure]:
@@ -55,6 +57,7 @@ def run_all(
         results: where records go.
         work: where checkpoints and logs go until a run has its record.
         jobs: K, the trainings at a time; each is given its share of the cores.
+        cluster: send them to a cluster as jobs; processes of this machine if omitted.
         title: what the progress bar says first.
         quiet: show no progress.
 
@@ -63,11 +66,15 @@ def run_all(
 
     Raises:
         ValueError: if ``jobs`` is below 1, a recipe does not fit, or no run could succeed.
+        ImportError: if there is a cluster, but no submitit.
         Interrupted: after a signal such as Ctrl-C's, when all workers have saved a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    refuse_early(rows, options, results, work)
+    if cluster is not None:
+        cluster.executor()
+    remote = cluster is not None and cluster.name != "local"
+    refuse_early(rows, options, results, work, check_device=not remote)
     failures: list[Failure] = []
     ended: set[Path] = set()
     active: dict[Path, Worker] = {}
@@ -77,7 +84,7 @@ def run_all(
             while True:
                 done = ended | set(active)
                 waiting = [run for run in due(rows, options, results) if run.path not in done]
-                elsewhere = _start(waiting, active, work, jobs)
+                elsewhere = _start(waiting, active, work, jobs, cluster)
                 tally = count(rows, options, results)
                 show(tally, list(active.values()), elsewhere)
                 if not (active or waiting):
@@ -102,13 +109,19 @@ def run_all(
             show.close()
 
 
-def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs: int) -> int:
+def _start(
+    waiting: Sequence[Run],
+    active: dict[Path, Worker],
+    work: Path,
+    jobs: int,
+    cluster: Cluster | None,
+) -> int:
     """Starts workers while there is room; returns how many runs another reproduction has."""
     elsewhere = 0
     for run in waiting:
         if len(active) == jobs:
             break
-        worker = _prepare(run, work / run.place, jobs)
+        worker = _prepare(run, work / run.place, jobs, cluster)
         if worker is None:
             elsewhere += 1
         else:
@@ -116,20 +129,26 @@ def _start(waiting: Sequence[Run], active: dict[Path, Worker], work: Path, jobs:
     return elsewhere
 
 
-def _prepare(run: Run, folder: Path, jobs: int) -> Worker | None:
+def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) -> Worker | None:
     """A worker for a run, unless another one has it in hand or has just finished it.
 
     Under the run's lock no other worker can finish it and remove its folder. The worker takes the
     lock again. Should that of another reproduction be faster, it ends at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lease = _lease(folder / LOCK)
+    if not lease.take():
+        return None
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            if not run.finished:
+        if not run.finished:
+            if cluster is None:
                 return Worker(run, folder, jobs)
-            shutil.rmtree(folder, ignore_errors=True)
-    except (Timeout, FileNotFoundError):  # a worker has it, or removed its folder just now
+            return ClusterWorker(run, folder, jobs, cluster)
+        shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:  # a worker of other results has removed the folder just now
         pass
+    finally:
+        lease.give_back()
     return None
 
 
@@ -140,7 +159,15 @@ def _clear(rows: Sequence[Recipe], options: Options, results: Path, work: Path) 
             _prepare(run, work / run.place, jobs=1)
 
 
+@cache
+def _lease(path: Path) -> Lease:
+    """One object for each lock: it remembers since when another's has been silent."""
+    return Lease(path)
+
+
 def _collect(active: dict[Path, Worker]) -> list[Worker]:
     """Takes the workers that have ended from the active ones; returns those that failed."""
-    ended = [path for path, worker in active.items() if not worker.running]
-    return [worker for worker in map(active.pop, ended) if worker.failed]
+    ended = [active.pop(path) for path, worker in list(active.items()) if not worker.running]
+    for worker in ended:
+        worker.join()
+    return [worker for worker in ended if worker.failed]

@@ -17,7 +17,7 @@ __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
 #: Options that a run's numbers do not depend on, at least not by intent.
 _FREE = {
-    *("out", "resume", "tensorboard", "device", "devices", "data_dir", "trust_code"),
+    *("out", "resume", "tensorboard", "device", "devices", "nodes", "data_dir", "trust_code"),
     *("checkpoint_seconds", "quiet"),
 }
 

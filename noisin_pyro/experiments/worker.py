@@ -14,26 +14,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.training.interrupt import Interrupted, interrupting
+from noisin_pyro.training.lease import BUSY, Held, holding
 
 __all__ = ["BUSY", "LOCK", "PROGRESS", "main"]
 
 LOCK, PROGRESS = "lock", "progress.json"
-BUSY = 75  # exit code if another worker has the run or had it; EX_TEMPFAIL of sysexits.h
 PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
 
 def main(job_file: str) -> int:
-    """Carries out a job; returns the exit code, 128 + n after signal n."""
+    """Carries out a job; returns the exit code, 128 + n after signal n.
+
+    It is ``BUSY`` if another worker has the run or had it.
+    """
     folder = Path(job_file).parent
     try:
-        with interrupting(), FileLock(folder / LOCK, timeout=0):
+        with interrupting(), holding(folder / LOCK):
             return _carry_out(Path(job_file), folder)
-    except Timeout:
+    except Held:
         return BUSY
     except Interrupted as interrupted:
         return interrupted.exit_code

@@ -146,7 +146,8 @@ class TrainConfig:
         unroll: steps of truncated backpropagation through time.
         seed: of the initial weights and of the noise.
         device: auto, cpu, cuda, mps or xpu.
-        devices: number of processes, each with its share of the streams.
+        devices: number of processes, each with its share of the streams; on each host.
+        nodes: number of hosts, where torchrun or srun starts the processes.
         precision: 32 or bf16-mixed.
         out: the folder the run writes.
         resume: continue the run in ``out``.
@@ -193,6 +194,7 @@ class TrainConfig:
     seed: int = 1
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     devices: int = 1
+    nodes: int = 1
     precision: Literal["32", "bf16-mixed"] = "32"
     out: str = "runs/noisin"
     resume: bool = False
@@ -230,10 +232,12 @@ class TrainConfig:
         self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
         self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
         self._require("devices", self.devices >= 1, "be at least 1")
+        self._require("nodes", self.nodes >= 1, "be at least 1")
+        count = self.devices * self.nodes
         self._require(
             "batch_size",
-            self.batch_size % self.devices == 0,
-            f"be a multiple of {self.devices} devices",
+            self.batch_size % count == 0,
+            f"be a multiple of {count} devices",
         )
         self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
         self._require("spread_floor", self.spread_floor >= 0, "be at least 0")

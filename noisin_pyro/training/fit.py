@@ -11,12 +11,14 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.hosts import check_launcher
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.progress import ProgressBar
 
@@ -47,8 +49,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """The devices, processes and precision of a run.
 
     Raises:
-        ValueError: if it asks for a device that torch does not have here.
+        ValueError: if it asks for a device that torch does not have here, or for several hosts
+            whose processes nobody has started.
     """
+    check_launcher(config)
     if config.device not in ("auto", "cpu"):
         if not getattr(torch, config.device).is_available():
             raise ValueError(
@@ -62,7 +66,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return Fabric(
         accelerator=config.device,
         devices=config.devices,
-        strategy="ddp_spawn" if config.devices > 1 else "auto",
+        num_nodes=config.nodes,
+        strategy="ddp" if config.nodes > 1 else "ddp_spawn" if config.devices > 1 else "auto",
+        # On a single host the processes are ours, whatever the variables of Slurm say.
+        plugins=None if config.nodes > 1 else LightningEnvironment(),
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
 

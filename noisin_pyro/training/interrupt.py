@@ -13,7 +13,7 @@ __all__ = ["SIGNALS", "Interrupted", "Interruptible", "interrupting"]
 #: Those of the signals that this system has.
 SIGNALS = [
     signal.Signals[name]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if name in signal.Signals.__members__
 ]
 

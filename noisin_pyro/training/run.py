@@ -23,6 +23,7 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
+from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
@@ -52,7 +53,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         Interrupted: if a signal came, such as that of Ctrl-C.
         OSError: if a file cannot be written; what was there stays.
     """
-    check_folder(config)
+    if config.nodes == 1:  # else where a refusal reaches every process
+        check_folder(config)
     corpus = load_text(config)
     # Errors in the corpus or the configuration are raised before any file is written.
     check_length(corpus, config.batch_size)
@@ -62,8 +64,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
-    with open_folder(config, corpus):
-        outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
+    outcome: dict[str, Any] | BaseException | None
+    if config.nodes > 1:
+        folder = open_folder(config, corpus)
+        outcome = fabric.launch(partial(in_first_folder, folder=folder, run=run))
+    else:
+        with open_folder(config, corpus):
+            outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome
     record: dict[str, Any] = outcome or json.loads(Path(config.out, "record.json").read_bytes())
@@ -84,7 +91,7 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | No
     stop = Interruptible(pass_on)
     with stop.deferring():
         try:
-            error: BaseException | None = fabric.launch(run)
+            error: BaseException | None = fabric.launch(partial(_without_record, run=run))
             return error
         except ProcessExitedException as end:
             if stop.requested:  # it came before the process could handle it
@@ -95,11 +102,18 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | No
             )
 
 
-def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException | None:
-    """Runs, and returns exceptions; spawned processes would only print them.
+def _without_record(fabric: Fabric, run: Any) -> BaseException | None:
+    """Runs, and returns the exception, if any.
 
-    Of several processes none returns the record, which is in its file: the pipe to their parent
-    takes 64 kB until somebody reads it, and the parent waits for their end first.
+    The record is in its file: the pipe from a spawned process to its parent takes 64 kB until
+    somebody reads it, and the parent waits for the process's end first.
+    """
+    outcome = run(fabric)
+    return outcome if isinstance(outcome, BaseException) else None
+
+
+def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException:
+    """Runs, and returns exceptions; spawned processes would only print them.
 
     A signal raises :class:`Interrupted` in a spawned process too.
 
@@ -108,8 +122,7 @@ def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseExce
     """
     try:
         with interrupting():
-            record = _run(fabric, **options)
-        return None if torch.distributed.is_initialized() else record
+            return _run(fabric, **options)
     except (Interrupted, ValueError, FloatingPointError, OSError) as error:
         if torch.distributed.is_initialized():
             error.__traceback__ = None  # its frames refer to the process group

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from noisin_pyro.text.corpora import Corpus, load_corpus
+from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import check_length, make_fabric, measure
@@ -18,6 +18,7 @@ from noisin_pyro.training.folder import load_run
 from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.printable import printable
 from noisin_pyro.training.record import new_record, write_record
+from noisin_pyro.training.text import load_text
 from noisin_pyro.tuning.report import describe_options, describe_result, trial_row, write_picture
 from noisin_pyro.tuning.space import searched
 from noisin_pyro.tuning.study import (
@@ -69,15 +70,15 @@ def tune(
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
-    if config.devices > 1:
+    if (count := config.devices * config.nodes) > 1:
         raise ValueError(
-            f"noisin tune trains in one process, got devices {config.devices}; start it several "
+            f"noisin tune trains in one process, got devices for {count}; start it several "
             "times with the same out and --resume true, and they share the trials"
         )
     names = searched(config, set(fixed))
     require_optuna()
     check_folder(config)
-    corpus = load_corpus(config.corpus, config.data_dir)
+    corpus = load_text(config)
     check_length(corpus, config.batch_size)
     check_memory(config, len(corpus.vocabulary))
     with torch.random.fork_rng():

@@ -42,7 +42,9 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 OPTIONS = st.dictionaries(
-    st.sampled_from(sorted(HINTS.keys() - {"out", "corpus", "data_dir", "devices", "device"})),
+    st.sampled_from(
+        sorted(HINTS.keys() - {"out", "corpus", "data_dir", "devices", "nodes", "device"})
+    ),
     VALUES,
     max_size=4,
 )

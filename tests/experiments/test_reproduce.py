@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from noisin_pyro.experiments.recipe import Options, Recipe, recipes
 from noisin_pyro.experiments.runner import run_all
 from noisin_pyro.experiments.store import due, planned
+from noisin_pyro.training.lease import Lease
 
 EPOCHS = 3
 
@@ -45,11 +45,12 @@ def rows(text: Path, *names: str) -> list[Recipe]:
     return [r for r in recipes("table2", options(text)) if r.row in names]
 
 
-def start(text: Path, folder: Path) -> subprocess.Popen[str]:
+def start(text: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "noisin_pyro.cli", "reproduce", "table2",
                "--corpus", str(text), "--rows", "1-tanh-noisin", "--grid", "2", "--seeds", "1",
                "--epochs", str(EPOCHS), "--jobs", "2", "--device", "cpu",
-               "--results", str(folder / "results"), "--work", str(folder / "work")]  # fmt: skip
+               "--results", str(folder / "results"), "--work", str(folder / "work"),
+               *more]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,
@@ -123,9 +124,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_records(
         assert process.returncode == 128 + how
         assert err.splitlines()[-1] == "noisin: stopped, nothing is lost; the same command goes on"
         assert "Traceback" not in err
-        for lock in (tmp_path / "work").rglob("lock"):
-            FileLock(lock, timeout=0).acquire().lock.release()  # nobody has it
-            assert (lock.parent / "last.ckpt").exists()
+        assert not list((tmp_path / "work").rglob("lock")), "nobody has a run"
+        for job in (tmp_path / "work").rglob("job.json"):
+            assert (job.parent / "last.ckpt").exists()
     cut = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("*.json")]
     assert not all(record["finished"] for record in cut)
     # After SIGKILL the trainings still run for a moment; whoever starts again waits for them.
@@ -163,15 +164,15 @@ def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path) -> No
     (work / held.place).mkdir(parents=True)
     log = work / held.place / "log.txt"
     log.write_text("another's")
-    lock = FileLock(work / held.place / "lock")
+    lease = Lease(work / held.place / "lock")
     with ThreadPoolExecutor(1) as pool:
-        lock.acquire()
+        assert lease.take()
         running = pool.submit(run_all, together, wanted, results=results, work=work, jobs=1)
         deadline = time.monotonic() + 120
         while not free.finished and time.monotonic() < deadline:
             time.sleep(0.1)
         told = free.finished, held.record(), log.read_text(), running.done()
-        lock.release()
+        lease.give_back()
         assert running.result(timeout=120) == []
     assert told == (True, None, "another's", False)
     assert due(together, wanted, results) == []

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 
 from noisin_pyro.experiments import process, runner, worker
 from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.recipe import Options, recipes
 from noisin_pyro.experiments.store import Run, planned
+from noisin_pyro.training.lease import Lease, holding
 from tests.experiments.fakes import fake
 
 
@@ -40,15 +40,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def is_locked(folder: Path) -> bool:
-    try:
-        with FileLock(folder / worker.LOCK, timeout=0):
-            return False
-    except Timeout:
+    lease = Lease(folder / worker.LOCK)
+    if not lease.take():
         return True
+    lease.give_back()
+    return False
 
 
 def test_a_run_that_another_worker_has_is_no_failure(run: Run, folder: Path) -> None:
-    with FileLock(folder / worker.LOCK):
+    with holding(folder / worker.LOCK):
         other = Worker(run, folder, jobs=1).start()
         other.join()
     assert other.process.returncode == worker.BUSY

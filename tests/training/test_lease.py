@@ -46,20 +46,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "STALE", STALE)
 
 
-def start(script: str, place: Path) -> subprocess.Popen[str]:
+def start(script: str, place: Path, stale: float = STALE) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script.format(beat=BEAT, stale=STALE), str(place)],
+        [sys.executable, "-c", script.format(beat=BEAT, stale=stale), str(place)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.fixture
-def owner(tmp_path: Path) -> subprocess.Popen[str]:
-    process = start(OWNER, tmp_path / "lock")
+def started(place: Path, stale: float = STALE) -> subprocess.Popen[str]:
+    """A process that has the lease."""
+    process = start(OWNER, place, stale)
     assert process.stdout is not None and process.stdout.readline() == "has it\n"
     return process
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> subprocess.Popen[str]:
+    return started(tmp_path / "lock")
 
 
 def end(process: subprocess.Popen[str]) -> str:
@@ -103,11 +108,11 @@ def test_one_that_is_silent_is_taken_over_and_then_ends(
 
 
 def test_one_of_a_process_that_was_killed_here_is_free_at_once(
-    tmp_path: Path, owner: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end(owner)
-    assert (tmp_path / "lock").exists()
     monkeypatch.setattr(lease, "STALE", 3600.0)
+    end(started(tmp_path / "lock", stale=3600.0))
+    assert (tmp_path / "lock").exists()
     with holding(tmp_path / "lock"):
         assert not Lease(tmp_path / "lock").take()
 

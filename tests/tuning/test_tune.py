@@ -236,7 +236,7 @@ def test_refusals(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     other.write_text(text.read_text() * 2)
     assert "is of another text" in refusal(capsys, *again, f"--corpus={other}")
     assert "trials must be at least 1, got 0" in refusal(capsys, *again, "--trials=0")
-    assert "trains in one process, got devices 5" in refusal(
+    assert "trains in one process, got devices for 5" in refusal(
         capsys, corpus, "--devices=5", f"--out={tmp_path}/new"
     )
     assert "holds a words.txt that is of no study" in refusal(
