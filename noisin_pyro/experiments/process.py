@@ -94,7 +94,8 @@ class Worker:
             return math.inf
         if not progress:
             return 0.0
-        return max(progress["epoch"] - 1, 0) + progress["step"] / max(progress["steps"], 1)
+        share = progress["step"] / max(progress["steps"], 1)
+        return float(max(progress["epoch"] - 1, 0) + share)
 
     def interrupt(self) -> None:
         """Asks it to save a checkpoint and to end."""

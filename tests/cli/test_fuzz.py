@@ -57,7 +57,7 @@ LEAKS = re.compile(
 )
 
 
-def often(few: int, many: int) -> Any:
+def often(few: int, many: int) -> pytest.MarkDecorator:
     """Runs a test with a few examples, and in the slow tier with many."""
     return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
 
@@ -215,7 +215,7 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The places of all entries of a record."""
     if not isinstance(value, (dict, list)):
         return [place]
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    inner: Any = value.items() if isinstance(value, dict) else enumerate(value)
     below = [found for key, item in inner for found in leaves(item, (*place, key))]
     return [place, *below] if place else below
 

@@ -125,7 +125,7 @@ def _watch(root: str, counter: mmap.mmap, disaster: Disaster) -> None:
         if plain or not str(file).startswith(root):
             return plain_open(file, mode, *rest, **options)
         raw = File(os.fspath(file), mode.replace("b", "").replace("t", ""))
-        buffered = io.BufferedRandom(raw) if raw.readable() else io.BufferedWriter(raw)
+        buffered: Any = io.BufferedRandom(raw) if raw.readable() else io.BufferedWriter(raw)
         given = {**dict(zip(("buffering", "encoding", "errors", "newline"), rest)), **options}
         given.pop("buffering", None)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, **given)
