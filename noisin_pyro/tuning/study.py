@@ -241,21 +241,25 @@ class Trials:
         from optuna.trial import Trial, TrialState
 
         known = self._study.get_trials(deepcopy=False)
-        running = [frozen for frozen in known if frozen.state == TrialState.RUNNING]
-        for frozen in running:
-            if self._has(frozen.number, stack):
-                return Trial(self._study, frozen._trial_id), []
+        running = [t.number for t in known if t.state == TrialState.RUNNING]
+        for number in running:
+            if self._has(number, stack):
+                return Trial(self._study, known[number]._trial_id), []
         begun = [t for t in known if t.state not in (TrialState.WAITING, TrialState.FAIL)]
         if len(begun) >= self._limit:
-            return None, [frozen.number for frozen in running]
+            return None, running
         trial = self._study.ask()
         if not self._has(trial.number, stack):
             raise ValueError(f"{self._lease(trial.number).path} is of no trial; remove it")
         return trial, []
 
     def _has(self, number: int, stack: ExitStack) -> bool:
+        """Takes a trial's lease; not if the process that had it has just ended the trial."""
         lease = self._lease(number)
         if not lease.take():
+            return False
+        if self._study.get_trials(deepcopy=False)[number].state.is_finished():
+            lease.give_back()
             return False
         stack.callback(lease.give_back)
         return True

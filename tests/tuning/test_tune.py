@@ -19,6 +19,7 @@ import torch
 
 from noisin_pyro.cli import main
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.lease import Lease
 from noisin_pyro.training.run import train
 from noisin_pyro.tuning import space, study
 from noisin_pyro.tuning.report import study_table
@@ -192,6 +193,27 @@ def test_two_processes_share_a_study(text: Path, tmp_path: Path, kind: str) -> N
         assert len(row["valid_perplexity"]) == 4 or row["ended"] == "pruned"
     assert not list(out.rglob("*.lock")) and study_table(record) in printed[0][0]
     assert (out / "tune.png").stat().st_size > 10_000
+
+
+def test_a_trial_that_another_process_ends_meanwhile_is_not_taken(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended and its lease given back between a look at the trials and the taking."""
+    base = config(text, tmp_path / "study")
+    made = study.open_study(base, ("spread",), "text")
+    trial = made.ask()
+    lease = Lease(study.trial_folder(base.out, trial.number).with_suffix(".lock"))
+    take, ended = Lease.take, []
+
+    def end_first(self: Lease) -> bool:
+        if self.path == lease.path and not ended:
+            ended.append(made.tell(trial, 1.0))
+        return take(self)
+
+    monkeypatch.setattr(Lease, "take", end_first)
+    with study.Trials(made, Path(base.out), limit=1).next() as taken:
+        assert ended and taken is None
+    assert not lease.path.exists()
 
 
 def test_given_options_stay(text: Path, tmp_path: Path) -> None:
