@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,18 +169,111 @@ def test_two_processes_save_at_the_same_step(text: Path, tmp_path: Path) -> None
     assert (tmp_path / "run" / "deterministic" / "model.safetensors").exists()
 
 
-def test_ctrl_c_stops_two_processes_with_one_sentence(text: Path, tmp_path: Path) -> None:
-    process = start(text, tmp_path / "run", 1000, checkpoint_seconds=60.0)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "run" / "record.json").exists():  # the first epoch is over
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    code, stderr = end(process)
+@pytest.fixture
+def running(text: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A training of two processes that is in its second epoch or a later one."""
+    process = start(text, tmp_path / "run", 1000, checkpoint_seconds=0.05)
+    try:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "run" / "record.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def midway(run: Path) -> tuple[int, int]:
+    """Where the latest checkpoint stands, once that is within an epoch; a later one differs."""
+    deadline = time.monotonic() + 100
+    while True:
+        saved = load_checkpoint(run / "last.ckpt")
+        if saved["step"]:
+            return saved["epoch"], saved["step"]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def spawned(pid: int) -> list[int]:
+    """The training processes that a process has started, the first one first."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    children = [int(child) for child in path.read_text().split()] if path.exists() else []
+    return [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; not one that has ended and is still listed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_ctrl_c_stops_two_processes_with_one_sentence(
+    running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    os.killpg(running.pid, signal.SIGINT)
+    code, stderr = end(running)
     assert code == 130, stderr
     assert "Traceback" not in stderr and "go on with" in stderr.splitlines()[-1]
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert len(saved["processes"]) == 2
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+
+
+@pytest.mark.slow
+@needs_proc
+def test_sigterm_to_the_first_process_alone_saves(
+    running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """As schedulers send it, and ``kill PID``."""
+    children = spawned(running.pid)
+    before = midway(tmp_path / "run")
+    running.terminate()
+    code, stderr = end(running)
+    assert code == 128 + signal.SIGTERM, stderr
+    assert "Traceback" not in stderr and "go on with" in stderr.splitlines()[-1]
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert (saved["epoch"], saved["step"]) > before
+    assert len(children) == 2 and not any(map(is_there, children))
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_end_of_one_process_ends_the_other(
+    running: subprocess.Popen[str], tmp_path: Path, rank: int
+) -> None:
+    children = spawned(running.pid)
+    assert len(children) == 2
+    os.kill(children[rank], signal.SIGKILL)
+    code, stderr = end(running)
+    told = [line for line in stderr.splitlines() if line.startswith("noisin: ")]
+    assert code == 2 and len(told) == 1 and "Traceback" not in stderr, stderr
+    assert "a process of the training has ended (process" in told[0]
+    assert "terminated with signal SIGKILL); go on with --resume true in" in told[0]
+    assert not any(map(is_there, children))
+
+
+@pytest.mark.slow
+@needs_proc
+def test_the_processes_of_a_killed_parent_save_and_end(
+    running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    children = spawned(running.pid)
+    before = midway(tmp_path / "run")
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 120
+    while any(map(is_there, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert (saved["epoch"], saved["step"]) > before
 
 
 def gloo_threads() -> list[str]:
@@ -186,7 +281,7 @@ def gloo_threads() -> list[str]:
     return [name for name in names if "gloo" in name]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@needs_proc
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_no_thread_of_gloo_outlives_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
