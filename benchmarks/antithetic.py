@@ -126,9 +126,10 @@ def main() -> None:
     parser.add_argument("--cell", choices=CELLS, nargs="+", default=list(CELLS))
     parser.add_argument("--particles", choices=PARTICLES, nargs="+", default=list(PARTICLES))
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--passes", type=int, default=16, help="over the text, of every run")
     parser.add_argument("--quick", action="store_true", help="a little text and a tiny network")
     given = parser.parse_args()
-    passes, measured = (4, (1, 4)) if given.quick else (16, (1, 4, 8, 16))
+    passes, measured = (4, (1, 4)) if given.quick else (given.passes, (1, 4, 8, 16))
     for cell, seed, particles in itertools.product(given.cell, given.seed, given.particles):
         path = given.out / f"{cell}.{particles}.seed{seed}.json"
         if path.exists():

@@ -13,7 +13,7 @@ PARTIAL = ".partial"  # the suffix of a file that is being written
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` at the end of the block.
 
     A reader of `path` sees the old file or the whole new one. If the block raises, the temporary
@@ -21,6 +21,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write.
+        keep: What the old file, if there is one, is renamed to instead of being replaced.
+
+    Raises:
+        OSError: If the disk is full, say. Its `filename` is `path`, also where a write failed, of
+            which Python does not name the file.
 
     Example:
         >>> import tempfile
@@ -34,8 +39,14 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
         _flush(path.parent)
+    except OSError as error:
+        if error.filename in (None, temporary, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,10 +1,11 @@
-"""The command line: ``noisin train | tune | evaluate | generate | corpus | reproduce``.
+"""The command line: ``noisin train | tune | evaluate | generate | corpus | reproduce | ...``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -19,8 +20,14 @@ COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
 
 def train(config: Any) -> None:
     """Train a language model and its deterministic twin."""
+    from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.hosts import is_first
     from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.training.out import check_folder
+
+    if config.nodes == 1:  # what is wrong is told before torch is imported, which takes seconds
+        check_folder(config)
+        check_source(config.corpus, config.data_dir)
     from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
@@ -46,11 +53,13 @@ def train(config: Any) -> None:
 
 def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
     """Search γ, the kind of noise and dropout on validation perplexity."""
+    from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
 
     require_optuna()  # what is wrong is told before torch is imported, which takes seconds
     check_folder(config)
+    check_source(config.corpus, config.data_dir)
     from noisin_pyro.tuning.report import study_table
     from noisin_pyro.tuning.tune import tune as run
 
@@ -95,14 +104,15 @@ def evaluate_run(
         antithetic: draw the noise in pairs of opposite sign.
         readout: what the softmax reads, the noisy state or its mean.
         weighting: equal, or filter for the weights of a particle filter.
-        corpus: the text, if it is not the one of the run.
-        data_dir: the folder with its files, if it is a published corpus.
+        corpus: the text, with the same vocabulary; the run's own, where it lay, if omitted.
+        data_dir: the folder with a published corpus's files; the run's own if omitted.
         trust_code: import and call any class that the run's noise names by class_path.
     """
     import torch
 
     from noisin_pyro.text.corpora import load_corpus
     from noisin_pyro.text.evaluation import evaluate
+    from noisin_pyro.text.sources import NAMES, PREFIX
     from noisin_pyro.training.folder import load_run
     from noisin_pyro.training.memory import check_average
     from noisin_pyro.training.text import load_text
@@ -115,7 +125,13 @@ def evaluate_run(
             f"{run!r} does not say what it was trained on; name the text with --corpus"
         )
     else:
-        corpus, text = config.corpus, load_text(config, data_dir)
+        corpus = config.corpus
+        if not (corpus in NAMES or corpus.startswith(PREFIX) or os.path.exists(corpus)):
+            raise ValueError(
+                f"the run's text was {corpus!r}, which is not there; give --corpus the path where "
+                "it is now"
+            )
+        text = load_text(config, data_dir)
     if text.vocabulary != vocabulary:
         raise ValueError(
             f"the corpus {corpus!r} here is not the one {run!r} was trained on, its "
@@ -205,6 +221,9 @@ def corpus(
         min_count: rarer words of the training text become <unk>.
         tokens: words, characters or bytes; auto is what the corpus is usually read as.
     """
+    from noisin_pyro.text.sources import check_source
+
+    check_source(name, data_dir)
     from noisin_pyro.text.corpora import load_corpus
 
     loaded = load_corpus(name, data_dir, min_count, None if tokens == "auto" else tokens)
@@ -261,6 +280,11 @@ def reproduce(
 
     from noisin_pyro.experiments.cluster import Cluster
     from noisin_pyro.experiments.recipe import Options
+    from noisin_pyro.text.sources import check_source
+
+    chosen = Options(**options)
+    if chosen.corpus is not None and not render:
+        check_source(chosen.corpus)
     from noisin_pyro.experiments.reproduce import reproduce as run
 
     where = None
@@ -269,7 +293,7 @@ def reproduce(
     try:
         text, failures = run(
             experiment,
-            Options(**options),
+            chosen,
             [row.strip() for row in rows.split(",") if row.strip()],
             results=Path(results),
             work=Path(work),
@@ -288,6 +312,21 @@ def reproduce(
         raise SystemExit(1)
 
 
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script that completes commands and options in a shell.
+
+    Args:
+        shell: the shell. In bash, eval "$(noisin completion bash)" in .bashrc is enough.
+    """
+    try:
+        import shtab  # noqa: F401  # what jsonargparse makes the script with
+    except ImportError:
+        raise ImportError(
+            'completion needs shtab; run pip install "noisin-pyro[completion]"'
+        ) from None
+    _print(_parser("", {}, *COMMANDS).get_completion_script(f"shtab-{shell}"))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "tune": tune,
@@ -295,6 +334,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "corpus": corpus,
     "reproduce": reproduce,
+    "completion": completion,
 }
 
 
@@ -319,8 +359,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        reason = error.strerror or error
-        _warn(f"{error.filename or 'the output'} cannot be used ({reason}); give another path")
+        name = error.filename or "the output"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _warn(f"{name} cannot be written, the disk is full; what was there stays, make room "
+                  "and go on")  # fmt: skip
+        else:
+            reason = error.strerror or error
+            _warn(f"{name} cannot be used ({reason}); give another path")
     return 2
 
 
@@ -385,12 +430,13 @@ def _config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], list
     return given, rest
 
 
-def _parser(name: str, given: dict[str, Any]) -> Any:
+def _parser(name: str, given: dict[str, Any], *more: str) -> Any:
     """The parser of all commands, with the options of one: reading those of all takes a second.
 
     Args:
         name: the command whose options it has.
         given: values that stand for the defaults of these options.
+        more: further commands whose options it has.
     """
     from jsonargparse import ArgumentParser, set_loader
 
@@ -412,8 +458,9 @@ def _parser(name: str, given: dict[str, Any]) -> Any:
         sub = ArgumentParser(
             description=summary, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
         )
+        if known == name or known in more:
+            _add_options(sub, known)
         if known == name:
-            _add_options(sub, name)
             if name == "tune":
                 sub.set_defaults({"out": "runs/tune"})
             sub.set_defaults(given)

@@ -1,5 +1,5 @@
-"""Renders the figures in README.md and results/README.md from the records in this folder and the
-notebooks' outputs.
+"""Renders the figures in README.md, results/README.md and docs/speed.md from the records in this
+folder and the notebooks' outputs.
 
 ``python results/render.py`` rewrites what stands between the markers, and the pictures;
 ``--check`` only compares.
@@ -23,6 +23,7 @@ from noisin_pyro.experiments.summary import MeanStd
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 ACCOUNT = HERE / "README.md"
+SPEED_PAGE = HERE.parent / "docs" / "speed.md"
 
 table = partial(markdown_table, rule="---")
 
@@ -313,11 +314,12 @@ def pictures() -> dict[Path, bytes]:
 
 
 def rendered() -> dict[Path, str]:
-    """Both files with every marked part rendered anew."""
+    """The files with every marked part rendered anew."""
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": part.split("\n\n")[0] for name, part in account.items()}
-    first = {"run:pydoc": runs("pydoc", "results/"), "speed": speed(), **short}
+    costs = {"speed": speed()}
+    first = {"run:pydoc": runs("pydoc", "results/"), **costs, **short}
     parts = {
         "table1": corpora,
         "precision": precision(),
@@ -325,7 +327,8 @@ def rendered() -> dict[Path, str]:
         "tight-bounds": tight_bounds(),
         **account,
     }
-    return {README: replaced(README, first), ACCOUNT: replaced(ACCOUNT, parts)}
+    files = {README: first, ACCOUNT: parts, SPEED_PAGE: costs}
+    return {path: replaced(path, known) for path, known in files.items()}
 
 
 def replaced(path: Path, parts: dict[str, str]) -> str:

@@ -94,7 +94,8 @@ class Worker:
             return math.inf
         if not progress:
             return 0.0
-        return float(progress["epoch"] - 1 + progress["step"] / max(progress["steps"], 1))
+        share = progress["step"] / max(progress["steps"], 1)
+        return float(max(progress["epoch"] - 1, 0) + share)
 
     def interrupt(self) -> None:
         """Asks it to save a checkpoint and to end."""
@@ -124,9 +125,12 @@ class Worker:
 
 def _is_progress(value: Any) -> bool:
     """Whether it is what :func:`noisin_pyro.experiments.job.run` reports."""
-    if not (isinstance(value, dict) and all(type(count) is int for count in value.values())):
+    if not isinstance(value, dict) or value.keys() not in (
+        {"averaging"},
+        {"epoch", "step", "steps"},
+    ):
         return False
-    return value.keys() in ({"averaging"}, {"epoch", "step", "steps"})
+    return all(type(count) is int and 0 <= count < 2**63 for count in value.values())
 
 
 def _job(run: Run) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
     """Reads a file again only when it has changed."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is no record of a run, it is not JSON; {_REMEDY}") from None
     error = best_match(_validator().iter_errors(record))
@@ -52,6 +52,10 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
             raise ValueError(f"{path} has no spread for each of its layers; {_REMEDY}")
     whole: dict[str, Any] = record
     return whole
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 @cache

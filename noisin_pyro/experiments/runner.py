@@ -15,7 +15,7 @@ from noisin_pyro.experiments.preflight import refuse_early
 from noisin_pyro.experiments.process import Worker
 from noisin_pyro.experiments.progress import Display, count
 from noisin_pyro.experiments.recipe import Options, Recipe
-from noisin_pyro.experiments.store import Run, due
+from noisin_pyro.experiments.store import Run, due, planned
 from noisin_pyro.experiments.worker import LOCK
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.lease import Lease
@@ -88,6 +88,7 @@ def run_all(
                 tally = count(rows, options, results)
                 show(tally, list(active.values()), elsewhere)
                 if not (active or waiting):
+                    _clear(rows, options, results, work)
                     return failures
                 until = time.monotonic() + (RETRY if elsewhere else math.inf)
                 while time.monotonic() < until and all(w.running for w in active.values()):
@@ -149,6 +150,13 @@ def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) 
     finally:
         lease.give_back()
     return None
+
+
+def _clear(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
+    """Removes the folders of finished runs, which a worker that is killed at its end leaves."""
+    for run in [run for recipe in rows for run in planned(recipe, options, results)]:
+        if run.finished and (work / run.place).exists():
+            _prepare(run, work / run.place, jobs=1)
 
 
 @cache

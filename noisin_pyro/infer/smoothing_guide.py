@@ -35,8 +35,8 @@ class SmoothingGuide(PyroModule):
         (m_t, log s_t) = A r_t + a,    ε_t = m_t + s_t ε,
 
     so that z_t, which the prior draws around h_t(z_{t-1}) with standard deviation γ, is drawn
-    around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with γ s_t |h_t|). The
-    guide never runs the RNN. Given what is observed, the ε_t of different steps and units are
+    around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with ``γ s_t |h_t|``).
+    The guide never runs the RNN. Given what is observed, the ε_t of different steps and units are
     independent: the guide is mean-field in ε. The z_t are not independent, since each grows from
     the one before, but m_t and s_t do not read z_{t-1}. So even the best of these guides misses
     what the exact posterior of ε correlates over steps. On a linear Gaussian model, where that
@@ -50,7 +50,7 @@ class SmoothingGuide(PyroModule):
         (m_t, log s_t, g_t, c_t) = A r_t + a
         z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),    C_t = diag(s_t) + below(U diag(c_t) W)
 
-    where "below" keeps what is below the diagonal, and γ |h_t| stands for γ with multiplicative
+    where "below" keeps what is below the diagonal, and ``γ |h_t|`` stands for γ with multiplicative
     noise; U and W have rank K. The exact posterior of a linear Gaussian model is of this form: a
     location affine in h_t, and a covariance of its own at each step. The RNN must be built with
     ``sites="timestep"``.

@@ -127,8 +127,8 @@ class NoisyMinGRU(_LinearRNN):
     Python loop over steps. See https://arxiv.org/abs/2410.01201.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as in ``torch.nn.GRU``.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout: as in ``torch.nn.GRU``.
+        bidirectional, device, dtype: as there.
         noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
 
     Raises:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ class Damaged(ValueError):
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """Saves tensors, numbers, strings and containers of them atomically."""
-    with replacing(path) as temporary:
-        torch.save(payload, temporary)
+    """Saves tensors, numbers, strings and containers of them atomically.
+
+    Raises:
+        OSError: if the disk is full, say; the file stays as it was.
+    """
+    _write(path, payload)
 
 
 def save_last(folder: Path, payload: dict[str, Any], keep: bool) -> None:
@@ -53,11 +56,18 @@ def save_last(folder: Path, payload: dict[str, Any], keep: bool) -> None:
         folder: where they go.
         payload: what to save.
         keep: whether the one before is known to be sound; a damaged one is replaced.
+
+    Raises:
+        OSError: if the disk is full, say; both files stay as they were.
     """
-    with replacing(folder / LAST) as temporary:
-        torch.save(payload, temporary)
-        if keep and (folder / LAST).exists():
-            os.replace(folder / LAST, folder / PREVIOUS)
+    _write(folder / LAST, payload, folder / PREVIOUS if keep else None)
+
+
+def _write(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
+    data = BytesIO()  # at a full disk torch would raise a RuntimeError about its archive
+    torch.save(payload, data)
+    with replacing(path, keep) as temporary:
+        temporary.write_bytes(data.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

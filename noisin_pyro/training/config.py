@@ -42,6 +42,7 @@ FREE = frozenset(
 )
 #: What it may change too, but which the record then names.
 CHANGEABLE = frozenset(("learning_rate", "clip_norm", "schedule"))
+LARGEST = 2**1023  # of whole numbers that are converted to floats
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
 Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
@@ -417,7 +418,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if parts:  # a union
         return any(_fits(value, part) for part in parts)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
     return type(value) is hint
 
 

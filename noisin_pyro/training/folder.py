@@ -1,4 +1,4 @@
-"""The folder of a run: what may be in it before, what is written to it, and how it is read."""
+"""The folder of a run: what is written to it, and how it is read."""
 
 from __future__ import annotations
 
@@ -20,46 +20,13 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.lease import Held, holding
 from noisin_pyro.training.memory import check_memory
+from noisin_pyro.training.out import FILES, check_folder
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 
-__all__ = ["check_folder", "load_run", "open_folder", "write_model", "write_results"]
+__all__ = ["load_run", "open_folder", "write_model", "write_results"]
 
-#: What a run writes, and would replace.
-FILES = (
-    *("config.yaml", "vocabulary.txt", "record.json", "metrics.csv", "curves.png"),
-    *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors", "config.json"),
-)
 CURVES_EVERY = 30.0  # seconds between two plots while training
-
-
-def check_folder(config: TrainConfig) -> None:
-    """Refuses a folder that does not fit the run, before anything is written.
-
-    Raises:
-        ValueError: if there is a run in it that is not to be resumed, another run, or a file that
-            a run would replace.
-    """
-    folder = Path(config.out)
-    path = folder / "config.yaml"
-    if not path.exists():
-        for name in (*FILES, *(f"deterministic/{name}" for name in FILES)):
-            if (folder / name).exists():
-                raise ValueError(
-                    f"out {config.out!r} holds a {name} that is of no run; choose another folder"
-                )
-    elif not config.resume:
-        raise ValueError(
-            f"out {config.out!r} already holds a run; continue it with --resume true, or choose "
-            "another folder"
-        )
-    else:
-        before = TrainConfig.load(path, config.trust_code)
-        for name, (given, then) in config.differences(before).items():
-            raise ValueError(
-                f"the run in {config.out!r} has {name} {then!r}, got {given!r}; resume it with its "
-                f"own {path}, or choose another folder"
-            )
 
 
 @contextmanager

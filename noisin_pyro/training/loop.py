@@ -39,6 +39,7 @@ from noisin_pyro.training.checkpoint import (
     save_last,
 )
 from noisin_pyro.training.config import Schedule, TrainConfig
+from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.progress import OnSteps, Progress, Status
 
@@ -95,6 +96,7 @@ class Trainer:
             Interrupted: if a signal came; ``last.ckpt`` holds the step it came at.
             ValueError: if ``last.ckpt`` and ``previous.ckpt`` are damaged, or of another run.
             FloatingPointError: if the loss or the gradient became NaN or infinite.
+            OSError: if a checkpoint cannot be written; those before it stay.
         """
         torch.manual_seed(self.config.seed + 1000 * self.fabric.global_rank)
         if self._resume():
@@ -256,14 +258,16 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "processes": self._gather(process),
         }
-        if self.fabric.global_rank == 0:
-            with self.stop.saving():
-                if name == LAST:
-                    save_last(self.folder, payload, keep=self.sound)
-                    self.sound = True
-                else:
-                    save_checkpoint(self.folder / name, payload)
-        self.fabric.barrier()
+
+        def write() -> None:
+            if name == LAST:
+                save_last(self.folder, payload, keep=self.sound)
+            else:
+                save_checkpoint(self.folder / name, payload)
+
+        with self.stop.saving():
+            in_first_process(self.fabric, write)
+        self.sound = self.sound or name == LAST
 
     def _resume(self) -> bool:
         """Goes on from ``last.ckpt``, or from the one before if that is damaged.

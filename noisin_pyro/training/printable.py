@@ -6,8 +6,11 @@ import re
 
 __all__ = ["escape_markdown", "printable"]
 
-#: Control characters but newlines, and those that change the direction of writing.
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: Control characters but newlines, those that change the direction of writing, and halves of a
+#: surrogate pair, which no encoding has.
+_CONTROL = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -15,14 +16,17 @@ import torch.distributed
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
-from noisin_pyro.training.folder import check_folder, open_folder, write_model, write_results
+from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
-from noisin_pyro.training.interrupt import Interrupted, Interruptible
+from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.memory import check_memory
+from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
 from noisin_pyro.training.text import load_text
@@ -47,6 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ValueError: if the corpus, the noise, the folder or what it holds does not fit.
         FloatingPointError: if the loss became NaN or infinite.
         Interrupted: if a signal came, such as that of Ctrl-C.
+        OSError: if a file cannot be written; what was there stays.
     """
     if config.nodes == 1:  # else where a refusal reaches every process
         check_folder(config)
@@ -59,7 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
-    outcome: dict[str, Any] | BaseException
+    outcome: dict[str, Any] | BaseException | None
     if config.nodes > 1:
         folder = open_folder(config, corpus)
         outcome = fabric.launch(partial(in_first_folder, folder=folder, run=run))
@@ -68,37 +73,57 @@ def train(config: TrainConfig) -> dict[str, Any]:
             outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome
-    return outcome
+    record: dict[str, Any] = outcome or json.loads(Path(config.out, "record.json").read_bytes())
+    return record
 
 
-def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> dict[str, Any] | BaseException:
+def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | None:
     """Starts several processes, and passes signals on to them."""
 
     def pass_on(number: int) -> None:
+        processes = multiprocessing.active_children()
+        if not processes:
+            raise Interrupted(number)
         if number != signal.SIGINT:  # a terminal sends Ctrl-C to every process
-            for process in multiprocessing.active_children():
+            for process in processes:
                 process.terminate()
 
-    with Interruptible(pass_on).deferring():
+    stop = Interruptible(pass_on)
+    with stop.deferring():
         try:
-            outcome: dict[str, Any] | BaseException = fabric.launch(run)
-            return outcome
-        except ProcessExitedException as error:
+            error: BaseException | None = fabric.launch(partial(_without_record, run=run))
+            return error
+        except ProcessExitedException as end:
+            if stop.requested:  # it came before the process could handle it
+                return Interrupted(stop.requested)
             return ValueError(
-                f"a process of the training has ended ({error}); go on with --resume true in "
+                f"a process of the training has ended ({end}); go on with --resume true in "
                 f"{config.out!r}"
             )
+
+
+def _without_record(fabric: Fabric, run: Any) -> BaseException | None:
+    """Runs, and returns the exception, if any.
+
+    The record is in its file: the pipe from a spawned process to its parent takes 64 kB until
+    somebody reads it, and the parent waits for the process's end first.
+    """
+    outcome = run(fabric)
+    return outcome if isinstance(outcome, BaseException) else None
 
 
 def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseException:
     """Runs, and returns exceptions; spawned processes would only print them.
 
+    A signal raises :class:`Interrupted` in a spawned process too.
+
     The process group ends here. Otherwise a thread of gloo may drop the last reference to a tensor
     while Python exits, which aborts the process.
     """
     try:
-        return _run(fabric, **options)
-    except (Interrupted, ValueError, FloatingPointError) as error:
+        with interrupting():
+            return _run(fabric, **options)
+    except (Interrupted, ValueError, FloatingPointError, OSError) as error:
         if torch.distributed.is_initialized():
             error.__traceback__ = None  # its frames refer to the process group
         return error
@@ -133,9 +158,12 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
             "mean_path": measure(model, splits, 0, config.seed),
             "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
         }
-        if fabric.global_rank == 0:
+
+        def write(place: Path = place, model: LanguageModel = model) -> None:
             write_model(place, model, corpus.vocabulary)
             write_results(folder, record)
+
+        in_first_process(fabric, write)
     return record
 
 
@@ -160,8 +188,8 @@ def _after_epoch(
     """Brings the record and the logs up to date."""
     model = describe_training(progress, corpus, record["config"]["batch_size"])
     record["models"][label] = model
-    if fabric.global_rank == 0 and model["history"]:
-        write_results(folder, record)
+    if model["history"]:
+        in_first_process(fabric, partial(write_results, folder, record))
         last = model["history"][-1]
         values = {key: last[key] for key in ("train_perplexity", "valid_perplexity")}
         values |= {f"spread_l{k}": s for k, s in enumerate(last["spread"]) if s is not None}

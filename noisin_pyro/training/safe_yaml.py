@@ -36,6 +36,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML does it, but each key must be text, and there once."""
         seen = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)

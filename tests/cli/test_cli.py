@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it says no."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +184,96 @@ def test_evaluate_in_pairs_and_by_a_filter(run: Path, capsys: pytest.CaptureFixt
     assert "averaged over 2 samples, " in printed("--samples", "2", "--weighting", "filter")
     assert main(["evaluate", str(run), "--samples", "3", "--antithetic", "true"]) == 2
     assert "even" in capsys.readouterr().err
+
+
+def test_a_moved_run_is_evaluated_on_a_text_that_is_given(
+    run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved, elsewhere = tmp_path / "run", tmp_path / "text"
+    shutil.copytree(run, moved)
+    shutil.copytree(text, elsewhere)
+    config = (moved / "config.yaml").read_text().replace(f"corpus: {text}", "corpus: gone/text")
+    assert "gone/text" in config
+    (moved / "config.yaml").write_text(config)
+    said = refusal(capsys, "evaluate", str(moved))
+    assert "the run's text was 'gone/text', which is not there; give --corpus the path" in said
+    assert main(["evaluate", str(run)]) == 0
+    own = capsys.readouterr().out
+    assert main(["evaluate", str(moved), "--corpus", str(elsewhere)]) == 0
+    assert capsys.readouterr().out == own
+    # Another test text is fine, another vocabulary is not.
+    (elsewhere / "test.txt").write_text("the dog sat on the zebra\n" * 9)
+    assert main(["evaluate", str(moved), "--corpus", str(elsewhere)]) == 0
+    assert capsys.readouterr().out != own
+    (elsewhere / "train.txt").write_text("the zebra sat\n" * 9)
+    said = refusal(capsys, "evaluate", str(moved), "--corpus", str(elsewhere))
+    assert "its vocabulary differs" in said
+    said = refusal(capsys, "evaluate", str(moved), "--corpus", "ptb", "--data_dir", str(elsewhere))
+    assert "has SHA-256" in said
+    said = refusal(capsys, "evaluate", str(run), "--data_dir", str(elsewhere))
+    assert "data_dir is for published corpora" in said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for words in ("hidden_size", "samples", "temperature", "min_count", "seeds"):
+        assert words in script
+
+
+def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    if not (bash := shutil.which("bash")):
+        pytest.skip("needs bash")
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    for typed, completed in (
+        ("ge", "generate"),
+        ("train --hidd", "--hidden_size"),
+        ("train --cell minl", "minlstm"),
+        ("evaluate --split v", "valid"),
+    ):
+        words = f"COMP_WORDS=(noisin {typed}); COMP_CWORD={len(typed.split())}"
+        command = f"source script; {words}; $(complete -p noisin | grep -o '_shtab[^ ]*') noisin"
+        command += f" {typed.split()[-1]}; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run([bash, "-c", command], capture_output=True, text=True, cwd=tmp_path)
+        assert completed in done.stdout.split(), (typed, done)
+
+
+def test_what_is_wrong_is_told_before_torch_is_imported(text: Path, tmp_path: Path) -> None:
+    """Its import takes seconds. One process tries them all, since none may import it."""
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "record.json").write_text("mine")
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
+    train, out = ["train", "--corpus", str(text)], ["--out", str(tmp_path / "new")]
+    wrong = {
+        "unknown noise 'brown'": [*train, *out, "--noise", "brown"],
+        "noise class_path must lie in": [*train, *out, "--noise", "os.system"],
+        "spread must be positive": [*train, *out, "--spread", "-1"],
+        "spread needs one value": [*train, *out, "--spread", "[1.0, 2.0]"],
+        "which does not exist": ["train", "--corpus", "nowhere", *out],
+        "is binary": ["train", "--corpus", str(tmp_path / "binary.txt"), *out],
+        "lacks train.txt": ["train", "--corpus", str(taken), *out],
+        "data_dir is for published": [*train, *out, "--data_dir", str(text)],
+        "holds a record.json that is of no run": [*train, "--out", str(taken)],
+        "cannot be written (Not a directory)": [*train, "--out", str(taken / "record.json" / "x")],
+        "'nowhere', which does not exist": ["corpus", "nowhere"],
+        "'nothing', which does not exist": ["reproduce", "table2", "--corpus", "nothing"],
+    }
+    code = f"""
+import sys
+from noisin_pyro.cli import COMMANDS, main
+for arguments in {list(wrong.values())}:
+    assert main(arguments) == 2
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "pyro", "numpy", "matplotlib"}
+    told = done.stderr.splitlines()
+    assert len(told) == len(wrong)
+    for line, sentence in zip(told, wrong):
+        assert sentence in line
+    assert not (tmp_path / "new").exists()

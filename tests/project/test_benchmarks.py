@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -118,3 +119,18 @@ def test_the_products_are_compared(
     monkeypatch.setattr(products, "ROUNDS", 1)
     products.main()  # which compares the results too
     assert len(re.findall(r"torch +[\d.]+ ms  ours +[\d.]+ ms", capsys.readouterr().out)) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    kills = pytest.importorskip("kills")
+    path = tmp_path / "record.json"
+    asked = ["--json", str(path), "--cells", "rnn_tanh", "--kills", "2", "--optimizers"]
+    for optimizer in ("sgd", "sgd", "asgd"):  # a row that is there is replaced
+        kills.main([*asked, optimizer])
+    first, second = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert (first["optimizer"], second["optimizer"]) == ("sgd", "asgd")
+    for row in (first, second):
+        assert sum(row["kills"].values()) == 2 and row["trainings"] >= 1
+        assert row["identical"] == row["trainings"] and row["failed"] == 0

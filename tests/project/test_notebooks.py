@@ -25,7 +25,7 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_ci_runs_every_notebook() -> None:
-    assert len(NOTEBOOKS) == 8
+    assert len(NOTEBOOKS) == 9
     assert {path.parent for path in NOTEBOOKS} == {ROOT / "notebooks"}
     line = next(line for line in (ROOT / ".ci/run").read_text().splitlines() if "--nbmake " in line)
     assert line.startswith("pytest ") and line.endswith(" notebooks")  # the folder, so all of it

@@ -2,117 +2,142 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import shutil
 import signal
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.run import train
+from noisin_pyro.cli import main
+from tests.training.disasters import Disaster, Operation, fill, in_child, is_full, kill, nothing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.fsync"}  # besides an open that writes
+#: What a run has before its second checkpoint only where it was disturbed.
+PREVIOUS = {Path("previous.ckpt"), Path("deterministic/previous.ckpt")}
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text("the cat sat\na dog ran\n" * 60)
+    assert trains(path, path.parent / "run", epochs=1) == 0  # imports what forked ones need
     return path
 
 
-def config(text: Path, out: Path) -> TrainConfig:
-    return TrainConfig(
-        corpus=str(text), hidden_size=5, embedding_size=4, epochs=2, batch_size=4, unroll=30,
-        cell="rnn_tanh", checkpoint_seconds=0.0, out=str(out), resume=True, quiet=True,
-    )  # fmt: skip
+def trains(text: Path, out: Path, epochs: int = 2) -> int:
+    options = {
+        "corpus": text, "out": out, "hidden_size": 5, "embedding_size": 4, "epochs": epochs,
+        "batch_size": 4, "unroll": 30, "cell": "rnn_tanh", "checkpoint_seconds": 0,
+        "resume": "true", "quiet": "true",
+    }  # fmt: skip
+    return main(["train", *(f"--{name}={value}" for name, value in options.items())])
 
 
-def in_child(text: Path, out: Path, act: Callable[[int], None]) -> int:
-    """Trains in a forked process that calls ``act`` before each file operation below ``out``.
+def results(out: Path) -> dict[Path, bytes]:
+    """What must be the same however often a run was disturbed."""
+    names = ("model.safetensors", "vocabulary.txt", "config.yaml", "config.json")
+    return {
+        path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in names
+    }
+
+
+def replay(text: Path, out: Path, disaster: Callable[[int], Disaster], every: int) -> int:
+    """Resumes after each disaster, and compares what is then there with an undisturbed run.
 
     Returns:
-        The process's exit code, or minus the signal that ended it.
+        How many disasters there were.
     """
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            writes = event == "open" and (
-                any(letter in str(arguments[1]) for letter in "wax") or arguments[2] & os.O_CREAT
-            )
-            if (event in CHANGING or writes) and str(out) in str(arguments[0]):
-                count += 1
-                act(count)
-
-        code = 1
-        try:
-            torch.set_num_threads(1)  # the threads that torch's loops would wait for are not forked
-            sys.addaudithook(hook)
-            train(config(text, out))
-            code = 0
-        except (OSError, ValueError):
-            code = 2
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def kill(at: int) -> Callable[[int], None]:
-    return lambda count: os.kill(os.getpid(), signal.SIGKILL) if count == at else None
-
-
-def fill(at: int) -> Callable[[int], None]:
-    def act(count: int) -> None:
-        if count >= at:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    return act
-
-
-def replay(
-    text: Path, folder: Path, disaster: Callable[[int], Callable[[int], None]], every: int
-) -> int:
-    """Resumes after each disaster, and compares what is then there with an undisturbed run."""
-    assert in_child(text, folder / "whole", lambda count: None) == 0
-    names = {path.relative_to(folder / "whole") for path in (folder / "whole").rglob("*")}
-    weights = [(folder / "whole" / path).read_bytes() for path in sorted(names) if is_result(path)]
-    at, out = 1, folder / "run"
-    while True:
-        shutil.rmtree(out, ignore_errors=True)
-        code = in_child(text, out, disaster(at))
-        if code == 0:
-            return at
-        assert code in (-signal.SIGKILL, 2)
-        assert in_child(text, out, lambda count: None) == 0, at
-        there = {path.relative_to(out) for path in out.rglob("*")}
-        assert there - {Path("previous.ckpt"), Path("deterministic/previous.ckpt")} <= names, at
-        assert names - {Path("previous.ckpt"), Path("deterministic/previous.ckpt")} <= there, at
-        assert weights == [(out / path).read_bytes() for path in sorted(names) if is_result(path)]
-        at += every
-
-
-def is_result(path: Path) -> bool:
-    return path.name in ("model.safetensors", "vocabulary.txt", "config.yaml", "config.json")
+    work = partial(trains, text, out)
+    code, count = in_child(work, out, nothing)
+    assert code == 0
+    wanted, names = results(out), {path.relative_to(out) for path in out.rglob("*")}
+    places = range(1, count + 1, every)
+    for place in places:
+        shutil.rmtree(out)
+        assert in_child(work, out, disaster(place))[0] in (-signal.SIGKILL, 2), place
+        assert in_child(work, out, nothing)[0] == 0, place
+        assert {path.relative_to(out) for path in out.rglob("*")} ^ names <= PREVIOUS, place
+        assert results(out) == wanted, place
+    return len(places)
 
 
 @pytest.mark.parametrize("disaster", [kill, fill])
-def test_some_file_operations(text: Path, tmp_path: Path, disaster: Any) -> None:
-    assert replay(text, tmp_path, disaster, every=40) > 60
+def test_some_file_operations(
+    text: Path, tmp_path: Path, disaster: Callable[[int], Disaster]
+) -> None:
+    assert replay(text, tmp_path / "run", disaster, every=41) >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disaster", [kill, fill])
-def test_every_file_operation(text: Path, tmp_path: Path, disaster: Any) -> None:
-    assert replay(text, tmp_path, disaster, every=1) > 60
+def test_every_file_operation(
+    text: Path, tmp_path: Path, disaster: Callable[[int], Disaster]
+) -> None:
+    assert replay(text, tmp_path / "run", disaster, every=1) > 100
+
+
+FILES = ("config.yaml", "vocabulary.txt", "last.ckpt", "best.ckpt", "record.json", "metrics.csv",
+         "curves.png", "model.safetensors", "deterministic/last.ckpt")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def begun(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch whose twin is still to be trained."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    assert trains(text, out, epochs=1) == 0
+    (out / "deterministic" / "last.ckpt").unlink()
+    return out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.endswith(("last.ckpt", "png")) else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILES
+    ],
+)
+def test_a_full_disk_is_one_sentence(
+    text: Path, begun: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It names the file, and what is on the disk stays."""
+    out = Path(shutil.copytree(begun, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(operation: Operation, half: Callable[[], None]) -> None:
+        if operation[1:] == ("write", f"{out / name}.partial"):
+            is_full(operation, half)
+
+    capfd.readouterr()
+    work = partial(trains, text, out, epochs=2)
+    assert in_child(work, out, full)[0] == 2
+    sentence = "the disk is full; what was there stays, make room and go on"
+    assert capfd.readouterr().err == f"noisin: {out / name} cannot be written, {sentence}\n"
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert before.keys() <= after.keys() and before.get(out / name) == after.get(out / name)
+    assert not list(out.rglob("*.partial"))
+    assert in_child(work, out, nothing)[0] == 0
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(text: Path, tmp_path: Path) -> None:
+    """Written beside, fsync, the old one renamed, the new one renamed, fsync of the folder."""
+    out, log = tmp_path / "run", tmp_path / "operations"
+
+    def tell(operation: Operation, half: Callable[[], None]) -> None:
+        with log.open("a") as file:
+            file.write(f"{operation.kind} {Path(operation.path).name}\n")
+
+    assert in_child(partial(trains, text, out), out, tell)[0] == 0
+    lines = log.read_text()
+    steps = (
+        *("open last.ckpt.partial", "(write last.ckpt.partial\n)+fsync ", "rename last.ckpt"),
+        *("rename last.ckpt.partial", "fsync ", "remove last.ckpt.partial"),
+    )
+    assert len(re.findall("\n".join(steps), lines)) > 5
+    names = re.findall(r"rename (.*)\.partial\nfsync \n", lines)
+    assert len(names) == lines.count(".partial\nfsync \nrename")
+    assert set(names) >= {Path(name).name for name in FILES}

@@ -21,9 +21,9 @@ from noisin_pyro.cli import main
 from noisin_pyro.training import loop
 from noisin_pyro.training.checkpoint import Damaged, load_checkpoint, save_checkpoint
 from noisin_pyro.training.config import LOCK, TrainConfig
-from noisin_pyro.training.folder import FILES
 from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.lease import holding
+from noisin_pyro.training.out import FILES
 from noisin_pyro.training.run import train
 
 

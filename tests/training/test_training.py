@@ -91,7 +91,6 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     assert names == {
         "config.yaml", "record.json", "metrics.csv", "curves.png", "last.ckpt", "best.ckpt",
         "model.safetensors", "vocabulary.txt", "config.json", "deterministic", "previous.ckpt",
-        ".lock",
     }  # fmt: skip
     record = json.loads((finished / "record.json").read_text())
     assert set(record["models"]) == {"noisin", "deterministic"}

@@ -203,7 +203,8 @@ def test_a_trial_that_another_process_ends_meanwhile_is_not_taken(
     made = study.open_study(base, ("spread",), "text")
     trial = made.ask()
     lease = Lease(study.trial_folder(base.out, trial.number).with_suffix(".lock"))
-    take, ended = Lease.take, []
+    take = Lease.take
+    ended: list[Any] = []
 
     def end_first(self: Lease) -> bool:
         if self.path == lease.path and not ended:

@@ -6,7 +6,6 @@ holding one function that returns a `Corpus`. Either is then named in ``registry
 
     corpus.py       three texts to a Corpus
     tokenise.py     a whole text to words, characters or bytes
-    files.py        text on disk: where the splits are, and how one file becomes three
     download.py     one file from the web: verified, limited, complete or absent
     published.py    ptb, wikitext-2: one file a split, downloaded where none are given
     archives.py     text8, enwik8, wikitext-103: one zip file
@@ -14,6 +13,9 @@ holding one function that returns a `Corpus`. Either is then named in ``registry
     pydoc.py        the Python language reference, which every CPython carries
     hmm.py          a synthetic language whose optimal perplexity is known
     registry.py     names to corpora
+
+Which names there are and how text files are split stands in ``text/sources.py`` and
+``text/files.py``, which import no torch.
 """
 
 from noisin_pyro.text.corpora.corpus import Corpus

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.files import cut_lines
+from noisin_pyro.text.files import cut_lines
+from noisin_pyro.text.sources import PREFIX
 from noisin_pyro.tokens import Tokens
 
 __all__ = ["PREFIX", "load_dataset"]
-
-PREFIX = "hf:"
 
 
 def load_dataset(source: str, min_count: int = 1, tokens: Tokens | None = None) -> Corpus:

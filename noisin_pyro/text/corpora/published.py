@@ -8,7 +8,7 @@ from pathlib import Path
 from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
 from noisin_pyro.text.corpora.download import PublishedFile, cache_of, fetch
-from noisin_pyro.text.corpora.files import find_splits
+from noisin_pyro.text.files import find_splits
 from noisin_pyro.tokens import Tokens
 
 

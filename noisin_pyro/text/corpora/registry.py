@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.archives import ENWIK8, TEXT8, WIKITEXT103, PublishedArchive
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
 from noisin_pyro.text.corpora.datasets import PREFIX, load_dataset
-from noisin_pyro.text.corpora.files import cut_lines, find_splits
 from noisin_pyro.text.corpora.hmm import hmm
 from noisin_pyro.text.corpora.published import PTB, WIKITEXT2, PublishedCorpus
 from noisin_pyro.text.corpora.pydoc import pydoc
+from noisin_pyro.text.sources import check_data_dir, read_splits
 from noisin_pyro.tokens import TOKENS, Tokens
 
 CORPORA: Mapping[str, PublishedCorpus | PublishedArchive | Callable[..., Corpus]] = (
@@ -72,14 +71,10 @@ def load_corpus(
     if tokens is not None and tokens not in TOKENS:
         raise ValueError(f"tokens must be one of {', '.join(TOKENS)}, got {tokens!r}")
     source = CORPORA.get(corpus) if isinstance(corpus, str) else None
+    check_data_dir(corpus, data_dir)
     load: Callable[..., Corpus]
     if isinstance(source, PUBLISHED):
         load = partial(source.load, data_dir)
-    elif data_dir is not None:
-        raise ValueError(
-            f"data_dir is for published corpora ({_names(PUBLISHED)}), got {data_dir} "
-            f"with corpus {str(corpus)!r}; leave it out"
-        )
     elif isinstance(corpus, str) and corpus.startswith(PREFIX):
         load = partial(load_dataset, corpus)
     else:
@@ -88,18 +83,5 @@ def load_corpus(
 
 
 def _load_path(path: Path, min_count: int = 1, tokens: Tokens | None = None) -> Corpus:
-    if path.is_dir():
-        paths = find_splits(path, [("train.txt",), ("valid.txt",), ("test.txt",)])
-        texts = Texts(*map(read_text, paths))
-    elif path.exists():
-        texts = Texts(*cut_lines(read_text(path)))
-    else:
-        raise ValueError(
-            f"corpus must be one of {_names()} or the path of a text file or folder, "
-            f"got {str(path)!r}, which does not exist"
-        )
+    texts = Texts(*read_splits(path))
     return Corpus.from_texts(path.resolve().name, texts, min_count, tokens or "words")
-
-
-def _names(kind: type | tuple[type, ...] = object) -> str:
-    return ", ".join(name for name, source in CORPORA.items() if isinstance(source, kind))

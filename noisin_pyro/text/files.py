@@ -1,4 +1,4 @@
-"""Text on disk: where the splits are found, and how one file becomes three."""
+"""Text on disk: where the splits are found, and how one file becomes three. It imports no torch."""
 
 from __future__ import annotations
 

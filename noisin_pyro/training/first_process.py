@@ -1,0 +1,29 @@
+"""What one process of several does for all of them, such as writing files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.distributed
+from lightning_fabric import Fabric
+
+__all__ = ["in_first_process"]
+
+
+def in_first_process(fabric: Fabric, write: Callable[[], None]) -> None:
+    """Calls ``write`` in the first process while the others wait.
+
+    Raises:
+        OSError: in every process, if ``write`` raises one in the first. Otherwise the others would
+            wait for it in vain.
+    """
+    failure: list[OSError | None] = [None]
+    if fabric.global_rank == 0:
+        try:
+            write()
+        except OSError as error:
+            failure = [error]
+    if fabric.world_size > 1:
+        torch.distributed.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]
