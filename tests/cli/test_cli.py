@@ -236,7 +236,7 @@ def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("evaluate --split v", "valid"),
     ):
         words = f"COMP_WORDS=(noisin {typed}); COMP_CWORD={len(typed.split())}"
-        command = f"source script; {words}; $(complete -p noisin | grep -o '_shtab[^ ]*') noisin"
+        command = f"source ./script; {words}; $(complete -p noisin | grep -o '_shtab[^ ]*') noisin"
         command += f" {typed.split()[-1]}; echo ${{COMPREPLY[@]}}"
         done = subprocess.run([bash, "-c", command], capture_output=True, text=True, cwd=tmp_path)
         assert completed in done.stdout.split(), (typed, done)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from noisin_pyro.text.batching import streams, window_count
-from noisin_pyro.training.checkpoint import load_checkpoint
+from noisin_pyro.training.checkpoint import Damaged, load_checkpoint
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.run import _run_in_process, train
@@ -189,9 +189,10 @@ def midway(run: Path) -> tuple[int, int]:
     """Where the latest checkpoint stands, once that is within an epoch; a later one differs."""
     deadline = time.monotonic() + 100
     while True:
-        saved = load_checkpoint(run / "last.ckpt")
-        if saved["step"]:
-            return saved["epoch"], saved["step"]
+        with suppress(Damaged):  # it is missing while it is becoming the previous one
+            saved = load_checkpoint(run / "last.ckpt")
+            if saved["step"]:
+                return saved["epoch"], saved["step"]
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
