@@ -79,6 +79,7 @@ def test_jobs_write_the_records_that_processes_do(
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_told_and_its_run_goes_on(
     undisturbed: Path, tmp_path: Path, again: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_job_that_is_killed_is_told_and_its_run_goes_on(
     assert records(tmp_path) == records(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

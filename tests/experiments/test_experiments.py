@@ -24,8 +24,8 @@ from tests.experiments.fakes import fake, row_of
         ("table2 --jobs 0", "jobs must be at least 1, got 0"),
         (
             "table2 --corpus nowhere",
-            "corpus must be one of hmm, ptb, pydoc, wikitext-2 or the path of a text file or "
-            "folder, got 'nowhere', which does not exist",
+            "corpus must be one of enwik8, hmm, ptb, pydoc, text8, wikitext-103, wikitext-2 or the "
+            "path of a text file or folder, got 'nowhere', which does not exist",
         ),
         pytest.param(
             "table2 --corpus hmm --device cuda",

@@ -108,7 +108,11 @@ def test_a_record_tells_the_run(text: Path, undisturbed: Path) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_moment_it_ends_with_the_same_records(
     text: Path, undisturbed: Path, tmp_path: Path, how: signal.Signals

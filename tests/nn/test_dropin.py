@@ -375,12 +375,25 @@ def test_functional_call(cell: str, noise: Any) -> None:
     torch.testing.assert_close(rnn(x)[0].square().sum(), expected, rtol=1e-12, atol=0)
 
 
+def torch_lstm_runs_in_bfloat16() -> bool:
+    """Whether torch's own fused LSTM finds on this CPU what it needs under autocast."""
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            nn.LSTM(D, H)(torch.randn(T, B, D))
+    except RuntimeError:
+        return False
+    return True
+
+
 @cells
 @pytest.mark.parametrize("noise", [ADDITIVE, MULTIPLICATIVE], ids=["additive", "multiplicative"])
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])
 def test_autocast(cell: str, noise: Any, sites: str) -> None:
     _, kind, extra = CELLS[cell]
     x, rnn = torch.randn(T, B, D), kind(D, H, 2, **extra, noise=noise, sites=sites)
+    fused = cell == "lstm" and noise is ADDITIVE and sites == "sequence"
+    if fused and not torch_lstm_runs_in_bfloat16():
+        pytest.skip("torch's own LSTM does not run in bfloat16 on this CPU")
     outputs = []
     for enabled in (False, True):
         torch.manual_seed(1)

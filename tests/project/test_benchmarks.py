@@ -121,6 +121,7 @@ def test_the_products_are_compared(
     assert len(re.findall(r"torch +[\d.]+ ms  ours +[\d.]+ ms", capsys.readouterr().out)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kills_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -162,6 +162,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, stderr
 
 
+@pytest.mark.slow
 def test_two_processes_save_at_the_same_step(text: Path, tmp_path: Path) -> None:
     """Each has its own clock; when they disagree, one would wait for the other for good."""
     code, stderr = end(start(text, tmp_path / "run", 2, checkpoint_seconds=0.01))

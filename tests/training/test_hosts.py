@@ -67,6 +67,7 @@ def weights(out: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(out.rglob("model.safetensors"))]
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_with_two_devices(text: Path, tmp_path: Path) -> None:
     """Stopped in between by the signal that a scheduler sends to every host."""
     script = tmp_path / "one.py"  # processes are spawned from a file

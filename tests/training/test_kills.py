@@ -66,7 +66,7 @@ def replay(text: Path, out: Path, disaster: Callable[[int], Disaster], every: in
     return len(places)
 
 
-@pytest.mark.parametrize("disaster", [kill, fill])
+@pytest.mark.parametrize("disaster", [kill, pytest.param(fill, marks=pytest.mark.slow)])
 def test_some_file_operations(
     text: Path, tmp_path: Path, disaster: Callable[[int], Disaster]
 ) -> None:

@@ -346,7 +346,10 @@ def test_bad_configurations_are_refused(changes: dict, sentence: str) -> None:
         ({"spread": 0.0}, "spread must be positive and finite, got 0.0"),
         ({"spread": math.inf}, "spread must be positive and finite, got inf"),
         ({"spread": 0.05, "learn_spread": True}, "must start above its floor 0.1, got 0.05"),
-        ({"corpus": "nowhere"}, "corpus must be one of hmm, ptb, pydoc, wikitext-2 or the path"),
+        (
+            {"corpus": "nowhere"},
+            "corpus must be one of enwik8, hmm, ptb, pydoc, text8, wikitext-103, wikitext-2 or the",
+        ),
         (
             {"batch_size": 2000},
             "train split of text. has 1500 tokens, it needs at least 4000; .* smaller batch_size",
