@@ -319,6 +319,24 @@ def antithetic() -> str:
     return "\n\n".join([table(noise, noises), table(training, trainings), note])
 
 
+def kills() -> str:
+    """How often trainings were killed, and with what they ended, by cell."""
+    record = load(HERE / "kills" / "cpu.json")
+    cells = list(dict.fromkeys(row["cell"] for row in record["rows"]))
+    stages = list(record["rows"][0]["kills"])
+    rows = [kill_row(c, [r for r in record["rows"] if r["cell"] == c], stages) for c in cells]
+    rows.append(kill_row("all", record["rows"], stages))
+    head = ["cell", "optimizers", *stages, "trainings that ended", "bit for bit the same", "not"]
+    return f"{table(head, rows)}\n\n{machines([record])}."
+
+
+def kill_row(name: str, rows: list[dict[str, Any]], stages: list[str]) -> list[str]:
+    counts = [sum(row["kills"][stage] for row in rows) for stage in stages]
+    ended, same = (sum(row[key] for row in rows) for key in ("trainings", "identical"))
+    optimizers = ", ".join(dict.fromkeys(row["optimizer"] for row in rows))
+    return [name, optimizers, *map(str, counts), str(ended), str(same), str(ended - same)]
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -346,6 +364,7 @@ def rendered() -> dict[Path, str]:
         "precision": precision(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
+        "kills": kills(),
         "antithetic": antithetic(),
         **account,
     }
