@@ -252,10 +252,14 @@ def test_a_signal_saves(text: Path, tmp_path: Path, name: str) -> None:
             os.kill(os.getpid(), number)
         return step(trainer, *batch)
 
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup a SIGHUP is ignored
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop.Trainer, "_step", signalled)
-        with pytest.raises(Interrupted) as stopped:
-            train(config)
+        try:
+            with pytest.raises(Interrupted) as stopped:
+                train(config)
+        finally:
+            signal.signal(number, before)
     assert stopped.value.exit_code == 128 + number
     assert load_checkpoint(tmp_path / "run" / "last.ckpt")["step"] == 4
 
