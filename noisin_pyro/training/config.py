@@ -6,21 +6,21 @@ import math
 from collections.abc import Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.noise.class_path import check_class_path
 from noisin_pyro.tokens import Tokens
+from noisin_pyro.training.option_types import describe_type, fits
 from noisin_pyro.training.safe_yaml import load_yaml
+from noisin_pyro.training.schedule import Schedule
 
 __all__ = [
     "HINTS",
     "LOCK",
-    "Schedule",
     "TrainConfig",
     "check_file",
-    "describe_type",
     "is_run_folder",
 ]
 
@@ -42,57 +42,9 @@ FREE = frozenset(
 )
 #: What it may change too, but which the record then names.
 CHANGEABLE = frozenset(("learning_rate", "clip_norm", "schedule"))
-LARGEST = 2**1023  # of whole numbers that are converted to floats
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
 Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choices of --cell
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A learning-rate schedule, changed after each epoch.
-
-    Written ``constant``, ``halve-after:K`` (halve every epoch after epoch K) or
-    ``divide-when-worse:D`` (divide by D when the validation loss worsens).
-    """
-
-    kind: Literal["constant", "halve-after", "divide-when-worse"]
-    value: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> Schedule:
-        """Reads the written form.
-
-        Raises:
-            ValueError: if it is none of the three, or its number is out of range.
-
-        Example:
-            >>> Schedule.parse("halve-after:4")
-            Schedule(kind='halve-after', value=4.0)
-        """
-        kind, _, number = text.partition(":")
-        try:
-            value = float(number) if number else 0.0
-        except ValueError:
-            value = math.nan
-        if kind == "constant" and not number:
-            return cls("constant")
-        if kind == "halve-after" and number and value >= 0:
-            return cls("halve-after", value)
-        if kind == "divide-when-worse" and number and value > 1:
-            return cls("divide-when-worse", value)
-        raise ValueError(
-            f"schedule must be constant, halve-after:K with K >= 0 or divide-when-worse:D with "
-            f"D > 1, got {text!r}"
-        )
-
-    def factor(self, epoch: int, worsened: bool) -> float:
-        """The factor of the learning rate after ``epoch`` (1, 2, ...)."""
-        if self.kind == "halve-after" and epoch >= self.value:
-            return 0.5
-        if self.kind == "divide-when-worse" and worsened:
-            return 1 / self.value
-        return 1.0
 
 
 @dataclass(frozen=True)
@@ -400,41 +352,11 @@ def check_types(values: dict[str, Any]) -> None:
     """
     for name, value in values.items():
         known = get_args(HINTS[name])
-        if _fits(value, HINTS[name]):
+        if fits(value, HINTS[name]):
             continue
         if all(isinstance(choice, str) for choice in known) and known:
             raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
         raise ValueError(f"{name} must be {describe_type(HINTS[name])}, got {value!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return isinstance(value, str) and value in parts
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if parts:  # a union
-        return any(_fits(value, part) for part in parts)
-    if hint is float:
-        return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
-    return type(value) is hint
-
-
-def describe_type(hint: Any) -> str:
-    """A type in words, for the sentence that refuses a value of another.
-
-    Example:
-        >>> describe_type(float | list[float])
-        'a number or a list of numbers'
-    """
-    words = {
-        bool: "true or false", int: "a whole number", float: "a number", str: "text",
-        list: "a list of numbers", dict: "class_path and init_args", type(None): "null",
-    }  # fmt: skip
-    origin = get_origin(hint) or hint
-    return words.get(origin) or " or ".join(describe_type(part) for part in get_args(hint))
 
 
 #: The types of the options.

@@ -38,10 +38,11 @@ from noisin_pyro.training.checkpoint import (
     save_checkpoint,
     save_last,
 )
-from noisin_pyro.training.config import Schedule, TrainConfig
+from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.progress import OnSteps, Progress, Status
+from noisin_pyro.training.schedule import Schedule
 
 __all__ = ["Trainer"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noisin_pyro.cli import COMMANDS, main
+from noisin_pyro.cli import main
+from noisin_pyro.cli.commands import COMMANDS
 
 TINY = [
     "--embedding_size", "8", "--hidden_size", "12", "--batch_size", "4", "--unroll", "9",
@@ -43,7 +44,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_needs_no_torch(command: str) -> None:
     code = f"""
 import atexit, sys
-from noisin_pyro.cli import COMMANDS, main
+from noisin_pyro.cli import main
+from noisin_pyro.cli.commands import COMMANDS
 atexit.register(lambda: print(*sys.modules))
 main([*"{command}".split(), "--help"])
 """
@@ -265,7 +267,8 @@ def test_what_is_wrong_is_told_before_torch_is_imported(text: Path, tmp_path: Pa
     }
     code = f"""
 import sys
-from noisin_pyro.cli import COMMANDS, main
+from noisin_pyro.cli import main
+from noisin_pyro.cli.commands import COMMANDS
 for arguments in {list(wrong.values())}:
     assert main(arguments) == 2
 print(*sys.modules)

@@ -46,7 +46,7 @@ def rows(text: Path, *names: str) -> list[Recipe]:
 
 
 def start(text: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "noisin_pyro.cli", "reproduce", "table2",
+    command = [sys.executable, "-m", "noisin_pyro", "reproduce", "table2",
                "--corpus", str(text), "--rows", "1-tanh-noisin", "--grid", "2", "--seeds", "1",
                "--epochs", str(EPOCHS), "--jobs", "2", "--device", "cpu",
                "--results", str(folder / "results"), "--work", str(folder / "work"),

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 
 from noisin_pyro.training.build import averaged_weights, build_model, build_noise, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint
-from noisin_pyro.training.config import Schedule, TrainConfig
+from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.folder import load_run
 from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.run import train
+from noisin_pyro.training.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_killed_and_resumed_ends_as_if_it_had_not_been(
 def test_ctrl_c_saves_and_exits_130(text: Path, finished: Path, tmp_path: Path) -> None:
     config = small(text, tmp_path / "run", learn_spread=True, layers=2, dropout_layers=0.2)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    command = [sys.executable, "-m", "noisin_pyro.cli", "train", "--config",
+    command = [sys.executable, "-m", "noisin_pyro", "train", "--config",
                str(tmp_path / "config.yaml")]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=same_threads())
     wait_for(tmp_path / "run" / "config.yaml", process)
@@ -352,7 +353,7 @@ def test_bad_configurations_are_refused(changes: dict, sentence: str) -> None:
         ),
         (
             {"batch_size": 2000},
-            r"train split of text\d* has 1500 tokens, it needs at least 4000; .* smaller batch_size",
+            r"split of text\d* has 1500 tokens, it needs at least 4000; .* smaller batch_size",
         ),
     ],
 )

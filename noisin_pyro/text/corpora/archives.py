@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.download import PublishedFile, cache_of, fetch
+from noisin_pyro.text.corpora.download import Published, PublishedFile
 from noisin_pyro.tokens import Tokens
 
 __all__ = ["ENWIK8", "TEXT8", "WIKITEXT103", "PublishedArchive"]
@@ -18,12 +18,10 @@ _PART = 1 << 20  # bytes that are read at a time
 
 
 @dataclass(frozen=True)
-class PublishedArchive:
+class PublishedArchive(Published):
     """A benchmark in a zip file.
 
     Attributes:
-        name: The corpus's name.
-        base_url: Where the file lies; ``dataclasses.replace(TEXT8, base_url=...)`` is a mirror.
         file: The zip file.
         members: The files in it, one for each split, or one that is cut.
         most_bytes: Of a member; more are never unpacked.
@@ -31,13 +29,16 @@ class PublishedArchive:
         tokens: What a token of it usually is.
     """
 
-    name: str
-    base_url: str
     file: PublishedFile
     members: tuple[str, ...]
     most_bytes: int
     cuts: tuple[int, int] | None = None
     tokens: Tokens = "words"
+
+    @property
+    def files(self) -> tuple[PublishedFile]:
+        """The zip file."""
+        return (self.file,)
 
     def load(
         self,
@@ -76,23 +77,6 @@ class PublishedArchive:
             )
         texts = Texts(*self._texts(path))
         return Corpus.from_texts(self.name, texts, min_count, tokens or self.tokens)
-
-    def download(self, folder: str | Path | None = None) -> Path:
-        """Fetches the file unless it is there; it gets its name only once its SHA-256 is right.
-
-        Args:
-            folder: Where it goes, by default ``pooch.os_cache("noisin_pyro") / name``.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: If the network fails or sends something else.
-            ImportError: If pooch is not installed.
-        """
-        folder = cache_of(self.name) if folder is None else Path(folder)
-        fetch(self.name, self.base_url, self.file, folder)
-        return folder
 
     def _texts(self, path: Path) -> Iterator[str]:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""One file from the web: verified by its SHA-256, limited in size, complete or absent."""
+"""Files from the web: verified by their SHA-256, limited in size, complete or absent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["MOST_BYTES", "PublishedFile", "cache_of", "fetch"]
+__all__ = ["MOST_BYTES", "Published", "PublishedFile", "fetch"]
 
 MOST_BYTES = 50_000_000  # of a file that names no other limit
 
@@ -28,13 +28,41 @@ class PublishedFile:
     most_bytes: int = MOST_BYTES
 
 
-def cache_of(corpus: str) -> Path:
-    """The folder of the user's cache where a corpus's files go.
+@dataclass(frozen=True)
+class Published:
+    """A benchmark that lies on the web.
 
-    Raises:
-        ImportError: If pooch is not installed.
+    Attributes:
+        name: The corpus's name.
+        base_url: Where its files lie; ``dataclasses.replace(PTB, base_url=...)`` is a mirror.
     """
-    return Path(_pooch(corpus).os_cache("noisin_pyro")) / corpus
+
+    name: str
+    base_url: str
+
+    @property
+    def files(self) -> tuple[PublishedFile, ...]:
+        """All of its files."""
+        raise NotImplementedError
+
+    def download(self, folder: str | Path | None = None) -> Path:
+        """Fetches what is not there yet; a file gets its name only once its SHA-256 is right.
+
+        Args:
+            folder: Where the files go, by default ``pooch.os_cache("noisin_pyro") / name``.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: If the network fails or sends something else.
+            ImportError: If pooch is not installed.
+        """
+        if folder is None:
+            folder = Path(_pooch(self.name).os_cache("noisin_pyro")) / self.name
+        for file in self.files:
+            fetch(self.name, self.base_url, file, Path(folder))
+        return Path(folder)
 
 
 def fetch(corpus: str, base_url: str, file: PublishedFile, folder: Path) -> None:

@@ -7,25 +7,21 @@ from pathlib import Path
 
 from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
-from noisin_pyro.text.corpora.download import PublishedFile, cache_of, fetch
+from noisin_pyro.text.corpora.download import Published, PublishedFile
 from noisin_pyro.text.files import find_splits
 from noisin_pyro.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class PublishedCorpus:
+class PublishedCorpus(Published):
     """A benchmark that lies on the web as one text file per split.
 
     Attributes:
-        name: The corpus's name.
-        base_url: Where the files lie; ``dataclasses.replace(PTB, base_url=...)`` is a mirror.
         train: The training file.
         valid: The validation file.
         test: The test file.
     """
 
-    name: str
-    base_url: str
     train: PublishedFile
     valid: PublishedFile
     test: PublishedFile
@@ -56,24 +52,6 @@ class PublishedCorpus:
         paths = find_splits(folder, [(file.name, *file.aliases) for file in self.files])
         texts = (read_text(path, file.sha256) for path, file in zip(paths, self.files, strict=True))
         return Corpus.from_texts(self.name, Texts(*texts), min_count, tokens or "words")
-
-    def download(self, folder: str | Path | None = None) -> Path:
-        """Fetches what is not there yet; a file gets its name only once its SHA-256 is right.
-
-        Args:
-            folder: Where the files go, by default ``pooch.os_cache("noisin_pyro") / name``.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: If the network fails or sends something else.
-            ImportError: If pooch is not installed.
-        """
-        folder = cache_of(self.name) if folder is None else Path(folder)
-        for file in self.files:
-            fetch(self.name, self.base_url, file, folder)
-        return folder
 
 
 PTB = PublishedCorpus(

@@ -1,0 +1,27 @@
+"""``noisin completion``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from noisin_pyro.cli.output import say
+
+__all__ = ["completion"]
+
+
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script that completes commands and options in a shell.
+
+    Args:
+        shell: the shell. In bash, eval "$(noisin completion bash)" in .bashrc is enough.
+    """
+    from noisin_pyro.cli.commands import COMMANDS
+    from noisin_pyro.cli.parser import parser_of
+
+    try:
+        import shtab  # noqa: F401  # what jsonargparse makes the script with
+    except ImportError:
+        raise ImportError(
+            'completion needs shtab; run pip install "noisin-pyro[completion]"'
+        ) from None
+    say(parser_of("", {}, *COMMANDS).get_completion_script(f"shtab-{shell}"))

@@ -1,0 +1,56 @@
+"""``noisin generate``."""
+
+from __future__ import annotations
+
+from noisin_pyro.cli.output import say, warn
+
+__all__ = ["generate"]
+
+COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
+
+
+def generate(
+    run: str,
+    prompt: str = "",
+    words: int = 60,
+    temperature: float = 1.0,
+    noise: bool = False,
+    seed: int = 1,
+    trust_code: bool = False,
+) -> None:
+    """Continue a prompt with a finished run's model, or a shared one.
+
+    Args:
+        run: the folder that ``noisin train`` or ``save_pretrained`` wrote.
+        prompt: the text to continue.
+        words: how many words, or characters if the model predicts these, to draw.
+        temperature: below 1 sharpens the predictions, above 1 flattens them.
+        noise: draw from a noisy RNN instead of its mean path.
+        seed: of the draws.
+        trust_code: import and call any class that the run's noise names by class_path.
+    """
+    import torch
+
+    from noisin_pyro.text.generate import sample_text
+    from noisin_pyro.training.folder import load_run
+
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
+    if words < 1:
+        raise ValueError(f"words must be at least 1, got {words}")
+    if 0 < temperature < COLDEST:
+        raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
+    _, vocabulary, model = load_run(run, trust_code)
+    given = vocabulary.split(prompt)
+    unknown = [word for word in given if word not in vocabulary]
+    if given and len(unknown) == len(given):
+        raise ValueError(
+            f"the model knows no word of the prompt {prompt!r}; use words of {run}/vocabulary.txt"
+        )
+    if unknown:
+        warn(f"became <unk>: {', '.join(unknown)}")
+    generator = torch.Generator().manual_seed(seed)
+    text = sample_text(
+        model, prompt, words, temperature=temperature, sample=noise, generator=generator
+    )
+    say(text.strip("\n"))

@@ -1,0 +1,43 @@
+"""``noisin train``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from noisin_pyro.cli.output import say, warn
+
+__all__ = ["train"]
+
+
+def train(config: Any) -> None:
+    """Train a language model and its deterministic twin."""
+    from noisin_pyro.text.sources import check_source
+    from noisin_pyro.training.hosts import is_first
+    from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.training.out import check_folder
+
+    if config.nodes == 1:  # what is wrong is told before torch is imported, which takes seconds
+        check_folder(config)
+        check_source(config.corpus, config.data_dir)
+    from noisin_pyro.training.report import render_table
+    from noisin_pyro.training.run import train as run
+
+    first = is_first(config)  # of the processes on several hosts one prints
+    if first:
+        say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
+    try:
+        record = run(config)
+    except Interrupted:
+        place = shlex.quote(f"{config.out}/config.yaml")
+        warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
+        raise
+    if not first:
+        return
+    say("\n" + render_table(record))
+    files = (
+        "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
+    )
+    say(f"\nwrote {config.out}/: {files}, model.safetensors")
+    if len(record["models"]) > 1:
+        say(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")

@@ -1,0 +1,41 @@
+"""``noisin tune``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from noisin_pyro.cli.output import say, warn
+
+__all__ = ["tune"]
+
+
+def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
+    """Search γ, the kind of noise and dropout on validation perplexity."""
+    from noisin_pyro.text.sources import check_source
+    from noisin_pyro.training.interrupt import Interrupted
+    from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
+
+    require_optuna()  # what is wrong is told before torch is imported, which takes seconds
+    check_folder(config)
+    check_source(config.corpus, config.data_dir)
+    from noisin_pyro.tuning.report import study_table
+    from noisin_pyro.tuning.tune import tune as run
+
+    try:
+        record = run(config, fixed, trials, storage)
+    except Interrupted:
+        warn("stopped, nothing is lost; the same command goes on with --resume true")
+        raise
+    say(study_table(record))
+    say(f"\nwrote {config.out}/: study.json, tune.png, and a run folder for each trial")
+    if (best := record["best"]) is None:
+        warn("no trial came to its end; see the table")
+        return
+    folder = trial_folder(config.out, best["number"])
+    perplexities = best["mean_path"]
+    say(
+        f"trial {best['number']} is the best: perplexity {perplexities['valid']:.2f} on the "
+        f"validation split, {perplexities['test']:.2f} on the test split; see noisin evaluate "
+        f"{shlex.quote(str(folder))}"
+    )

@@ -1,0 +1,45 @@
+"""The types of options, as values read from YAML are checked and as sentences name them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+__all__ = ["describe_type", "fits"]
+
+LARGEST = 2**1023  # of whole numbers that are converted to floats
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; a whole number is a number too, true and false are none.
+
+    Example:
+        >>> fits(1, float), fits(True, float), fits([1.0, 2], float | list[float])
+        (True, False, True)
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if parts:  # a union
+        return any(fits(value, part) for part in parts)
+    if hint is float:
+        return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
+    return type(value) is hint
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, for the sentence that refuses a value of another.
+
+    Example:
+        >>> describe_type(float | list[float])
+        'a number or a list of numbers'
+    """
+    words = {
+        bool: "true or false", int: "a whole number", float: "a number", str: "text",
+        list: "a list of numbers", dict: "class_path and init_args", type(None): "null",
+    }  # fmt: skip
+    origin = get_origin(hint) or hint
+    return words.get(origin) or " or ".join(describe_type(part) for part in get_args(hint))

@@ -1,0 +1,56 @@
+"""How the learning rate changes from epoch to epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate schedule, changed after each epoch.
+
+    Written ``constant``, ``halve-after:K`` (halve every epoch after epoch K) or
+    ``divide-when-worse:D`` (divide by D when the validation loss worsens).
+    """
+
+    kind: Literal["constant", "halve-after", "divide-when-worse"]
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Reads the written form.
+
+        Raises:
+            ValueError: if it is none of the three, or its number is out of range.
+
+        Example:
+            >>> Schedule.parse("halve-after:4")
+            Schedule(kind='halve-after', value=4.0)
+        """
+        kind, _, number = text.partition(":")
+        try:
+            value = float(number) if number else 0.0
+        except ValueError:
+            value = math.nan
+        if kind == "constant" and not number:
+            return cls("constant")
+        if kind == "halve-after" and number and value >= 0:
+            return cls("halve-after", value)
+        if kind == "divide-when-worse" and number and value > 1:
+            return cls("divide-when-worse", value)
+        raise ValueError(
+            f"schedule must be constant, halve-after:K with K >= 0 or divide-when-worse:D with "
+            f"D > 1, got {text!r}"
+        )
+
+    def factor(self, epoch: int, worsened: bool) -> float:
+        """The factor of the learning rate after ``epoch`` (1, 2, ...)."""
+        if self.kind == "halve-after" and epoch >= self.value:
+            return 0.5
+        if self.kind == "divide-when-worse" and worsened:
+            return 1 / self.value
+        return 1.0
