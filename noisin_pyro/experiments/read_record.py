@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
     """Reads a file again only when it has changed."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        record = json.loads(
+            path.read_bytes(), parse_constant=_refuse, parse_int=_whole, parse_float=_finite
+        )
     except (ValueError, RecursionError):
-        raise ValueError(f"{path} is no record of a run, it is not JSON; {_REMEDY}") from None
+        raise ValueError(
+            f"{path} is no record of a run, it is not JSON or has a number beyond all bounds; "
+            f"{_REMEDY}"
+        ) from None
     error = best_match(_validator().iter_errors(record))
     if error is not None:
         entry = error.json_path.removeprefix("$.")
@@ -56,6 +62,21 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _whole(digits: str) -> int:
+    """A whole number that a float can hold."""
+    number = int(digits)
+    if abs(number) >= 2**63:
+        raise ValueError(f"{digits} is too large")
+    return number
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large")
+    return number
 
 
 @cache

@@ -42,6 +42,12 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
         ({"best_epoch": 3}, "best_epoch 3 of 2 in its history"),
         ({"config": {"precision": "32", "layers": 2}}, "no spread for each of its layers"),
         ({"timing": {"seconds": "1"}}, "timing.seconds: '1' is not of type 'number'"),
+        ({"seed": 10**400}, "it is not JSON or has a number beyond all bounds"),
+        ({"timing": {"seconds": -(10**30)}}, "it is not JSON or has a number beyond all bounds"),
+        (
+            {"final": {"mean_path": {"valid": -1.0, "test": 9.0, "samples": 0}, "averaged": []}},
+            "final.mean_path.valid: -1.0 is less than the minimum of 0",
+        ),
         ({"versions": None}, "versions: None is not of type 'object'"),
     ],
 )
