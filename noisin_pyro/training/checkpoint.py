@@ -19,6 +19,8 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.progress import Progress
 
 __all__ = [
+    "LAST",
+    "PREVIOUS",
     "Damaged",
     "check_origin",
     "load_checkpoint",
@@ -135,7 +137,9 @@ def check_origin(
     if saved["label"] != label:
         raise ValueError(f"{path} is a checkpoint of {saved['label']}, not of {label}; {remedy}")
     for name, (now, then) in config.differences(before).items():
-        raise ValueError(f"{path} is of a run with {name} {then!r}, not {now!r}; {remedy}")
+        raise ValueError(
+            f"{path} is of a run with {name} {then!r}, not {now!r}; go on with that, {remedy}"
+        )
     if saved["text"] != sha256:
         raise ValueError(
             f"{path} is of another text than {config.corpus} now is; bring that text back, or "

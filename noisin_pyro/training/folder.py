@@ -17,6 +17,13 @@ from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.text.corpora.datasets import PREFIX
 from noisin_pyro.training.build import build_model
+from noisin_pyro.training.checkpoint import (
+    LAST,
+    PREVIOUS,
+    Damaged,
+    check_origin,
+    load_checkpoint,
+)
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.lease import Held, holding
 from noisin_pyro.training.memory import check_memory
@@ -30,10 +37,15 @@ CURVES_EVERY = 30.0  # seconds between two plots while training
 
 
 @contextmanager
-def open_folder(config: TrainConfig, corpus: Corpus) -> Iterator[None]:
+def open_folder(config: TrainConfig, corpus: Corpus, label: str) -> Iterator[None]:
     """Makes the folder or goes on with it, and keeps other trainings out while the block runs.
 
     What a kill left half-written is removed, and what it left out is written.
+
+    Args:
+        config: the run.
+        corpus: its text.
+        label: of the model whose checkpoints lie in the folder itself.
 
     Raises:
         ValueError: if another training has the folder, its files are another run's or another
@@ -54,8 +66,19 @@ def open_folder(config: TrainConfig, corpus: Corpus) -> Iterator[None]:
                 f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
             ) from None
         check_folder(config)  # again, since another training may have ended just now
+        _check_checkpoint(config, corpus, label)
         _begin(config, corpus, folder)
         yield
+
+
+def _check_checkpoint(config: TrainConfig, corpus: Corpus, label: str) -> None:
+    """Refuses another run's now: later ``config.yaml`` would have been written over."""
+    for path in (Path(config.out, LAST), Path(config.out, PREVIOUS)):
+        try:
+            check_origin(path, load_checkpoint(path), config, label, corpus.sha256)
+            return
+        except Damaged:  # or missing; a damaged one is told of where the training goes on
+            continue
 
 
 def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:

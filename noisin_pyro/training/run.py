@@ -65,11 +65,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
     outcome: dict[str, Any] | BaseException | None
+    label = next(iter(models(config, Path(config.out))))
     if config.nodes > 1:
-        folder = open_folder(config, corpus)
+        folder = open_folder(config, corpus, label)
         outcome = fabric.launch(partial(in_first_folder, folder=folder, run=run))
     else:
-        with open_folder(config, corpus):
+        with open_folder(config, corpus, label):
             outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome

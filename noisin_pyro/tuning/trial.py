@@ -62,7 +62,7 @@ def carry_out(study: Study, trial: Trial, config: TrainConfig, corpus: Corpus) -
 
     folder = Path(config.out)
     label, (model_config, _) = next(iter(models(config, folder).items()))
-    with open_folder(config, corpus):
+    with open_folder(config, corpus, label):
         fabric = make_fabric(config)
         fabric.launch()
         try:

@@ -238,6 +238,21 @@ def test_another_learning_rate_goes_on_and_is_recorded(text: Path, tmp_path: Pat
         train(replace(config, unroll=8, resume=True))
 
 
+def test_a_resume_that_is_refused_leaves_config_yaml(text: Path, tmp_path: Path) -> None:
+    """Cut off after its first line, it is a configuration still: that of another run."""
+    config = tiny(text, tmp_path / "run", epochs=1, noise="gaussian")
+    train(config)
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    before = {path: path.read_bytes() for path in path.parent.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="last.ckpt is of a run with .*; go on with that, put"):
+        train(replace(TrainConfig.load(path), resume=True))
+    after = {path: path.read_bytes() for path in path.parent.rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path.name != LOCK} == {
+        path: data for path, data in before.items() if path.name != LOCK
+    }
+
+
 # Signals
 
 
