@@ -13,6 +13,7 @@ import nox
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 TORCHES = ["2.6.0", "2.13.0"]
 PINNED = ("-c", "constraints.txt")
+EXTRAS = ("lm", "completion", "hub", "hf", "tune", "cluster")
 
 nox.options.sessions = ["lint", "types", "tests(python='3.11', torch='2.13.0')"]
 nox.options.reuse_existing_virtualenvs = True
@@ -51,15 +52,28 @@ def tests(session: nox.Session, torch: str) -> None:
 @nox.session(python="3.10")
 def minimum(session: nox.Session) -> None:
     """The lower bounds that pyproject.toml promises, all at once."""
-    session.install("-e", ".[test]", *lower_bounds("lm"))
+    session.install("-e", ".[test]", *lower_bounds(*EXTRAS))
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
-def lower_bounds(extra: str) -> list[str]:
-    """``name==version`` for each bound of the core and of an extra."""
+def lower_bounds(*extras: str) -> list[str]:
+    """``name==version`` for each bound of the core and of extras, the highest where two differ."""
     project = nox.project.load_toml("pyproject.toml")["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"][extra]]
-    return [line.replace(">=", "==") for line in needed if ">=" in line]
+    needed = list(project["dependencies"])
+    for extra in extras:
+        needed += project["optional-dependencies"][extra]
+    bounds: dict[str, str] = {}
+    for line in needed:
+        name, _, version = line.partition(">=")
+        package = name.split("[")[0]
+        if version and as_numbers(version) > as_numbers(bounds.get(package, "0")):
+            bounds[package] = version
+    return [f"{package}=={version}" for package, version in bounds.items()]
+
+
+def as_numbers(version: str) -> list[int]:
+    """2.10 is later than 2.9."""
+    return [int(part) for part in version.split(".")]
 
 
 @nox.session(python="3.11")
