@@ -88,14 +88,16 @@ def perplexity_and_cost(rows: Sequence[Row], panels: Any) -> None:
     methods = list(dict.fromkeys(row.recipe.method for row in rows))
     blocks = list(dict.fromkeys(row.recipe.block for row in rows))
     for index, block in enumerate(blocks):
-        style = {"color": f"C{index}", "marker": "os^D"[index % 4], "linestyle": "", "label": block}
+        style = {"color": f"C{index}", "marker": "os^D"[index % 4], "linestyle": ""}
         done = [row for row in rows if row.recipe.block == block and row.perplexity("test")]
         places = [methods.index(row.recipe.method) for row in done]
         values = [row.perplexity("test") for row in done]
         heights = [value.mean for value in values if value]
         spreads = [0.0 if math.isnan(value.std) else value.std for value in values if value]
         panels[0].errorbar(heights, places, xerr=spreads, **style)
-        panels[1].plot([row.seconds_per_epoch or math.nan for row in done], places, **style)
+        panels[1].plot(
+            [row.seconds_per_epoch or math.nan for row in done], places, label=block, **style
+        )
     for panel in panels:
         panel.set_yticks(range(len(methods)), methods, fontsize=7)
         panel.set_ylim(len(methods) - 0.5, -0.5)
