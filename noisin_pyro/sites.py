@@ -33,6 +33,7 @@ Plates = tuple[Any, Any]
 
 Readout = Literal["noisy", "mean"]
 """What the top layer hands up: its noisy state z, or its mean h. Later steps read z either way."""
+READOUTS = get_args(Readout)  # torch.compile cannot always look into a type
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Call:
             ValueError: if the lengths do not fit or the readout is unknown.
         """
         steps, batch = shape
-        if readout not in get_args(Readout):
+        if readout not in READOUTS:
             raise ValueError(f"readout must be 'noisy' or 'mean', got {readout!r}")
         if lengths is not None:
             check_lengths(lengths, steps, batch)

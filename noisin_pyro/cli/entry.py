@@ -63,7 +63,9 @@ def _run(arguments: list[str]) -> int:
     try:
         trains = name in ("train", "tune")
         given, arguments = read_config_files(name, arguments) if trains else ({}, arguments)
-        parser = parser_of(name, given)
+        # jsonargparse imports the class that a default names; that of a file is not trusted yet.
+        named = {key: value for key, value in given.items() if isinstance(value, dict)}
+        parser = parser_of(name, {key: given[key] for key in given.keys() - named.keys()})
         options = parser.parse_args(arguments)[name].as_dict()
     except ArgumentError as error:
         text = sentence_of(str(error.message))
@@ -75,8 +77,9 @@ def _run(arguments: list[str]) -> int:
 
         del options["config"]
         own = {key: options.pop(key) for key in ("trials", "storage") if key in options}
+        typed = parser.parse_args(arguments, defaults=False)[name].as_dict()
+        options.update({key: named[key] for key in named.keys() - typed.keys()})
         if name == "tune":
-            typed = parser.parse_args(arguments, defaults=False)[name].as_dict()
             own["fixed"] = given.keys() | typed.keys()
         options = {"config": TrainConfig(**options), **own}
     COMMANDS[name](**options)

@@ -88,6 +88,30 @@ def test_print_config_reproduces_a_run(
     assert written["spread"] == 0.7 and written["cell"] == "gru"
 
 
+@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize("where", ["config", "option", "run"])
+def test_a_class_that_is_not_trusted_is_not_imported(
+    command: str,
+    where: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The import alone would run its module's code."""
+    (tmp_path / "stranger.py").write_text("class Noise: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    noise = "{class_path: stranger.Noise, init_args: {scale: 1.0}}"
+    file = tmp_path / "run" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(f"noise: {noise}\nout: {tmp_path}/new\n")
+    given = {"config": ["--config", str(file)], "option": ["--noise", noise],
+             "run": ["--config", str(file), "--resume", "true"]}[where]  # fmt: skip
+    if where == "run":
+        (file.parent / "vocabulary.txt").write_text("a\n")
+    assert "noise class_path must lie in torch.distributions" in refusal(capsys, command, *given)
+    assert "stranger" not in sys.modules
+
+
 def test_a_distribution_by_class_path_in_yaml(text: Path, tmp_path: Path) -> None:
     noise = {"class_path": "pyro.distributions.StudentT", "init_args": {"df": 5.0}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"noise": noise, "corpus": str(text)}))
