@@ -66,8 +66,7 @@ def open_folder(config: TrainConfig, corpus: Corpus, label: str) -> Iterator[Non
                 f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
             ) from None
         check_folder(config)  # again, since another training may have ended just now
-        _check_checkpoint(config, corpus, label)
-        _begin(config, corpus, folder)
+        _begin(config, corpus, folder, label)
         yield
 
 
@@ -81,7 +80,7 @@ def _check_checkpoint(config: TrainConfig, corpus: Corpus, label: str) -> None:
             continue
 
 
-def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:
+def _begin(config: TrainConfig, corpus: Corpus, folder: Path, label: str) -> None:
     """Removes what was being written, and writes the configuration and the vocabulary."""
     words = folder / "vocabulary.txt"
     if words.exists() and Vocabulary.load(words, corpus.vocabulary.tokens) != corpus.vocabulary:
@@ -89,6 +88,7 @@ def _begin(config: TrainConfig, corpus: Corpus, folder: Path) -> None:
             f"{words} is of another text than {corpus.name} now is; bring that text back, or train "
             "anew in another folder"
         )
+    _check_checkpoint(config, corpus, label)
     for place in (folder, folder / "deterministic"):
         for name in FILES:
             (place / f"{name}{PARTIAL}").unlink(missing_ok=True)

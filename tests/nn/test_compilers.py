@@ -82,7 +82,7 @@ def compares(cell: str, noise: Any, backend: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_export_of_the_mean_path(cell: str) -> None:
     net, x = Tagger(make_rnn(cell, D, H, noise=ADDITIVE)).eval(), torch.randint(9, (T, B))
-    program = torch.export.export(net, (x,))
+    program = torch.export.export(net, (x,), strict=False)  # torch 2.6 cannot strictly
     torch.testing.assert_close(program.module()(x), net(x))
 
 

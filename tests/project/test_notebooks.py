@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(
     path
     for path in ROOT.rglob("*.ipynb")
-    if not {".ipynb_checkpoints", ".venv"} & set(path.relative_to(ROOT).parts)
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 
 
