@@ -19,6 +19,7 @@ from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options
 from noisin_pyro.experiments.reproduce import render
 from noisin_pyro.experiments.summary import MeanStd
+from noisin_pyro.tuning.report import lowest_so_far, study_table
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -337,6 +338,35 @@ def kill_row(name: str, rows: list[dict[str, Any]], stages: list[str]) -> list[s
     return [name, optimizers, *map(str, counts), str(ended), str(same), str(ended - same)]
 
 
+GRIDS = {
+    "NOISIN, multiplicative": "lstm-noisin-multiplicative",
+    "Dropout + NOISIN": "lstm-dropout-noisin",
+}
+
+
+def tuned() -> str:
+    """A study of noisin tune, beside the grids of four for the same network."""
+    record = load(HERE / "tune" / "pydoc" / "study.json")
+    lowest = lowest_so_far(record["trials"])
+    rows = [
+        [f"`noisin tune`, {count} trials", f"{lowest[count - 1]:.1f}"]
+        for count in (4, 8, 12, 16, 20)
+        if count <= len(lowest)
+    ]
+    for title, row in GRIDS.items():
+        records = map(load, (HERE / "reproduce/pydoc/regularisers" / row).glob("*.seed1.*.json"))
+        valid = [part["final"]["mean_path"]["valid"] for part in records]
+        rows.append([f"grid of {len(valid)}: {title}", f"{min(valid):.1f}"])
+    best = record["best"]
+    note = (
+        f"Trial {best['number']} has {best['mean_path']['test']:.1f} on test. "
+        f"{machines([record])}; `noisin tune --corpus pydoc --cell lstm "
+        "--layers 2 --epochs 25 --patience 4 --trials 20`."
+    )
+    comparison = table(["seed 1", "lowest validation perplexity"], rows)
+    return "\n\n".join([comparison, study_table(record), note])
+
+
 PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
 
 
@@ -364,6 +394,7 @@ def rendered() -> dict[Path, str]:
         "precision": precision(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
+        "tune": tuned(),
         "kills": kills(),
         "antithetic": antithetic(),
         **account,
