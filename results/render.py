@@ -404,10 +404,11 @@ def rendered() -> dict[Path, str]:
 
 
 def compared(markdown: str) -> str:
-    """A table of methods without those that have not been run, and without its last column."""
-    rows = [line.strip("|").split("|")[:-1] for line in markdown.splitlines()]
-    columns = [column for column in zip(*rows) if {cell.strip() for cell in column[2:]} != {"–"}]
-    return "\n".join(f"|{'|'.join(cells)}|" for cells in zip(*columns))
+    """A table of methods, a row for each that has been run, and without its last column."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    head, _, *blocks = [row[:-1] for row in rows]
+    methods = [column for column in zip(head, *blocks) if set(column[1:]) != {"–"}]
+    return table(list(methods[0]), [list(cells) for cells in methods[1:]])
 
 
 def replaced(path: Path, parts: dict[str, str]) -> str:
