@@ -98,9 +98,9 @@ def test_a_class_that_is_not_trusted_is_not_imported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The import alone would run its module's code."""
-    (tmp_path / "stranger.py").write_text("class Noise: ...")
+    (tmp_path / "unasked.py").write_text("class Noise: ...")
     monkeypatch.syspath_prepend(tmp_path)
-    noise = "{class_path: stranger.Noise, init_args: {scale: 1.0}}"
+    noise = "{class_path: unasked.Noise, init_args: {scale: 1.0}}"
     file = tmp_path / "run" / "config.yaml"
     file.parent.mkdir()
     file.write_text(f"noise: {noise}\nout: {tmp_path}/new\n")
@@ -109,7 +109,7 @@ def test_a_class_that_is_not_trusted_is_not_imported(
     if where == "run":
         (file.parent / "vocabulary.txt").write_text("a\n")
     assert "noise class_path must lie in torch.distributions" in refusal(capsys, command, *given)
-    assert "stranger" not in sys.modules
+    assert "unasked" not in sys.modules
 
 
 def test_a_distribution_by_class_path_in_yaml(text: Path, tmp_path: Path) -> None:
