@@ -65,7 +65,7 @@ def _refuse(constant: str) -> None:
 
 
 def _whole(digits: str) -> int:
-    """A whole number that a float can hold."""
+    """A whole number of at most 63 bits, which is finite as a float."""
     number = int(digits)
     if abs(number) >= 2**63:
         raise ValueError(f"{digits} is too large")
@@ -73,6 +73,7 @@ def _whole(digits: str) -> int:
 
 
 def _finite(digits: str) -> float:
+    """A number that is no infinity, as 1e400 would be."""
     number = float(digits)
     if math.isinf(number):
         raise ValueError(f"{digits} is too large")

@@ -22,11 +22,12 @@ RESULTS = Path(__file__).resolve().parents[2] / "results" / "reproduce"
 EVERY = [recipe for experiment in EXPERIMENTS for recipe in recipes(experiment, Options())]
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", '{"seed": 1e400}', '{"seed": NaN}'])
+def test_a_file_that_is_no_record_is_named(text: str, tmp_path: Path) -> None:
     recipe, options = row_of("1-tanh-none"), Options(seeds=1)
     (run,) = planned(recipe, options, tmp_path)
     run.path.parent.mkdir(parents=True)
-    run.path.write_text("{")
+    run.path.write_text(text)
     with pytest.raises(ValueError, match="seed1.*json is no record of a run, it is not JSON"):
         due([recipe], options, tmp_path)
 
