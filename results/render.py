@@ -105,6 +105,11 @@ def speed() -> str:
     return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost").glob("*.json")))
 
 
+def speed_halves() -> str:
+    """The same in bf16-mixed."""
+    return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost/bf16").glob("*")))
+
+
 def speed_table(path: Path) -> str:
     record = load(path)
     steps = record["steps"]
@@ -387,7 +392,7 @@ def rendered() -> dict[Path, str]:
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": compared(part.split("\n\n")[0]) for name, part in account.items()}
-    costs = {"speed": speed()}
+    costs = {"speed": speed(), "speed-bf16": speed_halves()}
     first = {"alternatives": alternatives(), "speed-short": speed_short(), **short}
     parts = {
         "table1": corpora,
