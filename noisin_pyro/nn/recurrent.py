@@ -37,7 +37,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     Everything else is as in :class:`NoisyLSTM`: the call, lengths, packed and unbatched input, the
     carried state, the noises, and the sites and their names. Its own weights are parameters in
     Pyro too (``<name>.cell_l0$$$weight_hh``), and random if the cell is a ``PyroModule`` with
-    priors.
+    priors. A :class:`PriorGuide` with a site per timestep runs the cell anew, so a cell that draws
+    at random by itself wants ``sites="sequence"``; only torch's dropout modules are noticed.
 
     With torch's own cells it is :class:`NoisyLSTM` and its siblings, number by number, and slower:
     these know which products of a step can be done for all steps at once, which cannot be told of
