@@ -49,9 +49,14 @@ _NOISES = {"Additive": Additive, "Multiplicative": Multiplicative}
 
 _Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
-_WORDS = {
-    **{int: "a whole number", float: "a number", str: "a text", bool: "true or false"},
-    **{list: "a list", dict: "entries by their names", NoneType: "null"},
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "entries by their names",
+    NoneType: "null",
 }
 _RATES = dict.fromkeys(("dropout_words", "dropout_input", "dropout_output"), _NUMBER)
 _MODEL: _Kinds = {
