@@ -26,7 +26,9 @@ def speed() -> str:
 
 def speed_halves() -> str:
     """The same in bf16-mixed."""
-    return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost/bf16").glob("*.json")))
+    return "\n\n".join(
+        speed_table(path) for path in sorted((HERE / "step-cost/bf16").glob("*.json"))
+    )
 
 
 def speed_table(path: Path) -> str:
