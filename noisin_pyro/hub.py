@@ -12,6 +12,8 @@ except ImportError as error:
         'HubLanguageModel needs huggingface_hub; run pip install "noisin-pyro[hub]"'
     ) from error
 
+from huggingface_hub.errors import HFValidationError
+
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.pretrained import FILES, load_folder, save_folder
 from noisin_pyro.vocabulary import Vocabulary
@@ -84,9 +86,17 @@ class HubLanguageModel(
                 ``local_files_only`` of ``huggingface_hub.snapshot_download``.
 
         Raises:
-            ValueError: as :meth:`LanguageModel.from_pretrained` does.
+            ValueError: if there is no such folder and the name is no repository's, and as
+                :meth:`LanguageModel.from_pretrained` does.
         """
         path = Path(folder)
         if not path.is_dir():
-            path = Path(snapshot_download(str(folder), allow_patterns=list(FILES), **options))
+            try:
+                fetched = snapshot_download(str(folder), allow_patterns=list(FILES), **options)
+            except HFValidationError:
+                raise ValueError(
+                    f"{folder} is no folder, and no repository can have this name; give the folder "
+                    "that save_pretrained wrote, or a repository as 'me/mine'"
+                ) from None
+            path = Path(fetched)
         return load_folder(cls, path, name, trust_code)

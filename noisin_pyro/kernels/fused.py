@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["fused"]
+__all__ = ["fused", "is_mapped"]
 
 
 def fused(
@@ -53,6 +53,18 @@ def fused(
     packed = PackedSequence(data, packed.batch_sizes, order, back)
     output, _ = pad_packed_sequence(packed, total_length=len(x))
     return output, tuple(part.index_select(1, back) for part in final)
+
+
+def is_mapped(*parts: Tensor | None) -> bool:
+    """Whether ``torch.func.vmap`` maps over one of these, for which the kernels have no rule.
+
+    It does not where a gradient is taken inside of it: that is computed from the kernels' parts.
+    """
+    functorch = torch._C._functorch
+    top: Any = functorch.peek_interpreter_stack()
+    if top is None or top.key() != functorch.TransformType.Vmap:
+        return False
+    return any(part is not None and functorch.is_batchedtensor(part) for part in parts)
 
 
 def _joined(state: tuple[Tensor, ...]) -> Any:

@@ -94,6 +94,12 @@ def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == {"repository": "me/mine", "revision": "v1"}
 
 
+@pytest.mark.parametrize("name", ["./runs/none", "/runs/none", "runs/none/best"])
+def test_a_mistyped_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is no folder, and no repository can have this"):
+        HubLanguageModel.from_pretrained(name)
+
+
 def test_a_strangers_folder_sets_no_argument(tmp_path: Path) -> None:
     """The mixin's own from_pretrained would hand these entries to the call."""
     build().save_pretrained(tmp_path)
