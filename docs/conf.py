@@ -29,6 +29,7 @@ exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]  # the last t
 default_role = "code"
 nitpicky = True
 
+highlight_language = "none"  # code blocks name theirs; the others are commands and output
 html_theme = "furo"
 html_title = f"noisin_pyro {version}"
 html_static_path = ["_static"]

@@ -22,6 +22,22 @@ __all__ = ["HubLanguageModel"]
 
 Model = TypeVar("Model", bound="HubLanguageModel")
 
+CARD = """---
+{{ card_data }}
+---
+
+A recurrent language model with noise on its hidden state ([NOISIN]({{ paper_url }})), saved by
+noisin_pyro. Its folder holds data alone, no code. To load it from there, or by its name on the Hub:
+
+```python
+from noisin_pyro import sample_text
+from noisin_pyro.hub import HubLanguageModel
+
+model = HubLanguageModel.from_pretrained(FOLDER_OR_NAME)
+print(sample_text(model, length=20))
+```
+"""
+
 
 class HubLanguageModel(
     PyTorchModelHubMixin,
@@ -29,6 +45,7 @@ class HubLanguageModel(
     library_name="noisin-pyro",
     tags=["language-modeling", "recurrent-neural-network", "noisin", "pyro"],
     paper_url="https://arxiv.org/abs/1805.01500",
+    model_card_template=CARD,
 ):
     """A :class:`LanguageModel` with ``push_to_hub``, and whose folder may lie on the Hub.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,6 +35,12 @@ def fused(
         The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final state
         of each sequence, shaped as the start.
     """
+    halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if halves and kernel == "lstm" and not _lstm_runs_in(torch.get_autocast_dtype("cpu")):
+        dtype = weights[0].dtype
+        x, state = x.to(dtype), tuple(part.to(dtype) for part in state)
+        with torch.autocast("cpu", enabled=False):
+            return fused(kernel, x, state, weights, options, lengths)
     call: Any = getattr(torch, kernel)
     if lengths is None:
         output, *final = call(x, _joined(state), weights, *options, False)
@@ -63,3 +70,17 @@ def is_mapped(*parts: Tensor | None) -> bool:
 def _joined(state: tuple[Tensor, ...]) -> Any:
     """The state as torch's kernels take it."""
     return state if len(state) > 1 else state[0]
+
+
+@cache
+def _lstm_runs_in(dtype: torch.dtype) -> bool:
+    """Whether torch's LSTM runs under autocast on this CPU; without AVX-512 oneDNN's does not."""
+    shapes = (1, 1, 1), (4, 1)
+    state, weight = (torch.zeros(shape, dtype=torch.float32) for shape in shapes)
+    weights = [weight, weight]
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            torch.lstm(state, (state, state), weights, False, 1, 0.0, False, False, False)
+    except RuntimeError:
+        return False
+    return True

@@ -92,7 +92,7 @@ class LanguageModel(SequenceModel):
         try:
             embedded: Tensor = self.embedding(x)
         except IndexError:  # on a CPU; a GPU ends the process
-            raise ValueError(
+            raise IndexError(
                 f"x must hold numbers from 0 to {self.vocab_size - 1}, got {int(x.min())} to "
                 f"{int(x.max())}; encode the text with the model's own vocabulary"
             ) from None

@@ -46,6 +46,10 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == FILES
     card = (tmp_path / "README.md").read_text()
     assert "library_name: noisin-pyro" in card and "1805.01500" in card
+    code = (
+        card.split("```python\n")[1].split("```")[0].replace("FOLDER_OR_NAME", repr(str(tmp_path)))
+    )
+    exec(compile(code, "README.md", "exec"), {})  # the card says how the model is loaded
     x = torch.randint(len(VOCABULARY), (7, 2))
     for kind in (HubLanguageModel, LanguageModel):
         again = kind.from_pretrained(tmp_path, name="mine")

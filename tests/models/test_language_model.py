@@ -35,7 +35,7 @@ def test_tied_weights_need_equal_sizes() -> None:
 @pytest.mark.parametrize("number", [-1, 10])
 def test_words_of_another_vocabulary(number: int) -> None:
     model = LanguageModel(10, NoisyLSTM(4, 6))
-    with pytest.raises(ValueError, match=f"x must hold numbers from 0 to 9, got .*{number}.*; enc"):
+    with pytest.raises(IndexError, match=f"x must hold numbers from 0 to 9, got .*{number}.*; enc"):
         model.predict(torch.tensor([[3], [number]]))
 
 
