@@ -5,7 +5,8 @@
 
 One layer, forward and backward to its weights and its input: torch.nn.LSTM (ratio 1), torch.nn.GRU,
 and NoisyMinGRU, without noise, with additive and with multiplicative Gaussian noise inside the
-recurrence, drawn anew in each pass, and without noise by the readable loop. Variants run in turn,
+recurrence, drawn anew in each pass, and without noise by the readable loop; and the minGRU's three
+matrix products alone, which no way to compute its recurrence can go below. Variants run in turn,
 A B C A B C ..., in one process; ratios are taken round by round, and the median is reported with
 its quartiles. Memory is measured in a fresh process for each variant. Growth is the slope of log
 seconds over log T.
@@ -31,11 +32,13 @@ from torch import nn
 from noisin_pyro import Additive, Multiplicative, NoisyMinGRU
 from noisin_pyro.cells.base import Cell
 from noisin_pyro.cells.mingru import MinGRUCell
+from noisin_pyro.kernels.onednn import linear, outer
 from noisin_pyro.training.record import environment
 
 BATCH, HIDDEN = 8, 256
 LENGTHS = (256, 1024, 4096)
-VARIANTS = ("lstm", "gru", "mingru", "mingru additive", "mingru multiplicative", "mingru loop")
+VARIANTS = ("lstm", "gru", "mingru", "mingru additive", "mingru multiplicative", "mingru loop",
+            "products")  # fmt: skip
 NOISELESS = "mingru"
 NOISY = ("mingru additive", "mingru multiplicative")
 SPREAD = 0.5  # standard deviation of the noise, or its coefficient of variation
@@ -51,6 +54,8 @@ class Readable(MinGRUCell):
 
 def build(variant: str, steps: int, batch: int, hidden: int, device: str) -> Callable[[], None]:
     """One forward and backward pass."""
+    if variant == "products":
+        return products(steps * batch, hidden, device)
     layer: nn.Module
     name, _, option = variant.partition(" ")
     if name == "mingru":
@@ -68,6 +73,20 @@ def build(variant: str, steps: int, batch: int, hidden: int, device: str) -> Cal
         out = layer(x)
         out = out[0] if isinstance(out, tuple) else out
         out.backward(grad)
+
+    return step
+
+
+def products(rows: int, hidden: int, device: str) -> Callable[[], None]:
+    """The three matrix products of a minGRU, by what it computes them with."""
+    x, gates = (
+        torch.randn(rows, hidden, device=device),
+        torch.randn(rows, 2 * hidden, device=device),
+    )
+    weight = torch.randn(2 * hidden, hidden, device=device)
+
+    def step() -> None:
+        linear(x, weight), linear(gates, weight.t()), outer(gates, x)
 
     return step
 

@@ -3,6 +3,7 @@
     python benchmarks/step_cost.py                     # everything, some minutes
     python benchmarks/step_cost.py --json results/step-cost/cpu.json
     python benchmarks/step_cost.py --parts steps --settings "lstm 200x2"
+    python benchmarks/step_cost.py --parts steps --precision bf16-mixed --threads 1
 
 Variants run in turn, A B C A B C ..., in one process, so that a machine whose speed drifts slows
 all of them; ratios are taken round by round, and the median is reported with its quartiles.
@@ -40,6 +41,7 @@ SETTINGS = (
 )
 SMALL = Setting("lstm", 8, 2, vocabulary=50, unroll=5, batch=4)
 PARTS = ("steps", "particles", "evaluation", "growth", "loop", "memory")
+SINGLE = ("evaluation", "loop")  # parts in single precision alone
 
 
 class Clock:
@@ -147,7 +149,7 @@ def evaluation(setting: Setting, rounds: int, clock: Clock, windows: int = 4) ->
 def growth(setting: Setting, rounds: int, clock: Clock) -> dict[str, Any]:
     """How cost grows with steps, layers and units: the slope of log seconds over log size."""
     axes = {"unroll": (35, 70, 140, 280, 560), "layers": (1, 2, 3, 4), "hidden": (100, 200, 400)}
-    if setting is SMALL:
+    if setting.hidden == SMALL.hidden:
         axes = {"unroll": (5, 10), "layers": (1, 2)}
     result: dict[str, Any] = {}
     names = ("torch", "additive", "multiplicative")
@@ -315,8 +317,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the record there")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice if omitted")
+    parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all if omitted")
     parser.add_argument("--settings", nargs="+", help="only those whose name starts so")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -326,16 +329,21 @@ def main() -> None:
         return
     if args.threads:
         torch.set_num_threads(args.threads)
+    halves = args.precision != "32"
+    parts = args.parts or [part for part in PARTS if not (halves and part in SINGLE)]
+    if halves and set(parts) & set(SINGLE):
+        parser.error(f"--precision {args.precision} has no {' and no '.join(SINGLE)}")
     chosen = (SMALL,) if args.quick else SETTINGS
     if args.settings:
         chosen = tuple(s for s in chosen if s.name.startswith(tuple(args.settings)))
         if not chosen:
             parser.error(f"--settings names none of {', '.join(s.name for s in SETTINGS)}")
-    single = SMALL if args.quick else Setting()
+    chosen = tuple(setting.with_(precision=args.precision) for setting in chosen)
+    single = (SMALL if args.quick else Setting()).with_(precision=args.precision)
     clock = Clock(args.device)
     torch.manual_seed(0)
     record: dict[str, Any] = {"schema": 1, **environment(), "device": args.device}
-    record["rounds"] = args.rounds
+    record |= {"precision": args.precision, "rounds": args.rounds}
     few = max(2, args.rounds // 3)
     jobs: dict[str, Callable[[], Any]] = {
         "steps": lambda: steps(chosen, args.rounds, clock),
@@ -345,7 +353,7 @@ def main() -> None:
         "loop": lambda: loop(single, few, clock, windows=4 if args.quick else 40),
         "memory": lambda: memory(chosen, args.device),
     }
-    for part in args.parts:
+    for part in parts:
         record[part] = jobs[part]()
         if args.json:  # after each part, so that nothing measured is lost
             args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ same rule with an optimizer per parameter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +71,7 @@ class Setting:
     batch: int = 20
     spread: float = 0.3
     particles: int = 1
+    precision: str = "32"
 
     @property
     def name(self) -> str:
@@ -77,6 +79,12 @@ class Setting:
 
     def with_(self, **changes: Any) -> Setting:
         return replace(self, **changes)
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """What a forward pass runs under."""
+        if self.precision == "32":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
 
 
 class PlainModel(nn.Module):
@@ -135,8 +143,9 @@ def _plain(setting: Setting, start: dict[str, Tensor], x: Tensor, y: Tensor) -> 
     def step() -> float:
         nonlocal state
         optimizer.zero_grad()
-        logits, state = model(x, state)
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
+        with setting.autocast(x.device):
+            logits, state = model(x, state)
+            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
         loss.backward()
         optimizer.step()
         state = detach_state(state)
@@ -170,7 +179,7 @@ def _ours(variant: str, setting: Setting, start: dict[str, Tensor], x: Tensor, y
     def step() -> float:
         nonlocal state
         optimizer.zero_grad()
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), setting.autocast(x.device):
             if variant.startswith("trace"):  # hands back no state
                 loss = objective(x, y) / y.numel()
             else:
@@ -244,7 +253,7 @@ def _textbook(setting: Setting, start: dict[str, Tensor], x: Tensor, y: Tensor) 
 
     def step() -> float:
         nonlocal own
-        with store.scope(own) as own:
+        with store.scope(own) as own, setting.autocast(x.device):
             return svi.step(x, y) / y.numel()  # type: ignore[no-any-return]
 
     return step
@@ -261,17 +270,18 @@ def _by_hand(setting: Setting, start: dict[str, Tensor], x: Tensor, y: Tensor) -
     def step() -> float:
         nonlocal z, c
         optimizer.zero_grad()
-        embedded, tops = model.embedding(x), []
-        for below in embedded:
-            for layer, cell in enumerate(model.cells):
-                if setting.cell == "lstm":
-                    h, c[layer] = cell(below, (z[layer], c[layer]))
-                else:
-                    h = cell(below, z[layer])
-                z[layer] = below = h + setting.spread * torch.randn_like(h)
-            tops.append(below)
-        logits = model.emission(torch.stack(tops))
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
+        with setting.autocast(x.device):
+            embedded, tops = model.embedding(x), []
+            for below in embedded:
+                for layer, cell in enumerate(model.cells):
+                    if setting.cell == "lstm":
+                        h, c[layer] = cell(below, (z[layer], c[layer]))
+                    else:
+                        h = cell(below, z[layer])
+                    z[layer] = below = h + setting.spread * torch.randn_like(h)
+                tops.append(below)
+            logits = model.emission(torch.stack(tops))
+            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
         loss.backward()
         optimizer.step()
         z, c = [part.detach() for part in z], [part.detach() for part in c]
@@ -284,9 +294,9 @@ def floor(setting: Setting, device: str = "cpu") -> Callable[[], None]:
     """The matrix products of a step alone: three of the head, and those of every layer."""
     gates = {"tanh": 1, "lstm": 4, "gru": 3}[setting.cell] * setting.hidden
     rows, size, words = setting.unroll * setting.batch, setting.hidden, setting.vocabulary
-    z, v = torch.randn(rows, size, device=device), torch.randn(words, size, device=device)
-    d_logits = torch.randn(rows, words, device=device)
-    w, d_gates = torch.randn(gates, size, device=device), torch.randn(rows, gates, device=device)
+    dtype = torch.float32 if setting.precision == "32" else torch.bfloat16
+    shapes = (rows, size), (words, size), (rows, words), (gates, size), (rows, gates)
+    z, v, d_logits, w, d_gates = (torch.randn(s, dtype=dtype, device=device) for s in shapes)
     one, d_one = z[: setting.batch], d_gates[: setting.batch]
 
     def products() -> None:

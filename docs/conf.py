@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]  # the last t
 default_role = "code"
 nitpicky = True
 
+highlight_language = "none"  # code blocks name theirs; the others are commands and output
 html_theme = "furo"
 html_title = f"noisin_pyro {version}"
 html_static_path = ["_static"]
@@ -36,10 +38,12 @@ html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
 html_math_renderer = "mathml"
+pygments_dark_style = "github-dark"  # furo's own underlines every module's name like a link
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebooks are shown with the outputs they were committed with
+nb_merge_streams = True  # what a cell prints is one block, not one for each print
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types stand in the signatures of the source, shapes in the docstrings
@@ -72,11 +76,19 @@ def gather(app: Any) -> None:
         shutil.copy2(path, copy)
 
 
+# What latex2mathml writes as identifiers, which browsers set without the space around operators.
+SIGNS = {"&#x0007E;": "&#x0223C;", ";": ";"}
+FUNCTION = re.compile(r"(<mi>(?:log|exp|det)</mi>)(?!<mo[^>]*>(?:&#x00028;|\[))")
+
+
 def mathml(display: str) -> Any:
     """Formulas as MathML, which browsers draw themselves: no page loads a script for them."""
 
     def visit(self: Any, node: nodes.Element) -> None:
         formula = convert(node.astext(), display=display)
+        for sign, operator in SIGNS.items():
+            formula = formula.replace(f"<mi>{sign}</mi>", f"<mo>{operator}</mo>")
+        formula = FUNCTION.sub(r'\1<mspace width="0.17em"/>', formula)
         self.body.append(f'<div class="math">{formula}</div>' if display == "block" else formula)
         raise nodes.SkipNode
 
@@ -102,9 +114,20 @@ def no_source_link(app: Any, doctree: nodes.document) -> None:
             signature["module"] = None
 
 
+def mark_wide_figures(app: Any, doctree: nodes.document) -> None:
+    """A figure of several panels scrolls on a phone, where it would be too small to read."""
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir, image["uri"])
+        if path.suffix == ".png" and path.is_file():
+            width, height = struct.unpack(">II", path.read_bytes()[16:24])  # of the PNG header
+            if width > 2 * height:
+                image["classes"].append("wide")
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", gather)
     app.connect("doctree-read", no_source_link, priority=400)  # before viewcode's own
+    app.connect("doctree-read", mark_wide_figures)
     app.connect("missing-reference", find_name)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(mathml("inline"), None), block_renderers=(mathml("block"), None)

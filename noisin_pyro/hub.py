@@ -12,6 +12,8 @@ except ImportError as error:
         'HubLanguageModel needs huggingface_hub; run pip install "noisin-pyro[hub]"'
     ) from error
 
+from huggingface_hub.errors import HFValidationError
+
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.pretrained import FILES, load_folder, save_folder
 from noisin_pyro.vocabulary import Vocabulary
@@ -20,6 +22,22 @@ __all__ = ["HubLanguageModel"]
 
 Model = TypeVar("Model", bound="HubLanguageModel")
 
+CARD = """---
+{{ card_data }}
+---
+
+A recurrent language model with noise on its hidden state ([NOISIN]({{ paper_url }})), saved by
+noisin_pyro. Its folder holds data alone, no code. To load it from there, or by its name on the Hub:
+
+```python
+from noisin_pyro import sample_text
+from noisin_pyro.hub import HubLanguageModel
+
+model = HubLanguageModel.from_pretrained(FOLDER_OR_NAME)
+print(sample_text(model, length=20))
+```
+"""
+
 
 class HubLanguageModel(
     PyTorchModelHubMixin,
@@ -27,6 +45,7 @@ class HubLanguageModel(
     library_name="noisin-pyro",
     tags=["language-modeling", "recurrent-neural-network", "noisin", "pyro"],
     paper_url="https://arxiv.org/abs/1805.01500",
+    model_card_template=CARD,
 ):
     """A :class:`LanguageModel` with ``push_to_hub``, and whose folder may lie on the Hub.
 
@@ -84,9 +103,17 @@ class HubLanguageModel(
                 ``local_files_only`` of ``huggingface_hub.snapshot_download``.
 
         Raises:
-            ValueError: as :meth:`LanguageModel.from_pretrained` does.
+            ValueError: if there is no such folder and the name is no repository's, and as
+                :meth:`LanguageModel.from_pretrained` does.
         """
         path = Path(folder)
         if not path.is_dir():
-            path = Path(snapshot_download(str(folder), allow_patterns=list(FILES), **options))
+            try:
+                fetched = snapshot_download(str(folder), allow_patterns=list(FILES), **options)
+            except HFValidationError:
+                raise ValueError(
+                    f"{folder} is no folder, and no repository can have this name; give the folder "
+                    "that save_pretrained wrote, or a repository as 'me/mine'"
+                ) from None
+            path = Path(fetched)
         return load_folder(cls, path, name, trust_code)

@@ -23,7 +23,7 @@ from noisin_pyro.kernels.linear_scan import linear_scan
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
-__all__ = ["LinearCell", "LinearWeights"]
+__all__ = ["LinearCell", "LinearWeights", "at_least_single"]
 
 
 class LinearWeights(NamedTuple):
@@ -32,6 +32,14 @@ class LinearWeights(NamedTuple):
     w_ih: Tensor  # (G·H, I)
     b_ih: Tensor | None  # (G·H,)
     decay: Tensor | None = None  # (H,), of cells that have one
+
+
+def at_least_single(gates: Tensor) -> Tensor:
+    """Gates as the coefficients are computed from them: half precision in float32.
+
+    bfloat16 has nothing between 0.996 and 1, so that a memory of 500 steps would have no end.
+    """
+    return gates.to(torch.promote_types(gates.dtype, torch.float32))
 
 
 class LinearCell(Cell[LinearWeights]):
@@ -56,8 +64,8 @@ class LinearCell(Cell[LinearWeights]):
 
     def step(self, gates: Tensor, state: State, weights: LinearWeights) -> State:
         (z,) = state
-        a, b = self.coefficients(gates, weights)
-        return (a * z + b,)
+        a, b = self.coefficients(at_least_single(gates), weights)
+        return ((a * z + b).to(gates.dtype),)
 
     def noisy(
         self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
@@ -77,8 +85,8 @@ class LinearCell(Cell[LinearWeights]):
         add: Tensor | None = None,
     ) -> State:
         (z,) = state
-        a, b = self.noisy(gates, weights, mult, add)
-        return (linear_scan(a, b, z.to(b.dtype)),)
+        a, b = self.noisy(at_least_single(gates), weights, mult, add)
+        return (linear_scan(a, b, z.to(b.dtype)).to(gates.dtype),)
 
     def run(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ from noisin_pyro.noise.base import Range
 __all__ = ["Form", "ModuleCell", "form_of"]
 
 EVERYWHERE = Range(-math.inf, math.inf)
+ROWS = 7  # of a trial call; no state has so many parts, so none is unpacked from rows
+ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError)
 
 
 class Form(NamedTuple):
@@ -39,8 +43,8 @@ class ModuleCell(Cell[nn.Module]):
     """(h_t, ...) = module(x_t, (z_{t-1}, ...)), with the module in the place of the weights.
 
     The module is called once per step, with x of shape (N, I) and every part of the state of shape
-    (N, F): particles and sequences are rows. Nothing of it can be computed beforehand for all
-    steps, so :meth:`project` is the identity.
+    (N, F): particles and sequences are rows, and so is padding. Nothing of it can be computed
+    beforehand for all steps, so :meth:`project` is the identity.
 
     Args:
         name: as the errors call it.
@@ -66,8 +70,13 @@ class ModuleCell(Cell[nn.Module]):
         )
         new = weights(x, self.form.pack(tuple(rows)))
         parts = new if isinstance(new, (tuple, list)) else (new,)
+        if [part.shape for part in parts] != [old.shape for old in rows]:
+            raise ValueError(
+                f"{self.name} must return a state shaped as the one it was given, "
+                f"{[tuple(old.shape) for old in rows]}, got {[tuple(part.shape) for part in parts]}"
+            )
         # under autocast a module may answer in half precision, whose rounding would add up
-        parts = tuple(part.to(old.dtype) for part, old in zip(parts, rows, strict=True))
+        parts = tuple(part.to(old.dtype) for part, old in zip(parts, rows))
         return parts if len(lead) == 1 else tuple(part.unflatten(0, lead) for part in parts)
 
     def scan_clean(
@@ -84,10 +93,11 @@ class ModuleCell(Cell[nn.Module]):
 
 @torch.no_grad()
 def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
-    """Finds out how a module takes its state, by one call without a state.
+    """Finds out how a module takes its state, by a call without a state and one with what it gave.
 
     If it needs a state, its ``hidden_size`` says how wide, and one tensor and a pair are tried in
-    turn. The random state of torch and the module's training mode are left as they were.
+    turn. Of a compiled module the plain one is called. The random state of torch, the module's
+    training mode and its buffers are left as they were.
 
     Args:
         module: the module.
@@ -101,26 +111,23 @@ def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
         >>> form_of(nn.LSTMCell(3, 5), 3, torch.zeros(()))
         Form(sizes=(5, 5), kind=<class 'tuple'>)
     """
+    module = getattr(module, "_orig_mod", module)
     hidden = getattr(module, "hidden_size", None)
-    x = like.new_zeros(2, input_size)
+    x = like.new_zeros(ROWS, input_size)
     calls: list[tuple[Any, ...]] = [(x,)]
     if isinstance(hidden, int):
-        zeros = like.new_zeros(2, hidden)
+        zeros = like.new_zeros(ROWS, hidden)
         calls += [(x, zeros), (x, (zeros, zeros))]
-    modes = [(part, part.training) for part in module.modules()]
-    devices = [like.device] if like.is_cuda else []
     error: Exception | None = None
-    with torch.random.fork_rng(devices):
-        module.eval()
-        try:
-            for call in calls:
-                try:
-                    return _form(module, module(*call))
-                except (TypeError, ValueError, RuntimeError, AttributeError) as problem:
-                    error = error or problem
-        finally:
-            for part, training in modes:
-                part.training = training
+    devices = [like.device] if like.is_cuda else []
+    with torch.random.fork_rng(devices), _unchanged(module):
+        for call in calls:
+            try:
+                state = module(*call)
+            except ERRORS as problem:
+                error = error or problem
+            else:
+                return _form(module, x, state)
     raise ValueError(
         f"{type(module).__name__} could not be called as cell(x) with x of shape "
         f"{tuple(x.shape)}, nor with a state of zeros ({error}); a cell is called like "
@@ -128,13 +135,43 @@ def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
     ) from error
 
 
-def _form(module: nn.Module, state: Any) -> Form:
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """A block in which a module is in evaluation mode, and after which it is as it was before."""
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part._buffers, name, held, held.clone())
+        for part in module.modules()
+        for name, held in part._buffers.items()
+        if held is not None
+    ]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for names, name, held, before in buffers:
+            names[name] = held.copy_(before)
+
+
+def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
+    """The form of a state that a module returned, if it is one and can be given back to it."""
     parts = state if isinstance(state, (tuple, list)) else (state,)
+    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in parts]
+    rule = (
+        f"{type(module).__name__} must return its new state and nothing else, a tensor with shape "
+        "(N, H) or a tuple of tensors with shape (N, F) whose first part is h"
+    )
     if not parts or not all(isinstance(part, Tensor) and part.dim() == 2 for part in parts):
-        shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in parts]
-        raise ValueError(
-            f"{type(module).__name__} must return its new state, a tensor with shape (N, H) or a "
-            f"tuple of tensors with shape (N, F) whose first part is h, got {shapes}"
-        )
+        raise ValueError(f"{rule}, got {shapes}")
     kind = type(state) if isinstance(state, tuple) else tuple if len(parts) > 1 else None
-    return Form(tuple(part.shape[1] for part in parts), kind)
+    form = Form(tuple(part.shape[1] for part in parts), kind)
+    try:
+        module(x, form.pack(tuple(part.to(x.dtype) for part in parts)))
+    except ERRORS as error:
+        raise ValueError(
+            f"{rule}, got {shapes}, which it does not take as its state ({error}); around a cell "
+            "that returns an output beside its state write one that returns the state alone"
+        ) from error
+    return form

@@ -30,7 +30,7 @@ class RGLRUCell(LinearCell):
     def coefficients(self, gates: Tensor, weights: LinearWeights) -> tuple[Tensor, Tensor]:
         assert weights.decay is not None
         r, i, g = gates.chunk(3, -1)
-        log_a = _C * F.logsigmoid(weights.decay) * r.sigmoid()
+        log_a = _C * F.logsigmoid(weights.decay.to(r.dtype)) * r.sigmoid()
         # where a rounds to 1 the square root's slope would be infinite
         kept = -torch.expm1(2 * log_a)
         root = kept.clamp_min(torch.finfo(kept.dtype).tiny).sqrt()

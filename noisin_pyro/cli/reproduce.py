@@ -11,7 +11,15 @@ __all__ = ["reproduce"]
 
 def reproduce(
     experiment: Literal[
-        "table1", "table2", "table3", "figure2", "spread", "samples", "regularisers", "linear"
+        "table1",
+        "table2",
+        "table3",
+        "figure2",
+        "icml",
+        "spread",
+        "samples",
+        "regularisers",
+        "linear",
     ],
     rows: str = "",
     jobs: int = 1,
@@ -29,8 +37,9 @@ def reproduce(
     """Run and render the paper's tables and figures.
 
     Args:
-        experiment: table1, table2, table3, figure2, spread (γ by epoch), samples (averaging),
-            regularisers (what else one would use) or linear (recurrences without a tanh).
+        experiment: table1, table2, table3, figure2, icml (tables 3 and 4 of the paper of 2018),
+            spread (γ by epoch), samples (averaging), regularisers (what else one would
+            use) or linear (recurrences without a tanh).
         rows: some rows of it, separated by commas; all if omitted.
         jobs: trainings at a time.
         results: where records and what is rendered from them go.

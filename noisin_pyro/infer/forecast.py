@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from noisin_pyro.infer.contexts import draw_priors, evaluating, given, has_priors, seeded_by
 from noisin_pyro.models.sequence import Drawn, SequenceModel
 
-__all__ = ["continue_sequences", "forecast"]
+__all__ = ["check_count", "continue_sequences", "forecast"]
 
 
 def _sample(emitted: Any) -> Tensor:
@@ -59,7 +59,8 @@ def forecast(
         The draws of y, with shape (S, N, B) and the event shape. They carry no gradient.
 
     Raises:
-        ValueError: if ``steps`` or ``samples`` is below 1, or a shape does not fit.
+        TypeError, ValueError: if ``steps`` or ``samples`` is no whole number of at least 1, or a
+            shape does not fit.
 
     Example:
         >>> import pyro.distributions as dist
@@ -70,9 +71,8 @@ def forecast(
         >>> drawn.shape, drawn.quantile(0.5, dim=0).shape
         (torch.Size([50, 12, 4, 1]), torch.Size([12, 4, 1]))
     """
-    for name, count in (("steps", steps), ("samples", samples)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    check_count("steps", steps)
+    check_count("samples", samples)
     if x.dim() < 2 or not len(x):
         raise ValueError(
             f"x must have shape (T, B) or (T, B, ...) with T >= 1, got {tuple(x.shape)}"
@@ -92,6 +92,14 @@ def forecast(
             drawn = torch.cat(parts, 1)
     apart: Tensor = drawn.unflatten(1, (samples, batch))  # (N, S·B, *) -> (N, S, B, *)
     return apart.transpose(0, 1)
+
+
+def check_count(name: str, count: Any) -> None:
+    """Raises TypeError or ValueError unless ``count`` is a whole number of at least 1."""
+    if not isinstance(count, SupportsIndex):
+        raise TypeError(f"{name} must be a whole number, got {count!r}")
+    if count < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def continue_sequences(
@@ -123,6 +131,11 @@ def continue_sequences(
         _, state = run(x[:-1], state, 0)
     read, drawn = x[-1:], []
     for step in range(len(x) - 1, len(x) - 1 + steps):
+        if read.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"each step's input has shape {tuple(x.shape[1:])}, and what was drawn to be read "
+                f"next {tuple(read.shape[1:])}; give next_input=, which makes the one of the other"
+            )
         emitted, state = run(read, state, step)
         y = draw(emitted)
         drawn.append(y)

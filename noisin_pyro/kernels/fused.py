@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["fused"]
+__all__ = ["fused", "is_mapped"]
 
 
 def fused(
@@ -34,6 +35,12 @@ def fused(
         The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final state
         of each sequence, shaped as the start.
     """
+    halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if halves and kernel == "lstm" and not _lstm_runs_in(torch.get_autocast_dtype("cpu")):
+        dtype = weights[0].dtype
+        x, state = x.to(dtype), tuple(part.to(dtype) for part in state)
+        with torch.autocast("cpu", enabled=False):
+            return fused(kernel, x, state, weights, options, lengths)
     call: Any = getattr(torch, kernel)
     if lengths is None:
         output, *final = call(x, _joined(state), weights, *options, False)
@@ -48,6 +55,32 @@ def fused(
     return output, tuple(part.index_select(1, back) for part in final)
 
 
+def is_mapped(*parts: Tensor | None) -> bool:
+    """Whether ``torch.func.vmap`` maps over one of these, for which the kernels have no rule.
+
+    It does not where a gradient is taken inside of it: that is computed from the kernels' parts.
+    """
+    functorch = torch._C._functorch
+    top: Any = functorch.peek_interpreter_stack()
+    if top is None or top.key() != functorch.TransformType.Vmap:
+        return False
+    return any(part is not None and functorch.is_batchedtensor(part) for part in parts)
+
+
 def _joined(state: tuple[Tensor, ...]) -> Any:
     """The state as torch's kernels take it."""
     return state if len(state) > 1 else state[0]
+
+
+@cache
+def _lstm_runs_in(dtype: torch.dtype) -> bool:
+    """Whether torch's LSTM runs under autocast on this CPU; without AVX-512 oneDNN's does not."""
+    shapes = (1, 1, 1), (4, 1)
+    state, weight = (torch.zeros(shape, dtype=torch.float32) for shape in shapes)
+    weights = [weight, weight]
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            torch.lstm(state, (state, state), weights, False, 1, 0.0, False, False, False)
+    except RuntimeError:
+        return False
+    return True

@@ -17,7 +17,9 @@ computes the steps of this chunk instead.
 The gradient is the same recurrence in reverse (Martin & Cundy 2018). With g_t = ∂L/∂h_t as it
 comes from the loss,
 
-    ∂L/∂b_t = g_t + a_{t+1} ⊙ ∂L/∂b_{t+1}    ∂L/∂a_t = h_{t-1} ⊙ ∂L/∂b_t    ∂L/∂h_0 = a_1 ⊙ ∂L/∂b_1
+    ∂L/∂b_t = g_t + a_{t+1} ⊙ ∂L/∂b_{t+1}
+    ∂L/∂a_t = h_{t-1} ⊙ ∂L/∂b_t
+    ∂L/∂h_0 = a_1 ⊙ ∂L/∂b_1
 
 References:
     Blelloch, "Prefix sums and their applications", 1990.

@@ -31,6 +31,7 @@ __all__ = ["linear_log_softmax"]
 
 _LARGE = 1 << 27  # logits, 512 MB, above which no matrix of them all is made
 _PART = 1 << 23  # logits of a part
+_CACHED = 1 << 19  # numbers that a CPU's cache holds between two passes over them
 
 _NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
 
@@ -55,12 +56,11 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         return _plain(z, weight, bias, target)
     parts = (z, weight, bias)
     if not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parts):
-        if len(z) * len(weight) <= _LARGE:
-            return _picked(_normalised(linear(z, weight, bias)), target)
+        size = len(z) if len(z) * len(weight) <= _LARGE else _PART // len(weight)
         return torch.cat(
             [
-                _picked(_normalised(linear(z[rows], weight, bias)), target[rows])
-                for rows in _parts(z, weight)
+                _to_softmax(linear(z[rows], weight, bias), target[rows])
+                for rows in _rows(len(z), size)
             ]
         )
     device = z.device.type
@@ -81,23 +81,32 @@ def _plain(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Te
     return -F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)
 
 
-def _normalised(logits: Tensor) -> Tensor:
-    """log softmax in the place of the logits, or of a copy in single precision if they are halves.
+def _rows(count: int, size: int) -> Iterator[slice]:
+    """All rows, in parts of ``size``."""
+    size = max(1, size)
+    return (slice(start, min(start + size, count)) for start in range(0, max(count, 1), size))
 
-    In place is safe: a row is read whole before it is written.
+
+def _to_softmax(logits: Tensor, target: Tensor, excess: bool = False) -> Tensor:
+    """log p_y of each row; the logits become softmax(logits), less onehot(y) if ``excess``.
+
+    Rows that fit a CPU's cache are taken together, halves in single precision meanwhile. With
+    p_max = 1/Σ exp(logits − max), one exponential a number gives both.
     """
-    single = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.log_softmax(single, -1, out=single)
-
-
-def _picked(log_probs: Tensor, target: Tensor) -> Tensor:
-    return log_probs.gather(1, target.unsqueeze(1)).squeeze(1)
-
-
-def _parts(z: Tensor, weight: Tensor) -> Iterator[slice]:
-    """The rows, in parts of some ``_PART`` logits."""
-    size = max(1, _PART // len(weight))
-    return (slice(start, start + size) for start in range(0, len(z), size))
+    single = torch.promote_types(logits.dtype, torch.float32)
+    log_prob = logits.new_empty(len(logits), dtype=single)
+    size = _CACHED // logits.shape[1] if logits.device.type == "cpu" else len(logits)
+    for rows in _rows(len(logits), size):
+        part, column = logits[rows].to(single), target[rows].unsqueeze(1)
+        at_target, largest = part.gather(1, column), part.amax(1, keepdim=True)
+        torch.softmax(part, 1, out=part)
+        normaliser = largest - part.amax(1, keepdim=True).log_()
+        log_prob[rows] = (at_target - normaliser).squeeze(1)
+        if excess:
+            part.scatter_add_(1, column, part.new_tensor(-1.0).expand(column.shape))
+        if single != logits.dtype:
+            logits[rows] = part
+    return log_prob
 
 
 def _log_prob_and_excess(
@@ -105,11 +114,7 @@ def _log_prob_and_excess(
 ) -> tuple[Tensor, Tensor]:
     """log softmax(V z + b)[y] with shape (N,), and softmax(V z + b) − onehot(y)."""
     logits = linear(z, weight, bias)
-    excess = _normalised(logits)
-    log_prob = _picked(excess, target)
-    column = target.unsqueeze(1)
-    excess.exp_().scatter_add_(1, column, excess.new_tensor(-1.0).expand(column.shape))
-    return log_prob, excess if excess is logits else logits.copy_(excess)
+    return _to_softmax(logits, target, excess=True), logits
 
 
 class _LinearLogSoftmax(torch.autograd.Function):
@@ -180,7 +185,7 @@ def _in_parts(
     dw = weight.new_zeros(weight.t().shape, dtype=single) if wanted[1] else None
     db = weight.new_zeros(len(weight), dtype=single) if wanted[2] and bias is not None else None
     log_prob = z.new_empty(len(z), dtype=single)
-    for rows in _parts(z, weight):
+    for rows in _rows(len(z), _PART // len(weight)):
         log_prob[rows], excess = _log_prob_and_excess(z[rows], weight, bias, target[rows])
         if grad is not None:
             excess.mul_(-grad[rows].to(excess.dtype).unsqueeze(1))

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State
+from noisin_pyro.kernels.fused import is_mapped
 from noisin_pyro.kernels.onednn import FEWEST, packs
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
 
-__all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer"]
+__all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer", "under_vmap"]
 
 NoiseTo = Literal["both", "output", "recurrence", "weights"]
 """Where the noise goes: both, output, recurrence, or what the recurrent weights read."""
@@ -65,6 +66,12 @@ def clean_layers(
     start = _flat_state(state, lead, len(layers), batch)
     h, final = cell.deterministic(x, start, layers, lengths, dropout, training, bidirectional)
     return _deep(h, lead, batch), tuple(_deep(part, lead, batch) for part in final)
+
+
+def under_vmap(x: Tensor, state: State, layers: list[Any], add: Tensor | None = None) -> bool:
+    """Whether ``torch.func.vmap`` leaves a call without torch's kernels, and with the loop."""
+    weights = [weight for layer in layers if isinstance(layer, tuple) for weight in layer]
+    return is_mapped(x, *state, *weights, add)
 
 
 def noisy_layer(
@@ -176,9 +183,10 @@ def _recurrence(
     lengths: Tensor | None,
 ) -> tuple[Tensor, State]:
     """z with shape (T, B, H), and the final state, each part with shape (1, B, H)."""
-    if mult is None and add is None and cell.kernel is not None:
+    mapped = under_vmap(x, state, [weights], add)
+    if mult is None and add is None and cell.kernel is not None and not mapped:
         z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
-    elif _folds(cell, weights, mult, add):
+    elif not mapped and _folds(cell, weights, mult, add):
         z, (_, *clean) = fold(cell, x, state, weights, add, lengths)
     else:
         first = tuple(part[0] for part in state)

@@ -49,6 +49,15 @@ _NOISES = {"Additive": Additive, "Multiplicative": Multiplicative}
 
 _Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "entries by their names",
+    NoneType: "null",
+}
 _RATES = dict.fromkeys(("dropout_words", "dropout_input", "dropout_output"), _NUMBER)
 _MODEL: _Kinds = {
     **{"format": int, "dtype": str, "vocab_size": int, "tokens": str, "tied_weights": bool},
@@ -115,7 +124,7 @@ class Description:
     """
 
     def __init__(self, values: Any, trust_code: bool = False) -> None:
-        model = _checked(values, "a description", _MODEL, ("format", "vocab_size", "rnn"))
+        model = _checked(values, "the description", _MODEL, ("format", "vocab_size", "rnn"))
         rnn = _checked(model["rnn"], "its rnn", _RNN, ("class", *_SIZES))
         if model["format"] != FORMAT:
             raise ValueError(
@@ -315,7 +324,11 @@ def _checked(
             raise ValueError(f"{what} has an unknown entry {name[:60]!r}")
         kind = kinds[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{what} cannot have {name} {str(value)[:60]!r}")
+            one_of = list(kind) if isinstance(kind, tuple) else [kind]
+            if float in one_of:
+                one_of.remove(int)
+            allowed = " or ".join(_WORDS[one] for one in one_of)
+            raise ValueError(f"{name} of {what} must be {allowed}, got {str(value)[:60]!r}")
     for name in required:
         if name not in values:
             raise ValueError(f"{what} has no entry {name!r}")

@@ -87,7 +87,15 @@ class LanguageModel(SequenceModel):
         return {"dropout_words": self.dropout_words, **super().dropout_before_sites()}
 
     def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
-        embedded: Tensor = self.embedding(x)
+        if x.is_floating_point():
+            raise ValueError(f"x must hold the numbers of words, as torch.long, got {x.dtype}")
+        try:
+            embedded: Tensor = self.embedding(x)
+        except IndexError:  # on a CPU; a GPU ends the process
+            raise IndexError(
+                f"x must hold numbers from 0 to {self.vocab_size - 1}, got {int(x.min())} to "
+                f"{int(x.max())}; encode the text with the model's own vocabulary"
+            ) from None
         if not (dropping and self.dropout_words):
             return embedded
         kept = F.dropout(embedded.new_ones(x.shape[1], self.vocab_size), self.dropout_words)

@@ -44,7 +44,9 @@ def save_folder(model: LanguageModel, folder: Path, vocabulary: Vocabulary | Non
         values["tokens"] = vocabulary.tokens
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     weights = _weights(model)
-    _check_whole(Description(json.loads(text), trust_code=True), type(model), weights)
+    _check_whole(
+        _wanted(Description(json.loads(text), trust_code=True), type(model), weights), weights
+    )
     safetensors = _safetensors()
     folder.mkdir(parents=True, exist_ok=True)
     if vocabulary is not None:
@@ -64,11 +66,15 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
                 "that save_pretrained or noisin train wrote"
             )
     path = folder / CONFIG
+    other = f"{folder / WEIGHTS} does not hold the weights of this model"
     with _one_sentence(f"{path} describes no model"):
         description = Description(_read_json(path), trust_code)
-    with _one_sentence(f"{folder / WEIGHTS} does not hold the weights of this model"):
+    with _one_sentence(other):
         weights = _read_weights(folder / WEIGHTS, description)
-        _check_whole(description, kind, weights)
+    with _one_sentence(f"{path} describes no model that can be built"):
+        wanted = _wanted(description, kind, weights)
+    with _one_sentence(other):
+        _check_whole(wanted, weights)
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn are replaced
             model = description.build(kind, weights, name)
         model.load_state_dict(_with_tied(weights, description.tied_weights))
@@ -125,17 +131,25 @@ def _read_weights(path: Path, description: Description) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in names}
 
 
-def _check_whole(
+def _wanted(
     description: Description, kind: type[LanguageModel], weights: Mapping[str, Tensor]
-) -> None:
-    """Compares the weights with those of a model that has no memory.
+) -> dict[str, Tensor]:
+    """The weights of a model of this description, which take no memory.
+
+    Raises:
+        ValueError, TypeError: if such a model cannot be built.
+    """
+    description.check_sizes({name: tuple(value.shape) for name, value in weights.items()})
+    with torch.device("meta"):
+        return _weights(description.build(kind, weights))
+
+
+def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Compares weights with those that a model needs.
 
     Raises:
         ValueError: if some are missing or left over, or of another shape.
     """
-    description.check_sizes({name: tuple(value.shape) for name, value in weights.items()})
-    with torch.device("meta"):
-        wanted = _weights(description.build(kind, weights))
     for name in sorted(wanted.keys() | weights.keys()):
         shapes = [tuple(part[name].shape) if name in part else None for part in (wanted, weights)]
         if shapes[0] != shapes[1]:

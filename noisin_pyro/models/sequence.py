@@ -10,10 +10,12 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.recurrence import NoisyRecurrence
+from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
 from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context
@@ -215,9 +217,20 @@ class SequenceModel(Freezable, PyroModule):
             self._run(x, state, call, drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
-        """The rates of dropout and zoneout, by their options, that act before some noisy state."""
+        """The rates of dropout and zoneout, by their options, that act before some noisy state.
+
+        Those of torch's dropout modules and of weight drop inside the embedding and the RNN are
+        among them.
+        """
         rates = {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
-        return {**rates, "zoneout": max(self.rnn.zoneout)}
+        rates["zoneout"] = max(self.rnn.zoneout)
+        for name in ("embedding", "rnn"):
+            held = getattr(self, name)
+            parts = held.named_modules(prefix=name) if isinstance(held, nn.Module) else ()
+            for path, part in parts:
+                if isinstance(part, (_DropoutNd, WeightDrop)) and part.training:
+                    rates[f"{path}.p"] = part.p
+        return rates
 
     @in_context
     def predict(

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.layers.layer import NoiseTo
-from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.base import Noise, Range
 
 __all__ = [
     "check_drawn",
@@ -24,6 +24,8 @@ __all__ = [
     "check_state_dtype",
     "check_weights",
     "refuse_tied",
+    "state_range",
+    "state_sizes",
     "zoneout_rates",
 ]
 
@@ -65,6 +67,34 @@ def zoneout_rates(zoneout: float | Sequence[float], parts: int) -> tuple[float, 
         each = {1: "", 2: ", or a pair for h and c"}.get(parts, f", or {parts} of them")
         raise ValueError(f"zoneout must be a probability in [0, 1){each}, got {zoneout}")
     return tuple(float(rate) for rate in rates)
+
+
+def state_sizes(sizes: Any) -> tuple[int, ...]:
+    """The widths of the parts of a state, as they were given.
+
+    Raises:
+        ValueError: unless there is at least one, and each is a whole number above 0.
+    """
+    each = tuple(sizes) if isinstance(sizes, Sequence) else ()
+    if not each or not all(isinstance(size, int) and size > 0 for size in each):
+        raise ValueError(
+            "state_sizes must be the widths of the state's parts, at least 1 each, such as [20] "
+            f"for h alone or [20, 20] for h and c, got {sizes!r}"
+        )
+    return each
+
+
+def state_range(interval: Any) -> Range:
+    """The interval of h, as it was given.
+
+    Raises:
+        ValueError: unless it is a pair of numbers, the lower one first.
+    """
+    if not isinstance(interval, Sequence) or len(interval) != 2 or not interval[0] < interval[1]:
+        raise ValueError(
+            f"range must be a pair (low, high) with low < high, such as (-1, 1), got {interval!r}"
+        )
+    return Range(*interval)
 
 
 def check_noise(noise: Any) -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisin_pyro.cells.base import Cell, State, Weights
 from noisin_pyro.cells.zoneout import with_zoneout
-from noisin_pyro.layers.layer import clean_layers
+from noisin_pyro.layers.layer import clean_layers, under_vmap
 from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
@@ -179,7 +179,8 @@ class NoisyRecurrence(NoisyModule):
         if any(self.zoneout):
             sizes = cell.state_sizes(self.hidden_size)
             cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
-        if not noisy and cell.kernel is not None and not (rate and self.tied):
+        kernels = cell.kernel is not None and not under_vmap(x, state, weights)
+        if not noisy and kernels and not (rate and self.tied):
             z, final = clean_layers(
                 cell, x, state, weights, call.lengths, rate, call.dropping, self.bidirectional
             )

@@ -17,7 +17,7 @@ from noisin_pyro.naming import claim_name
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
-from noisin_pyro.noise.base import Noise, Range
+from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import SpreadLike
 from noisin_pyro.sites import apart, own_store
 
@@ -31,11 +31,14 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
     A cell is any ``nn.Module`` that is called as ``torch.nn.RNNCell``, ``LSTMCell`` or ``GRUCell``:
     ``cell(x, state)`` returns the new state, a tensor h with shape (N, H) or a tuple whose first
-    part is h and whose other parts, each with shape (N, F), stay clean. It is called once per step.
+    part is h and whose other parts, each with shape (N, F), stay clean. All parts have the dtype of
+    the input. It is called once per step, with the padding of shorter sequences among its rows,
+    which a batch norm inside it counts.
     Everything else is as in :class:`NoisyLSTM`: the call, lengths, packed and unbatched input, the
     carried state, the noises, and the sites and their names. Its own weights are parameters in
     Pyro too (``<name>.cell_l0$$$weight_hh``), and random if the cell is a ``PyroModule`` with
-    priors.
+    priors. A :class:`PriorGuide` with a site per timestep runs the cell anew, so a cell that draws
+    at random by itself wants ``sites="sequence"``; only torch's dropout modules are noticed.
 
     With torch's own cells it is :class:`NoisyLSTM` and its siblings, number by number, and slower:
     these know which products of a step can be done for all steps at once, which cannot be told of
@@ -111,11 +114,12 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
                 with own_store(), poutine.block():  # a PyroModule speaks to Pyro when called
                     forms.append(form_of(cell, width, like))
             else:
-                forms.append(Form(tuple(state_sizes), tuple if len(state_sizes) > 1 else None))
+                sizes = arguments.state_sizes(state_sizes)
+                forms.append(Form(sizes, tuple if len(sizes) > 1 else None))
         if any(form != forms[0] for form in forms):
-            sizes = [form.sizes for form in forms]
+            each = [form.sizes for form in forms]
             raise ValueError(
-                f"all cells of a NoisyRecurrent must have the same state, got the sizes {sizes}; "
+                f"all cells of a NoisyRecurrent must have the same state, got the sizes {each}; "
                 "put several RNNs in turn for layers of different width"
             )
         self.hidden_size = forms[0].sizes[0]
@@ -126,7 +130,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         adapter = ModuleCell(
             kind if range is not None else f"{kind} (whose range= was not given)",
             forms[0],
-            None if range is None else Range(*range),
+            None if range is None else arguments.state_range(range),
         )
         self._add_noise(adapter, noise, spread, sites, tied, noise_to, zoneout, name)
 
@@ -208,4 +212,5 @@ def _input_size(cell: nn.Module) -> int:
 def _like(cell: Any) -> Tensor:
     """A floating-point tensor of a cell, or torch's default if it has none."""
     held = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
-    return next((part for part in held if part.is_floating_point()), torch.empty(()))
+    ready = (part for part in held if not nn.parameter.is_lazy(part))
+    return next((part for part in ready if part.is_floating_point()), torch.empty(()))

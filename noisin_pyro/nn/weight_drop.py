@@ -69,7 +69,7 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
         drop = WeightDrop(p).train(part.training)
         parametrize.register_parametrization(part, own, drop, unsafe=True)  # it keeps the shape
     module.register_forward_pre_hook(_renew_masks)
-    module.register_forward_hook(_forget_masked_weights)
+    module.register_forward_hook(_forget_masked_weights, always_call=True)
     return module
 
 

@@ -67,6 +67,11 @@ class AffineNoise(Noise):
                 f"the base of {name} must carry no parameter, got {base} with one that "
                 "requires a gradient; learn the RNN's spread instead"
             )
+        if any(tensor.is_meta for tensor in tensors(base)):
+            raise ValueError(
+                f"the base of {name} must have its numbers, got {base} on the device meta, which "
+                "has none; make the noise outside of torch.device('meta')"
+            )
         try:
             known = moments(base)
         except NotImplementedError:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.infer.contexts import evaluating, seeded_by
-from noisin_pyro.infer.forecast import continue_sequences
+from noisin_pyro.infer.forecast import check_count, continue_sequences
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.tokens import EOS, UNK
 from noisin_pyro.vocabulary import Vocabulary
@@ -95,8 +95,7 @@ def sample_tokens(
         >>> sample_tokens(model, torch.zeros(3, 2, dtype=torch.long), 5).shape
         torch.Size([5, 2])
     """
-    if steps < 1:
-        raise ValueError(f"length must be at least 1, got {steps}")
+    check_count("length", steps)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 

@@ -100,7 +100,7 @@ class TrainConfig:
         device: auto, cpu, cuda, mps or xpu.
         devices: number of processes, each with its share of the streams; on each host.
         nodes: number of hosts, where torchrun or srun starts the processes.
-        precision: 32 or bf16-mixed.
+        precision: of training, 32 or bf16-mixed; evaluation is in single precision.
         out: the folder the run writes.
         resume: continue the run in ``out``.
         checkpoint_seconds: seconds of training between two checkpoints within an epoch.

@@ -152,7 +152,8 @@ class Trainer:
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         """Updates the parameters; returns the loss in nats and the gradient's norm."""
-        total, state = self.objective.with_state(x, y, self.state)
+        with self.fabric.autocast():  # which Fabric itself does for ``forward`` alone
+            total, state = self.objective.with_state(x, y, self.state)
         self.fabric.backward(total / y.numel())
         norm = self.fabric.clip_gradients(
             self.objective,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_folder"]
 
 ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
+BEGINS = b'{"op_code":'  # an entry of a journal
 POLL = 0.5  # seconds between two looks at trials that other processes have
 PRUNE_AFTER = 4  # finished trials before any is pruned
 #: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
@@ -100,9 +103,10 @@ def open_study(
             check_folder(config)
             study = _connect(config, storage)
             path = folder / ID
-            own = path.read_text(encoding="utf-8") if path.exists() else uuid.uuid4().hex
-            known = study.user_attrs
-            if known.get("id", own) != own:
+            held = path.read_text(encoding="utf-8") if path.exists() else ""
+            known = study.user_attrs.get("id")
+            own: str = (storage is None and known) or held or uuid.uuid4().hex
+            if known is not None and known != own:
                 raise ValueError(
                     f"the storage {storage!r} has a study {study.study_name!r} whose trials are in "
                     "another folder; give that as out, on a file system that all machines share, "
@@ -119,20 +123,23 @@ def open_study(
 
 
 def _connect(config: TrainConfig, storage: str | None) -> Study:
-    """Opens the storage, and the study of the folder's name in it."""
+    """Opens the storage, and the study of the folder in it."""
     import optuna
 
     place = storage or str(Path(config.out) / JOURNAL)
     try:
+        opened = optuna.storages.get_storage(place) if "://" in place else _journal(place)
         return optuna.create_study(
-            storage=place if "://" in place else _journal(place),
-            study_name=Path(config.out).resolve().name,
+            storage=opened,
+            study_name=_name(opened, Path(config.out), storage),
             load_if_exists=True,
             direction="minimize",
             sampler=make_sampler(config.seed),
             # Noise makes the first epochs slower, so a third of them is not judged.
             pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=config.epochs // 3),
         )
+    except Renamed:
+        raise
     except Exception as error:  # each database has exceptions of its own
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(
@@ -141,8 +148,37 @@ def _connect(config: TrainConfig, storage: str | None) -> Study:
         ) from None
 
 
+class Renamed(ValueError):
+    """A study is in a storage under another name than its folder now has."""
+
+
+def _name(opened: BaseStorage, folder: Path, storage: str | None) -> str:
+    """The name of a folder's study in its storage.
+
+    Raises:
+        Renamed: if it is the folder's former name, in a storage that other folders share.
+    """
+    import optuna
+
+    path, name = folder / ID, folder.resolve().name
+    own = path.read_text(encoding="utf-8") if path.exists() else None
+    for summary in optuna.get_all_study_summaries(opened) if own is not None else ():
+        if storage is None:  # the journal holds no other one
+            return summary.study_name
+        if summary.user_attrs.get("id") == own and summary.study_name != name:
+            raise Renamed(
+                f"out {str(folder)!r} has the study {summary.study_name!r} of the storage "
+                f"{storage!r}; give the folder that name again"
+            )
+    return name
+
+
 def _journal(path: str) -> BaseStorage:
-    """A journal file whose lock, if its owner was killed on this machine, is free at once."""
+    """A journal file that outlives the processes that write to it.
+
+    Its lock, if its owner was killed on this machine, is free at once. An entry that a kill or a
+    full disk cut off is removed before the next one is written behind it.
+    """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -151,12 +187,38 @@ def _journal(path: str) -> BaseStorage:
 
         def acquire(self) -> bool:
             self._lease.wait()
+            _cut_back(Path(path))
             return True
 
         def release(self) -> None:
             self._lease.give_back()
 
+    _check_journal(Path(path))
     return JournalStorage(JournalFileBackend(path, Lock(path)))
+
+
+def _check_journal(path: Path) -> None:
+    """Raises ValueError if a file holds something else, before anything is written into it."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines, 1):
+        try:
+            known = "op_code" in json.loads(line)
+        except (ValueError, TypeError):
+            known = False
+        if not known:
+            raise ValueError(f"its line {number} is no entry of a journal")
+    if not last.startswith(BEGINS[: len(last)]):
+        raise ValueError("its last line is no entry of a journal")
+
+
+def _cut_back(path: Path) -> None:
+    """Removes an entry that lacks its end from a journal whose lock is held."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _describe(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
@@ -124,13 +125,24 @@ def _write(
         if best is not None:
             record["best"] = {"number": best.number}
             if final:
-                _, _, model = load_run(trial_folder(folder, best.number), config.trust_code)
+                model = _load(trial_folder(folder, best.number), config.trust_code)
                 splits = {"valid": corpus.valid, "test": corpus.test}
                 record["best"]["mean_path"] = measure(model, splits, 0, config.seed)
         write_record(folder / "study.json", record)
         if rows:
             write_picture(folder / "tune.png", record)
     return record
+
+
+def _load(folder: Path, trust_code: bool) -> LanguageModel:
+    """The model of the best trial."""
+    try:
+        return load_run(folder, trust_code)[2]
+    except ValueError as error:
+        raise ValueError(
+            f"the best trial's run cannot be read ({str(error).split(';')[0]}); bring its folder "
+            "back, or train it again by noisin train with its options, which study.json holds"
+        ) from None
 
 
 class _Say:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from noisin_pyro.cli.reproduce import reproduce
 from noisin_pyro.experiments.job import run as run_job
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.store import due, planned, run_of
@@ -162,6 +164,11 @@ SIZES = {
     "medium, WikiText-2": ("wikitext-2", 650),
     "large, WikiText-2": ("wikitext-2", 1500),
 }
+
+
+def test_the_command_line_knows_every_experiment() -> None:
+    known = get_args(get_type_hints(reproduce)["experiment"])
+    assert known == ("table1", *EXPERIMENTS)
 
 
 def test_the_tables_of_the_paper_of_2018() -> None:

@@ -213,9 +213,30 @@ def test_a_generator_is_all_that_changes() -> None:
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"x": torch.zeros(3)}, r"x must have shape \(T, B\) .*, got \(3,\)"),
         ({"x": torch.zeros(0, 2, 1)}, r"with T >= 1, got \(0, 2, 1\)"),
+        (
+            {"next_input": lambda y: torch.cat([y, y], -1)},
+            r"each step's input has shape \(200, 1\), and .* read next \(200, 2\)",
+        ),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
     model = SequenceModel(nn.Identity(), NoisyGRU(1, 3), NormalEmission(3, 1))
     with pytest.raises(ValueError, match=message):
         forecast(model, **{"x": torch.zeros(3, 2, 1), "steps": 2, **options})
+
+
+@pytest.mark.parametrize("option", ["steps", "samples"])
+def test_a_count_is_a_whole_number(option: str) -> None:
+    model = SequenceModel(nn.Identity(), NoisyGRU(1, 3), NormalEmission(3, 1))
+    with pytest.raises(TypeError, match=f"{option} must be a whole number, got 2.5"):
+        forecast(model, torch.zeros(3, 2, 1), **{"steps": 2, option: 2.5})  # type: ignore[arg-type]
+
+
+def test_inputs_that_are_more_than_what_is_drawn() -> None:
+    model = SequenceModel(nn.Linear(3, 4), NoisyGRU(4, 3), NormalEmission(3, 1))
+    x = torch.zeros(5, 2, 3)
+    with pytest.raises(ValueError, match="give next_input=, which makes the one of the other"):
+        forecast(model, x, 2, samples=4)
+    assert forecast(model, x, 1, samples=4).shape == (4, 1, 2, 1)  # it is not read
+    drawn = forecast(model, x, 2, samples=4, next_input=lambda y: y.expand(1, 8, 3))
+    assert drawn.shape == (4, 2, 2, 1)

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from noisin_pyro.kernels import linear_softmax
 from noisin_pyro.kernels.linear_softmax import linear_log_softmax
 from noisin_pyro.nn.emissions import LinearCategorical
+from tests.helpers import assert_all_close
 
 Law = Callable[[Tensor, Tensor, "Tensor | None", Tensor], Tensor]
 
@@ -112,8 +114,35 @@ def test_single_precision_is_no_worse_than_torchs(scale: float) -> None:
 @pytest.mark.parametrize("classes", [2, 33, 10_000, 33_278])
 def test_the_softmax_in_place_is_the_one_out_of_place(classes: int) -> None:
     logits = torch.randn(5, classes)
-    apart = torch.log_softmax(logits, -1)
-    assert torch.equal(torch.log_softmax(logits, -1, out=logits), apart)
+    apart = torch.softmax(logits, -1)
+    assert torch.equal(torch.softmax(logits, -1, out=logits), apart)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cached", [1, 2 * 11, 7 * 11, 10**6])
+def test_rows_taken_together_are_rows_taken_apart(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, cached: int
+) -> None:
+    logits, target = 3 * torch.randn(7, 11, dtype=dtype), torch.randint(11, (7,))
+    exact = logits.double().log_softmax(1)
+    excess = exact.exp() - F.one_hot(target, 11)
+    monkeypatch.setattr(linear_softmax, "_CACHED", cached)
+    log_prob = linear_softmax._to_softmax(logits, target, excess=True)
+    single = 1e-12 if dtype == torch.float64 else 1e-6
+    assert_all_close([log_prob.double()], [exact.gather(1, target[:, None]).squeeze(1)], single)
+    half = 2**-8 if dtype == torch.bfloat16 else single
+    assert_all_close([logits.double()], [excess], half)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_logits_at_the_ends_of_their_range(dtype: torch.dtype) -> None:
+    """A class of no probability, one of all of it, and NaN, as torch has them."""
+    inf = float("inf")
+    rows = [[0.0, -inf, 1.0], [-inf, 0.0, -inf], [1e4, 0.0, -1e4], [inf, 0.0, 0.0], [-inf] * 3]
+    logits, target = torch.tensor(rows, dtype=dtype), torch.tensor([1, 1, 2, 0, 0])
+    expected = logits.double().log_softmax(1).gather(1, target[:, None]).squeeze(1)
+    found = linear_softmax._to_softmax(logits, target)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("wrong", [-1, 11])
@@ -140,7 +169,7 @@ def test_under_autocast() -> None:
         theirs = gradients(torchs, (z, weight, bias, target), g)
     exact = gradients(torchs, (z, weight, bias, target), g)
     assert ours[0].dtype == torch.float32
-    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=1e-6)
     for a, b, c in zip(ours[1], theirs[1], exact[1]):
         assert a.dtype == torch.float32
         error, torch_error = ((x - c).norm() / c.norm() for x in (a, b))

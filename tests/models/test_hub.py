@@ -46,6 +46,10 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == FILES
     card = (tmp_path / "README.md").read_text()
     assert "library_name: noisin-pyro" in card and "1805.01500" in card
+    code = (
+        card.split("```python\n")[1].split("```")[0].replace("FOLDER_OR_NAME", repr(str(tmp_path)))
+    )
+    exec(compile(code, "README.md", "exec"), {})  # the card says how the model is loaded
     x = torch.randint(len(VOCABULARY), (7, 2))
     for kind in (HubLanguageModel, LanguageModel):
         again = kind.from_pretrained(tmp_path, name="mine")
@@ -92,6 +96,12 @@ def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     HubLanguageModel.from_pretrained("me/mine", revision="v1")
     assert sorted(asked.pop("allow_patterns")) == FILES[1:]
     assert asked == {"repository": "me/mine", "revision": "v1"}
+
+
+@pytest.mark.parametrize("name", ["./runs/none", "/runs/none", "runs/none/best"])
+def test_a_mistyped_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is no folder, and no repository can have this"):
+        HubLanguageModel.from_pretrained(name)
 
 
 def test_a_strangers_folder_sets_no_argument(tmp_path: Path) -> None:

@@ -30,3 +30,15 @@ def test_a_model_starts_near_uniform_over_words(tied: bool) -> None:
 def test_tied_weights_need_equal_sizes() -> None:
     with pytest.raises(ValueError, match=r"as wide as the hidden state, got 4 and 6; make them"):
         LanguageModel(10, NoisyLSTM(4, 6), tied_weights=True)
+
+
+@pytest.mark.parametrize("number", [-1, 10])
+def test_words_of_another_vocabulary(number: int) -> None:
+    model = LanguageModel(10, NoisyLSTM(4, 6))
+    with pytest.raises(IndexError, match=f"x must hold numbers from 0 to 9, got .*{number}.*; enc"):
+        model.predict(torch.tensor([[3], [number]]))
+
+
+def test_words_are_whole_numbers() -> None:
+    with pytest.raises(ValueError, match="as torch.long, got torch.float32"):
+        LanguageModel(10, NoisyLSTM(4, 6)).predict(torch.ones(3, 2))

@@ -354,7 +354,12 @@ BASE = ("rnn", "noise", 0, "base")
         (put("rnn", "input_size", value=10**30), "input_size must lie in 1 to 2,147,483,647"),
         (put("rnn", "num_layers", value=10**6), "num_layers must lie in 1 to 1,000"),
         (put("rnn", "num_layers", value=3), "noise must have one entry a layer, got 2"),
-        (put("rnn", "num_layers", value=True), "its rnn cannot have num_layers 'True'"),
+        (
+            put("rnn", "num_layers", value=True),
+            "num_layers of its rnn must be a whole number, got 'True'",
+        ),
+        (put("vocab_size", value="9"), "vocab_size of the description must be a whole number"),
+        (put("rnn", "dropout", value=None), "dropout of its rnn must be a number, got 'None'"),
         (put("rnn", "dropout", value=2.0), "dropout should be a number in range [0, 1]"),
         (put("rnn", "dropout", value=float("nan")), "NaN is no number of JSON"),
         (put("rnn", "sites", value="all"), "sites must be 'sequence', 'timestep' or None"),
@@ -376,6 +381,12 @@ BASE = ("rnn", "noise", 0, "base")
 )
 def test_a_changed_description(change: Any, sentence: str, copy: Path) -> None:
     assert sentence in edited(copy, change)
+
+
+def test_a_value_is_not_blamed_on_the_weights(copy: Path) -> None:
+    refusal = edited(copy, put("dropout_words", value=-1))
+    assert "config.json describes no model that can be built: dropout_words must lie in" in refusal
+    assert "model.safetensors" not in refusal
 
 
 def test_nothing_is_imported_unless_it_is_trusted(

@@ -22,10 +22,12 @@ from noisin_pyro import (
     NoisinELBO,
     NoisyGRU,
     NoisyLSTM,
+    NoisyRecurrent,
     NoisyRNN,
     NormalEmission,
     PriorGuide,
     SequenceModel,
+    weight_drop,
 )
 from tests.helpers import NOISES, B, D, H, T, batch, build, site_kinds
 
@@ -137,3 +139,52 @@ def test_timestep_sites_under_dropout_need_noisin_elbo() -> None:
     assert NoisinELBO()(model, guide)(x, y).isfinite()
     model.eval()
     assert Trace_ELBO()(model, guide)(x, y).isfinite()
+
+
+class Masked(nn.Module):
+    """A cell with a dropout of its own."""
+
+    input_size, hidden_size = D, H
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.inner = nn.Dropout(0.3), nn.GRUCell(D, H)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        return self.inner(self.drop(x), h)
+
+
+def dropping(part: str, sites: Any) -> SequenceModel:
+    """A model with dropout inside a part that a user has made."""
+    options: Any = {"noise": Multiplicative(dist.Normal(0.0, 1.0)), "sites": sites}
+    embedding = nn.Sequential(nn.Linear(2, D), nn.Dropout(0.3 if part == "embedding" else 0.0))
+    rnn = NoisyRecurrent(Masked(), **options) if part == "cell" else NoisyGRU(D, H, **options)
+    if part == "weight_drop":
+        weight_drop(rnn, p=0.3)
+    return SequenceModel(embedding, rnn, NormalEmission(H, 1))
+
+
+@pytest.mark.parametrize(
+    "part, name",
+    [
+        ("embedding", "embedding.1.p"),
+        ("cell", "rnn.cell_l0.drop.p"),
+        ("weight_drop", "rnn.parametrizations.weight_hh_l0.0.p"),
+    ],
+)
+def test_dropout_inside_a_part_empties_the_kl_or_is_refused(part: str, name: str) -> None:
+    """With other masks in guide and model Trace_ELBO was a hundred times the likelihood's loss."""
+    x, y = torch.randn(T, B, 2), torch.randn(T, B, 1)
+    model = dropping(part, "timestep")
+    guide = PriorGuide(model)
+    with pytest.raises(ValueError, match=f"{name}=0.3 would draw another mask"):
+        Trace_ELBO()(model, guide)(x, y)
+    pyro.clear_param_store()
+    for sites in ("sequence", "timestep"):
+        model = dropping(part, sites).train(sites == "sequence")
+        guide = PriorGuide(model)
+        losses = []
+        for elbo in (Trace_ELBO(), NoisinELBO()):
+            pyro.set_rng_seed(1)
+            losses.append(elbo(model, guide)(x, y).item())
+        assert math.isclose(*losses, rel_tol=1e-5)

@@ -14,7 +14,7 @@ from pyro.infer import SVI, JitTrace_ELBO
 from pyro.infer.reparam import AutoReparam, LocScaleReparam
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
 from noisin_pyro import Additive, LanguageModel, Multiplicative, NoisyGRU, PriorGuide
@@ -116,6 +116,27 @@ def test_per_sample_gradients(cell: str, noise: Any) -> None:
         alone = grad(loss)(weights, x[:, b], epsilon[:, b])
         for name, gradient in alone.items():
             torch.testing.assert_close(together[name][b], gradient)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("noise", [None, ADDITIVE, MULTIPLICATIVE], ids=["none", "add", "mult"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_ensemble_under_vmap(cell: str, noise: Any, layers: int) -> None:
+    """``vmap`` over the weights of several RNNs, as torch's tutorial on ensembles has it."""
+    rnns = [make_rnn(cell, D, H, layers, noise=noise, dtype=torch.float64) for _ in range(3)]
+    x = torch.randn(T, B, D, dtype=torch.float64)
+    weights, buffers = stack_module_state(rnns)
+    for sample in (False, True):
+        given: Any = {"sample": sample}
+        if sample and noise is not None:
+            given["epsilon"] = rnns[0].draw_noise(T, B)
+
+        def run(weights: Any, buffers: Any, given: Any = given) -> Tensor:
+            return functional_call(rnns[0], (weights, buffers), (x,), given)[0]
+
+        together = vmap(run)(weights, buffers)
+        for rnn, output in zip(rnns, together):
+            torch.testing.assert_close(output, rnn(x, **given)[0])
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")

@@ -111,6 +111,14 @@ def test_before_the_first_call_it_can_be_moved_and_copied(kind: Any) -> None:
     assert torch.equal(module.weight_hh_l0 == 0, masks_of(module)["weight_hh_l0"] == 0)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, NoisyLSTM])
+def test_after_a_call_that_failed_it_can_be_copied(kind: Any) -> None:
+    module = weight_drop(kind(D, H), p=0.5)
+    with pytest.raises((RuntimeError, ValueError)):
+        module(torch.randn(T, B, D + 1))
+    assert copy.deepcopy(module)(torch.randn(T, B, D))[0].shape == (T, B, H)
+
+
 def test_share_of_entries_that_are_dropped() -> None:
     """|z| < 5.5 over 160,000 entries, so a false alarm in 4e-8 of runs."""
     module = weight_drop(nn.GRUCell(1, 231), "weight_hh", 0.3)

@@ -119,3 +119,12 @@ def test_a_family_needs_a_positive_spread(spread: float) -> None:
     message = f"spread must be positive and finite, got {spread}; choose one above 0"
     with pytest.raises(ValueError, match=message):
         family("bernoulli", spread=spread)
+
+
+@each_kind
+def test_a_base_without_numbers(kind: Any) -> None:
+    """As it comes about inside ``torch.device("meta")``, where networks are built unfilled."""
+    with torch.device("meta"):
+        base = dist.Normal(0.0, 1.0, validate_args=False)
+    with pytest.raises(ValueError, match=r"on the device meta, .*; make the noise outside of"):
+        kind(base)

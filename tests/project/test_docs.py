@@ -69,6 +69,7 @@ class Page(HTMLParser):
         super().__init__()
         self.title, self.ids, self.links = "", set[str](), list[str]()
         self.loaded: list[str] = []
+        self.alts: list[str] = []
         self._in_title = False
         self.feed(path.read_text(encoding="utf-8"))
 
@@ -76,6 +77,8 @@ class Page(HTMLParser):
         given = {name: value for name, value in attrs if value}
         self._in_title = tag == "title"
         self.ids.update(given[name] for name in ("id", "name") if name in given)
+        if tag == "img":
+            self.alts.append(given.get("alt", ""))
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         elif tag in ("img", "script", "source", "iframe") and "src" in given:
@@ -127,6 +130,22 @@ def test_no_internal_link_is_dead(site: dict[Path, Page]) -> None:
             ):
                 dead.append(f"{path.name}: {link}")
     assert not dead
+
+
+@pytest.mark.slow
+def test_every_picture_says_what_it_shows(site: dict[Path, Page]) -> None:
+    alts = [(path.name, alt) for path, page in site.items() for alt in page.alts]
+    assert len(alts) > 30
+    assert not [(name, alt) for name, alt in alts if not alt or alt.endswith(".png")]
+
+
+@pytest.mark.slow
+def test_formulas_have_their_operators(site: dict[Path, Page]) -> None:
+    """latex2mathml writes "~" and ";" as identifiers, and no space between log and p."""
+    text = next(path for path in site if path.name == "method.html").read_text(encoding="utf-8")
+    assert "<mo>&#x0223C;</mo>" in text and "<mo>;</mo>" in text
+    assert '<mi>log</mi><mspace width="0.17em"/><mi>p</mi>' in text
+    assert "<mi>;</mi>" not in text and "<mi>&#x0007E;</mi>" not in text
 
 
 @pytest.mark.slow

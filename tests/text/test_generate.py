@@ -117,6 +117,11 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
         sample_text(build(), "a", **options)
 
 
+def test_a_length_is_a_whole_number() -> None:
+    with pytest.raises(TypeError, match="length must be a whole number, got '5'"):
+        sample_text(build(), "a", "5")  # type: ignore[arg-type]
+
+
 def test_a_model_without_vocabulary() -> None:
     with pytest.raises(ValueError, match="the model has no vocabulary; give vocabulary="):
         sample_text(LanguageModel(9, NoisyRNN(4, 4)))

@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
+from noisin_pyro.kernels.linear_softmax import linear_log_softmax
+from noisin_pyro.nn import emissions
 from noisin_pyro.training.build import averaged_weights, build_model, build_noise, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import TrainConfig
@@ -252,10 +256,28 @@ def test_tensorboard_logs_are_written_when_asked(text: Path, tmp_path: Path) -> 
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
-def test_bfloat16_trains(text: Path, tmp_path: Path) -> None:
-    record = train(small(text, tmp_path / "run", precision="bf16-mixed", epochs=2, noise="none"))
-    losses = [row["valid_nats"] for row in record["models"]["deterministic"]["history"]]
-    assert losses[-1] < losses[0]
+def test_bfloat16_trains_in_bfloat16(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products in halves, sums of losses and the evaluation in single precision."""
+    seen = set()
+
+    def head(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+        seen.add((torch.is_grad_enabled(), F.linear(z, weight, bias).dtype))
+        found = linear_log_softmax(z, weight, bias, target)
+        assert found.dtype == torch.float32
+        return found
+
+    monkeypatch.setattr(emissions, "linear_log_softmax", head)
+    curves = []
+    for precision in ("32", "bf16-mixed"):
+        seen.clear()
+        record = train(small(text, tmp_path / precision, precision=precision, epochs=2))
+        training = torch.float32 if precision == "32" else torch.bfloat16
+        assert seen == {(True, training), (False, torch.float32)}
+        curves.append([row["valid_nats"] for row in record["models"]["noisin"]["history"]])
+    assert curves[0] != curves[1]
+    assert curves[0] == pytest.approx(curves[1], rel=0.02)
 
 
 @pytest.mark.slow

@@ -1,0 +1,29 @@
+"""What the tables here are made with: records, tables, and the machines they are from."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from noisin_pyro.experiments.markdown import markdown_table
+
+HERE = Path(__file__).resolve().parent
+
+table = partial(markdown_table, rule="---")
+
+
+def load(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def machines(records: list[dict[str, Any]]) -> str:
+    """The hardware of some records, each kind once."""
+    kinds = {
+        f"{r['hardware'].get('gpu', r['hardware']['processor'])}, {r['hardware']['threads']} "
+        f"thread(s), torch {r['versions']['torch']}, Python {r['versions']['python']}"
+        for r in records
+    }
+    return "; ".join(sorted(kinds))

@@ -1,0 +1,174 @@
+"""Tables of what things cost, from the records of the benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from records import HERE, load, machines, table
+
+SPEED = {
+    "torch": "torch's own, deterministic",
+    "clean": "ours, `noise=None`",
+    "additive": "ours, additive",
+    "multiplicative": "ours, multiplicative",
+    "trace-additive": "additive under `Trace_ELBO` + `PriorGuide`",
+    "trace-multiplicative": "multiplicative under `Trace_ELBO` + `PriorGuide`",
+    "by-hand": "additive, a loop by hand in PyTorch",
+    "textbook": "additive, the textbook Pyro program",
+}
+
+
+def speed() -> str:
+    """What a training step costs, one table for each machine it was measured on."""
+    return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost").glob("*.json")))
+
+
+def speed_halves() -> str:
+    """The same in bf16-mixed."""
+    return "\n\n".join(
+        speed_table(path) for path in sorted((HERE / "step-cost/bf16").glob("*.json"))
+    )
+
+
+def speed_table(path: Path) -> str:
+    record = load(path)
+    steps = record["steps"]
+    over = (f"{ratio_of(row, 'textbook') / ratio_of(row, 'additive'):.1f}" for row in steps)
+    seconds = (f"{row['variants']['torch']['seconds'] * 1e3:.0f} ms" for row in steps)
+    rows = [
+        *([title, *ratios_of(steps, name)] for name, title in SPEED.items()),
+        ["the textbook program over ours, additive", *over],
+        ["torch's own takes", *seconds],
+        ["its matrix products alone, by `torch.mm`", *ratios_of(steps, "products")],
+    ]
+    if "memory" in record:
+        for name in ("additive", "multiplicative"):
+            rows.append([f"peak memory, {name}", *ratios_of(record["memory"], name)])
+    head = ["training step, ratio to torch's", *(row["setting"] for row in steps)]
+    machine, versions = record["hardware"], record["versions"]
+    lines = [table(head, rows), "", *other_costs(record), ""]
+    lines.append(
+        f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, fused "
+        f"Adam. {machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
+        f"{versions['torch']}, Python {versions['python']}."
+    )
+    return "\n".join(lines)
+
+
+def ratios_of(rows: list[dict[str, Any]], variant: str) -> list[str]:
+    return [f"{ratio_of(row, variant):.2f}" for row in rows]
+
+
+def ratio_of(row: dict[str, Any], variant: str) -> float:
+    """The cost of a variant over that of torch's own deterministic RNN."""
+    ratio: float = row["variants"][variant]["ratio"]
+    return ratio
+
+
+def other_costs(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in ("additive", "multiplicative"):
+        parts = []
+        if "evaluation" in record:
+            ratio = record["evaluation"][f"{name}, S = 16"]["ratio"]
+            parts.append(f"averaging 16 samples costs {ratio:.1f} mean paths")
+        if "particles" in record:
+            few, many = (record["particles"][f"{name}, S = {count}"]["ratio"] for count in (4, 16))
+            parts.append(f"4 and 16 particles cost {few:.1f} and {many:.1f} of one")
+        if "growth" in record:
+            steps, layers = (record["growth"][axis][name]["exponent"] for axis in GROWTH)
+            parts.append(f"cost grows with unroll^{steps:.2f} and layers^{layers:.2f}")
+        if "loop" in record:
+            parts.append(
+                f"`noisin train` reaches {record['loop'][name]['ratio']:.2f} of its bare step's "
+                "tokens/s"
+            )
+        if parts:
+            lines.append(f"- {name}: " + "; ".join(parts) + ".")
+    return lines
+
+
+GROWTH = ("unroll", "layers")
+
+
+def speed_short() -> str:
+    """What noise costs, apart from what the faster products bring; a column for each machine."""
+    records = [load(path) for path in sorted((HERE / "step-cost").glob("*.json"))]
+
+    def span(record: dict[str, Any], variant: str, reference: str) -> str:
+        medians = [ratio_of(row, variant) / ratio_of(row, reference) for row in record["steps"]]
+        return f"{min(medians):.2f} to {max(medians):.2f}"
+
+    compared = [
+        ("ours without noise, over torch's RNN", "clean", "torch"),
+        ("additive noise, over ours without noise", "additive", "clean"),
+        ("multiplicative noise, over ours without noise", "multiplicative", "clean"),
+        ("the textbook Pyro program, over ours with additive noise", "textbook", "additive"),
+    ]
+    head = ["training step", *(f"machine {number + 1}" for number in range(len(records)))]
+    rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
+    return "\n".join([table(head, rows), "", f"{machines(records)}."])
+
+
+#: What else one would use: by variant of ``benchmarks/alternatives.py``, its title and features.
+ALTERNATIVES = {
+    "additive": ("noisin_pyro, additive", "states", "yes", "yes", "yes"),
+    "multiplicative": ("noisin_pyro, multiplicative", "states", "yes", "yes", "yes"),
+    "dropout between layers": ("`nn.LSTM(dropout=...)`", "layers' outputs", "yes", "no", "no"),
+    "weight drop by hand": ("weight drop of AWD-LSTM", "recurrent weights", "yes", "no", "no"),
+    "variational dropout by hand": ("variational dropout, a loop", "states", "no", "no", "no"),
+    "zoneout by hand": ("zoneout, a loop", "states", "no", "no", "no"),
+    "bayesian-torch": ("bayesian-torch", "weights", "no", "no", "yes"),
+    "textbook": ("Pyro, a site a step by hand", "states", "no", "yes", "yes"),
+}
+
+
+def alternatives() -> str:
+    """Features and measured cost of what one would use instead."""
+    record = load(HERE / "alternatives" / "cpu.json")
+    measured = record["variants"]
+    head = ["", "acts on", "stays an `nn.LSTM`", "any distribution", "an ELBO", "training step"]
+    rows = [
+        [*features, f"{measured[name]['ratio']:.2f}" if name in measured else "not measured"]
+        for name, features in ALTERNATIVES.items()
+    ]
+    note = (
+        f"Training step over that of `nn.LSTM`: {record['setting']}, median of {record['rounds']} "
+        f"rounds in turn; {machines([record])}."
+    )
+    return "\n".join([table(head, rows), "", note])
+
+
+LONG = {
+    "lstm": "`torch.nn.LSTM`",
+    "gru": "`torch.nn.GRU`",
+    "mingru": "`NoisyMinGRU`, `noise=None`",
+    "mingru additive": "`NoisyMinGRU`, additive",
+    "mingru multiplicative": "`NoisyMinGRU`, multiplicative",
+    "mingru loop": "`NoisyMinGRU`, `noise=None`, a loop over steps",
+    "products": "its three matrix products alone",
+}
+
+
+def long_sequences() -> str:
+    """Layers over long sequences, beside torch's LSTM."""
+    record = load(HERE / "long-sequences" / "cpu.json")
+    lengths = record["speed"]
+    measured = lengths[0]["variants"]
+    rows = [[title, *ratios_of(lengths, name)] for name, title in LONG.items() if name in measured]
+    seconds = (f"{row['variants']['lstm']['seconds'] * 1e3:.0f} ms" for row in lengths)
+    rows.append(["`torch.nn.LSTM` takes", *seconds])
+    growth = record["growth"]
+    memory = [record["memory"][f"mingru {name}"]["peak_ratio"] for name in ADDED]
+    note = (
+        f"Forward and backward, batch {record['batch']}, {record['hidden']} units, medians of "
+        f"{record['rounds']} rounds in turn; {machines([record])}. The noisy ones grow with "
+        f"T^{growth['mingru additive']:.2f} and T^{growth['mingru multiplicative']:.2f}, and take "
+        f"{memory[0]:.2f} and {memory[1]:.2f} of the memory of the one without noise."
+    )
+    head = ["ratio to `torch.nn.LSTM`", *(f"T = {row['steps']:,}" for row in lengths)]
+    return "\n\n".join([table(head, rows), note])
+
+
+ADDED = ("additive", "multiplicative")

@@ -1,0 +1,217 @@
+"""Tables of how trainings went, from the records of runs, benchmarks and reproductions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from records import HERE, load, machines, table
+
+from noisin_pyro.experiments.recipe import Options, recipes
+from noisin_pyro.experiments.reproduce import render
+from noisin_pyro.experiments.store import run_of
+from noisin_pyro.experiments.summary import MeanStd
+from noisin_pyro.tuning.report import lowest_so_far, study_table
+
+
+def runs(pattern: str, folder: str) -> str:
+    """Runs of ``noisin train``: the noisy model and its deterministic twin side by side.
+
+    Args:
+        pattern: which of the folders here.
+        folder: where they are, as seen from the file that links to them.
+    """
+    head = ["run", "model", "valid", "test", "test, 16 samples averaged", "best epoch", "tokens/s"]
+    records = {path.parent.name: load(path) for path in sorted(HERE.glob(f"{pattern}/record.json"))}
+    rows = [row for name, record in records.items() for row in run_rows(name, record, folder)]
+    notes = [hardware(name, record) for name, record in records.items()]
+    return "\n".join([table(head, rows), "", *notes])
+
+
+def run_rows(name: str, record: dict[str, Any], folder: str) -> list[list[str]]:
+    rows = []
+    for label, model in record["models"].items():
+        final = model.get("final") or {"mean_path": None, "averaged": None}  # still training
+        mean, averaged = final["mean_path"], final["averaged"]
+        epochs = len(model["history"])
+        valid = min(row["valid_perplexity"] for row in model["history"])
+        cells = [
+            f"[{name}]({folder}{name}/record.json)",
+            describe(label, record["config"]),
+            f"{valid:.1f}",
+            f"{mean['test']:.1f}" if mean else "not yet",
+            f"{averaged['test']:.1f}" if averaged else "",
+            f"{model['best_epoch']} of {epochs}" + ("" if model["finished"] else ", unfinished"),
+            f"{model['timing']['tokens_per_second']:,.0f}",
+        ]
+        rows.append(cells)
+    return rows
+
+
+def describe(label: str, config: dict[str, Any]) -> str:
+    if label == "deterministic":
+        return "deterministic"
+    if label == "dropout":
+        return f"variational dropout, {config['variational_dropout']:g}"
+    spread = f"γ = {config['spread']:g}" + (" at the start" if config["learn_spread"] else "")
+    return f"NOISIN, {config['injection']} {config['noise']}, {spread}"
+
+
+def hardware(name: str, record: dict[str, Any]) -> str:
+    config, versions, machine = record["config"], record["versions"], record["hardware"]
+    return (
+        f"{name}: {config['layers']}-layer {config['cell']}, {config['hidden_size']} units, "
+        f"{config['optimizer']} {config['learning_rate']:g}, batch {config['batch_size']}, unroll "
+        f"{config['unroll']}, seed {config['seed']}; {machine.get('gpu', machine['processor'])}, "
+        f"{machine['threads']} thread(s), torch {versions['torch']}, "
+        f"Python {versions['python']}.  "
+    )
+
+
+#: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with.
+REPRODUCED = {
+    "table2-ptb": ("table2", Options(grid=1, seeds=1)),
+    "table2-pydoc": ("table2", Options(corpus="pydoc", grid=4)),
+    "table2-pydoc-long": ("table2", Options(corpus="pydoc", grid=3, seeds=1, epochs=120)),
+    "figure2-ptb": ("figure2", Options(grid=2, seeds=1)),
+    "spread-pydoc": ("spread", Options(seeds=1)),
+    "samples-pydoc": ("samples", Options()),
+    "regularisers-pydoc": ("regularisers", Options()),
+    "linear-pydoc": ("linear", Options()),
+}
+
+
+def reproduced() -> dict[str, str]:
+    """Each experiment's part of the account: comparison, details, hardware."""
+    return {
+        name: render(experiment, options, HERE / "reproduce")
+        for name, (experiment, options) in REPRODUCED.items()
+    }
+
+
+#: The pair of Table 2 that was run in both precisions.
+PAIR = ("1-tanh-none", "1-tanh-noisin")
+
+
+def precision() -> str:
+    """Runs of one table in float32 and in bf16-mixed."""
+    rows = []
+    for name in PAIR:
+        for precision in ("32", "bf16-mixed"):
+            options = Options(grid=1, seeds=1, precision=precision)
+            recipe = next(r for r in recipes("table2", options) if r.records == f"table2/{name}")
+            run = run_of(recipe, recipe.points(options)[0], 1, options, HERE / "reproduce")
+            record = run.record()
+            if record is not None and record["final"]:
+                final, seconds = record["final"]["mean_path"], record["timing"]["epochs"]
+                fastest = min(epoch["seconds"] for epoch in seconds)
+                cells = [
+                    record["method"],
+                    precision,
+                    f"{final['valid']:.1f}",
+                    f"{final['test']:.1f}",
+                ]
+                rows.append([*cells, str(record["best_epoch"]), f"{fastest:.0f}"])
+    head = [
+        "1 layer, tanh",
+        "precision",
+        "valid",
+        "test",
+        "best epoch",
+        "seconds per epoch, fastest",
+    ]
+    return table(head, rows)
+
+
+def tight_bounds() -> str:
+    """Perplexity per character and γ under looser and tighter bounds, over seeds."""
+    record = load(HERE / "tight-bounds" / "pydoc.json")
+    rows = []
+    for method in record["methods"].values():
+        runs = method["runs"]
+        best = MeanStd.of([min(run["valid"]) for run in runs])
+        last = MeanStd.of([run["valid"][-1] for run in runs])
+        spread = MeanStd.of([run["spread"][-1] for run in runs])
+        assert best and last and spread
+        cells = (f"{part.mean:.2f} ± {part.std:.2f}" for part in (best, last))
+        rows.append([method["title"], *cells, f"{spread.mean:.2f}"])
+    head = ["validation, perplexity per character", "best epoch", "last epoch", "γ at the end"]
+    seeds = len(record["methods"]["none"]["runs"])
+    note = (
+        f"{record['epochs']} epochs, {seeds} seeds; {record['hardware']['processor']}, torch "
+        f"{record['versions']['torch']}; `python benchmarks/tight_bounds.py`."
+    )
+    return "\n\n".join([table(head, rows), note])
+
+
+PARTICLES = {"one": "1", "independent": "2 independent", "pair": "2 antithetic"}
+EPOCHS = (1, 2, 4, 8, 16)
+
+
+def antithetic() -> str:
+    """How the gradients of particles vary, independent and in pairs, and how training goes."""
+    records = [load(path) for path in sorted((HERE / "antithetic").glob("*.json"))]
+    noises, trainings = [], []
+    for record in sorted(records, key=lambda record: list(PARTICLES).index(record["particles"])):
+        model = f"{record['cell']}, γ = {record['spread']:g}, seed {record['seed']}"
+        valid = [row["valid_perplexity"] for row in record["history"]]
+        shown = [f"{valid[epoch - 1]:.1f}" if epoch <= len(valid) else "–" for epoch in EPOCHS]
+        trainings.append([model, PARTICLES[record["particles"]], *shown])
+        for row in record["gradient_noise"]:
+            ratio = row["pair"] / row["independent"]
+            figures = [f"{value:.2f}" for value in (*(row[key] for key in PARTICLES), ratio)]
+            noises.append([model, str(row["epoch"]), *figures])
+    ratio = "2 antithetic over 2 independent"
+    noise = ["tr Cov(g)/‖E g‖²", "after epoch", *PARTICLES.values(), ratio]
+    training = ["validation perplexity", "particles", *(f"after epoch {n}" for n in EPOCHS)]
+    note = (
+        f"`pydoc`, {records[0]['hidden']} units, multiplicative Gaussian noise, Adam 0.004, 40 "
+        f"draws; {machines(records)}."
+    )
+    return "\n\n".join([table(noise, noises), table(training, trainings), note])
+
+
+def kills() -> str:
+    """How often trainings were killed, and with what they ended, by cell."""
+    record = load(HERE / "kills" / "cpu.json")
+    cells = list(dict.fromkeys(row["cell"] for row in record["rows"]))
+    stages = list(record["rows"][0]["kills"])
+    rows = [kill_row(c, [r for r in record["rows"] if r["cell"] == c], stages) for c in cells]
+    rows.append(kill_row("all", record["rows"], stages))
+    head = ["cell", "optimizers", *stages, "trainings that ended", "bit for bit the same", "not"]
+    return f"{table(head, rows)}\n\n{machines([record])}."
+
+
+def kill_row(name: str, rows: list[dict[str, Any]], stages: list[str]) -> list[str]:
+    counts = [sum(row["kills"][stage] for row in rows) for stage in stages]
+    ended, same = (sum(row[key] for row in rows) for key in ("trainings", "identical"))
+    optimizers = ", ".join(dict.fromkeys(row["optimizer"] for row in rows))
+    return [name, optimizers, *map(str, counts), str(ended), str(same), str(ended - same)]
+
+
+GRIDS = {
+    "NOISIN, multiplicative": "lstm-noisin-multiplicative",
+    "Dropout + NOISIN": "lstm-dropout-noisin",
+}
+
+
+def tuned() -> str:
+    """A study of noisin tune, beside the grids of four for the same network."""
+    record = load(HERE / "tune" / "pydoc" / "study.json")
+    lowest = lowest_so_far(record["trials"])
+    rows = [
+        [f"`noisin tune`, {count} trials", f"{lowest[count - 1]:.1f}"]
+        for count in (4, 8, 12, 16, 20)
+        if count <= len(lowest)
+    ]
+    for title, row in GRIDS.items():
+        records = map(load, (HERE / "reproduce/pydoc/regularisers" / row).glob("*.seed1.*.json"))
+        valid = [part["final"]["mean_path"]["valid"] for part in records]
+        rows.append([f"grid of {len(valid)}: {title}", f"{min(valid):.1f}"])
+    best = record["best"]
+    note = (
+        f"Trial {best['number']} has {best['mean_path']['test']:.1f} on test. "
+        f"{machines([record])}; `noisin tune --corpus pydoc --cell lstm "
+        "--layers 2 --epochs 25 --patience 4 --trials 20`."
+    )
+    comparison = table(["seed 1", "lowest validation perplexity"], rows)
+    return "\n\n".join([comparison, study_table(record), note])

@@ -1,0 +1,96 @@
+"""The files of a study: cut off, renamed, somebody else's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.tuning import study
+from noisin_pyro.tuning.tune import tune
+
+FIXED = {"noise", "injection", "noise_to", "dropout_words", "dropout_input", "dropout_output"}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("the cat saw the dog and the dog saw the cat\n" * 60, encoding="utf-8")
+    return path
+
+
+def config(text: Path, out: Path, **options: Any) -> TrainConfig:
+    sizes = {"hidden_size": 4, "embedding_size": 4, "layers": 1, "epochs": 1, "batch_size": 4}
+    common = {"cell": "rnn_tanh", "quiet": True, "device": "cpu", "spread": 0.5}
+    return TrainConfig(**{**sizes, **common, "corpus": str(text), "out": str(out), **options})
+
+
+def search(text: Path, out: Path, trials: int, storage: str | None = None, **options: Any) -> Any:
+    """The spreads and perplexities of the trials that there are then."""
+    record = tune(config(text, out, **options), FIXED, trials, storage)
+    return [(row["options"]["spread"], row["lowest"]) for row in record["trials"]]
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return search(text, tmp_path_factory.mktemp("whole") / "study", 3)
+
+
+@pytest.mark.parametrize("lost", [1, 20, 150])
+def test_a_journal_that_was_cut_off_goes_on(
+    lost: int, text: Path, tmp_path: Path, whole: Any
+) -> None:
+    """As a full disk leaves it; the last entry is lost, and the trial that it ended goes on.
+
+    The next entry was written behind what was left of it, and no command could read the study.
+    """
+    out = tmp_path / "study"
+    search(text, out, 2)
+    journal = out / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-lost])
+    assert search(text, out, 3, resume=True) == whole
+    assert search(text, out, 3, resume=True) == whole
+
+
+def test_a_renamed_folder_goes_on(text: Path, tmp_path: Path, whole: Any) -> None:
+    """It was taken for a new study in the old one's journal, and the trials were done again."""
+    search(text, tmp_path / "old", 2)
+    (tmp_path / "old").rename(tmp_path / "new")
+    for name in ("new", "newer"):
+        assert search(text, tmp_path / name, 3, resume=True) == whole
+        journal = (tmp_path / name / "study.journal").read_text()
+        assert set(re.findall('"study_name":"(.*?)"', journal)) == {"old"}
+        if name == "new":
+            (tmp_path / "new").rename(tmp_path / "newer")
+            (tmp_path / "newer" / "study.id").write_text("")
+
+
+def test_a_renamed_folder_with_a_storage_elsewhere_is_refused(text: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/a.db"
+    search(text, tmp_path / "old", 1, storage)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(ValueError, match="new' has the study 'old' of the storage .*that name"):
+        search(text, tmp_path / "new", 2, storage, resume=True)
+
+
+@pytest.mark.parametrize("content", ["one line", "two\nlines\n", "{}\n", "[1]\n", "3\n"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(
+    content: str, text: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="notes.txt' cannot be used .*is no entry of a journal"):
+        search(text, tmp_path / "study", 1, str(other))
+    assert other.read_text(encoding="utf-8") == content
+
+
+def test_a_best_run_that_is_gone_is_told(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    search(text, out, 1)
+    shutil.rmtree(study.trial_folder(out, 0))
+    with pytest.raises(ValueError, match=r"best trial's run cannot be read \(.*study.json holds"):
+        search(text, out, 1, resume=True)
