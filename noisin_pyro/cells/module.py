@@ -72,7 +72,7 @@ class ModuleCell(Cell[nn.Module]):
         parts = new if isinstance(new, (tuple, list)) else (new,)
         if [part.shape for part in parts] != [old.shape for old in rows]:
             raise ValueError(
-                f"{self.name} must return a state shaped as the one it was given, "
+                f"{type(weights).__name__} must return a state shaped as the one it was given, "
                 f"{[tuple(old.shape) for old in rows]}, got {[tuple(part.shape) for part in parts]}"
             )
         # under autocast a module may answer in half precision, whose rounding would add up
@@ -118,41 +118,54 @@ def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
     if isinstance(hidden, int):
         zeros = like.new_zeros(ROWS, hidden)
         calls += [(x, zeros), (x, (zeros, zeros))]
-    error: Exception | None = None
+    errors: list[Exception] = []
     devices = [like.device] if like.is_cuda else []
     with torch.random.fork_rng(devices), _unchanged(module):
         for call in calls:
             try:
                 state = module(*call)
             except ERRORS as problem:
-                error = error or problem
+                errors.append(problem)
             else:
                 return _form(module, x, state)
+    reasons = "; ".join(dict.fromkeys(str(error).partition("\n")[0] for error in errors))
     raise ValueError(
         f"{type(module).__name__} could not be called as cell(x) with x of shape "
-        f"{tuple(x.shape)}, nor with a state of zeros ({error}); a cell is called like "
+        f"{tuple(x.shape)}, nor with a state of zeros ({reasons}); a cell is called like "
         "torch.nn.LSTMCell, and one that needs its state needs state_sizes="
-    ) from error
+    ) from errors[-1]
 
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
-    """A block in which a module is in evaluation mode, and after which it is as it was before."""
+    """A block in which a module is in evaluation mode, and after which it is as it was before.
+
+    That is its modes, its buffers, and what its parts keep from call to call as attributes.
+    """
     modes = [(part, part.training) for part in module.modules()]
-    buffers = [
-        (part._buffers, name, held, held.clone())
+    kept = [
+        (vars(part), {name: value for name, value in vars(part).items() if name[:1] != "_"})
         for part in module.modules()
-        for name, held in part._buffers.items()
-        if held is not None
+        if not isinstance(part, nn.modules.lazy.LazyModuleMixin)  # which becomes another class
+    ]
+    buffers = [
+        (part._buffers, name, buffer, buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
     ]
     module.eval()
     try:
         yield
     finally:
+        for held, before in kept:
+            for name in [name for name in held if name[:1] != "_" and name not in before]:
+                del held[name]
+            held.update(before)
         for part, training in modes:
             part.training = training
-        for names, name, held, before in buffers:
-            names[name] = held.copy_(before)
+        for names, name, buffer, copy in buffers:
+            names[name] = buffer.copy_(copy)
 
 
 def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
@@ -165,13 +178,23 @@ def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
     )
     if not parts or not all(isinstance(part, Tensor) and part.dim() == 2 for part in parts):
         raise ValueError(f"{rule}, got {shapes}")
+    if any(part.is_complex() for part in parts):
+        raise ValueError(f"{rule}, all of them real, got {[str(part.dtype) for part in parts]}")
     kind = type(state) if isinstance(state, tuple) else tuple if len(parts) > 1 else None
     form = Form(tuple(part.shape[1] for part in parts), kind)
+    given = tuple(part.to(x.dtype) for part in parts)
+    counted = [part for part in (x, *given) if not part.is_inference()]
+    versions = [part._version for part in counted]
     try:
-        module(x, form.pack(tuple(part.to(x.dtype) for part in parts)))
+        module(x, form.pack(given))
     except ERRORS as error:
         raise ValueError(
             f"{rule}, got {shapes}, which it does not take as its state ({error}); around a cell "
             "that returns an output beside its state write one that returns the state alone"
         ) from error
+    if versions != [part._version for part in counted]:
+        raise ValueError(
+            f"{type(module).__name__} writes into its input or its state, so that earlier steps "
+            "would change; let it return new tensors, as h * a in the place of h.mul_(a)"
+        )
     return form

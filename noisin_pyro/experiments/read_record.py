@@ -29,6 +29,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return _read(path, status.st_mtime_ns, status.st_size)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # a folder of this name, or no right to read it
+        raise ValueError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
 
 
 @lru_cache(maxsize=10_000)
@@ -43,6 +45,13 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
             f"{path} is no record of a run, it is not JSON or has a number beyond all bounds; "
             f"{_REMEDY}"
         ) from None
+    known = _validator().schema["properties"]["schema"]["const"]
+    version = record.get("schema") if isinstance(record, dict) else None
+    if isinstance(version, int) and version > known:
+        raise ValueError(
+            f"{path} is a record of version {version}, from a newer noisin_pyro, and this one "
+            f"reads version {known}; install the newer one, or {_REMEDY}"
+        )
     error = best_match(_validator().iter_errors(record))
     if error is not None:
         entry = error.json_path.removeprefix("$.")

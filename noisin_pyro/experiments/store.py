@@ -67,9 +67,12 @@ class Run:
         """Its record, None where there is none.
 
         Raises:
-            ValueError: if the file is no record, or lacks averages that the recipe asks for.
+            ValueError: if the file is no record, is another run's, or lacks averages that the
+                recipe asks for.
         """
         record = read_record(self.path)
+        if record:
+            self._check_origin(record["config"])
         final = record["final"] if record and record["finished"] else None
         if final and not self.config.deterministic:
             lacking = set(self.recipe.samples) - {part["samples"] for part in final["averaged"]}
@@ -84,6 +87,18 @@ class Run:
                     "move it away to run it again"
                 )
         return record
+
+    def _check_origin(self, known: dict[str, Any]) -> None:
+        """Refuses a record that was renamed or copied from another run; options may be missing."""
+        if "feedback" in known:
+            old = known["feedback"]
+            known = {**known, "noise_to": next((n for n, v in FEEDBACK.items() if v == old), old)}
+        for name, value in self.config.to_dict(*_FREE, "corpus").items():
+            if known.get(name, value) != value:
+                raise ValueError(
+                    f"{self.path} is another run's, with {name} {known[name]!r} and not {value!r}; "
+                    "move it away to run this one"
+                )
 
     @property
     def finished(self) -> bool:

@@ -81,6 +81,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     """
 
     proj_size = 0
+    _without: Tensor
 
     def __init__(
         self,
@@ -106,6 +107,9 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         self.input_size = _input_size(layers[0][0]) if input_size is None else input_size
         tracks = [cell for layer in layers for cell in layer]
         like = _like(tracks[0])
+        if like is None:  # what .to() moves, of cells that hold no tensor
+            self.register_buffer("_without", torch.empty(()), persistent=False)
+            like = self._without
         forms: list[Form] = []
         for index, cell in enumerate(tracks):
             first = index < len(layers[0])
@@ -142,7 +146,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
     @property
     def like(self) -> Tensor:
-        return _like(self._modules["cell_l0"])
+        like = _like(self._modules["cell_l0"])
+        return self._without if like is None else like
 
     def reset_parameters(self) -> None:
         """Calls ``reset_parameters`` of every cell that has it, and resets a learned γ."""
@@ -209,8 +214,8 @@ def _input_size(cell: nn.Module) -> int:
     return size
 
 
-def _like(cell: Any) -> Tensor:
-    """A floating-point tensor of a cell, or torch's default if it has none."""
+def _like(cell: Any) -> Tensor | None:
+    """A floating-point tensor of a cell, None if it has none."""
     held = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
     ready = (part for part in held if not nn.parameter.is_lazy(part))
-    return next((part for part in ready if part.is_floating_point()), torch.empty(()))
+    return next((part for part in ready if part.is_floating_point()), None)

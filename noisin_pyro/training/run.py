@@ -130,7 +130,22 @@ def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseExce
         return error
     finally:
         if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+            _end_process_group()
+
+
+def _end_process_group() -> None:
+    """Ends the process group and gloo's threads.
+
+    A thread of gloo may still have to drop a tensor, for which it needs the GIL. In torch 2.6 the
+    destructor of a process group joins these threads with the GIL held, a deadlock; that of the
+    backend releases the GIL first. So the backend's reference is dropped last.
+    """
+    group = torch.distributed.group.WORLD
+    gloo = torch.distributed.get_backend() == "gloo"
+    backend = group._get_backend(torch.device("cpu")) if group and gloo else None
+    del group
+    torch.distributed.destroy_process_group()
+    del backend
 
 
 def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from noisin_pyro.cli import main
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, recipes
+from noisin_pyro.experiments.reproduce import reproduce
 from noisin_pyro.experiments.store import due, planned, run_of
 from noisin_pyro.training.config import TrainConfig
 from tests.experiments.fakes import fake, row_of
@@ -19,6 +20,7 @@ from tests.experiments.fakes import fake, row_of
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reproduce"
 
 
+SIZE = {"precision": "32", "layers": 1}
 EVERY = [recipe for experiment in EXPERIMENTS for recipe in recipes(experiment, Options())]
 
 
@@ -35,7 +37,11 @@ def test_a_file_that_is_no_record_is_named(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"schema": 2}, "schema: 1 was expected"),
+        ({"schema": 0}, "schema: 1 was expected"),
+        ({"schema": 2}, "of version 2, from a newer noisin_pyro, .*; install the newer one, or"),
+        ({"config": {**SIZE, "seed": 7}}, "is another run's, with seed 7 and not 1"),
+        ({"config": {**SIZE, "cell": "gru"}}, "another run's, with cell 'gru' and not 'rnn_t"),
+        ({"config": {**SIZE, "feedback": False}}, "noise_to 'output' and not 'both'"),
         ({"history": 3}, "history: 3 is not of type 'array'"),
         ({"history": [{"epoch": 1}]}, r"history\[0\]: '.*' is a required property"),
         ({"final": {"mean_path": {}, "averaged": []}}, "final.mean_path: 'valid' is a required"),
@@ -74,6 +80,21 @@ def test_a_damaged_record_is_named_and_the_other_rows_go_on(
     assert printed.err.count("\n") == 1
     fake(run, 140, 131)  # it is read again once it is mended
     assert run.finished
+
+
+def test_a_folder_in_the_place_of_a_record_is_named_and_the_other_rows_go_on(
+    tmp_path: Path,
+) -> None:
+    rows, options = [row_of("1-tanh-none"), row_of("1-tanh-dropout")], Options(seeds=1)
+    for recipe in rows:
+        for run in planned(recipe, options, tmp_path):
+            fake(run, 140, 130)
+    (run,) = planned(rows[0], options, tmp_path)
+    run.path.unlink()
+    run.path.mkdir()
+    text, (failure,) = reproduce("table2", options, results=tmp_path, train=False)
+    assert failure.run == rows[0] and "cannot be read (Is a directory); move it" in failure.reason
+    assert "Dropout" in text
 
 
 def test_a_record_without_the_averages_that_are_asked_for_is_named(tmp_path: Path) -> None:

@@ -47,9 +47,25 @@ class Dictionary(Around):
         return {"h": self.inner(x, None if state is None else state["h"])}
 
 
+class InPlace(Around):
+    """Gives right numbers nowhere: the states of all steps would be one tensor."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        h *= 0.9
+        h += x.sum(-1, keepdim=True)
+        return h
+
+
+class Complex(Around):
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.polar(self.inner(x, h).exp(), h)
+
+
 @pytest.mark.parametrize(
     "cell, message",
     [
+        (InPlace, r"InPlace writes into its input or its state.*new tensors"),
+        (Complex, r"all of them real, got \['torch.complex64'\]"),
         (Answers, r"nothing else.*got \[\(7, 4\), \(7, 4\)\].*returns the state alone"),
         (Matrix, r"nothing else.*got \[\(7, 4\), \(7, 2, 2\)\]"),
         (Dictionary, r"nothing else.*got \['dict'\]"),
@@ -111,6 +127,49 @@ def test_trial_calls_leave_buffers_alone() -> None:
     assert cell.steps == 0 and not cell.average.any()
     rnn(torch.randn(T, B, D))
     assert cell.steps == T and cell.average.all()
+
+
+class Locked(Around):
+    """Keeps the dropout mask of its first call."""
+
+    mask: Tensor | None = None
+
+    def forward(self, x: Tensor, h: Any = None) -> Tensor:
+        if self.mask is None:
+            self.mask = nn.functional.dropout(torch.ones_like(x), 0.5, self.training)
+        return self.inner(x * self.mask, h)
+
+
+def test_trial_calls_leave_attributes_alone() -> None:
+    """The mask of a trial call would have no dropout in it, and the wrong number of rows."""
+    cell = Locked()
+    rnn = NoisyRecurrent(cell, noise=NOISE)
+    assert "mask" not in vars(cell) and cell.training
+    rnn(torch.randn(T, B, D))
+    assert cell.mask is not None and cell.mask.shape == (B, D)
+
+
+def test_a_cell_without_tensors_moves_with_its_rnn() -> None:
+    class Plain(nn.Module):
+        input_size = hidden_size = H
+
+        def forward(self, x: Tensor, h: Tensor) -> Tensor:
+            return 0.5 * h + x
+
+    rnn = NoisyRecurrent(Plain(), noise=NOISE).double()
+    assert rnn(torch.randn(T, B, H, dtype=torch.float64))[0].dtype == torch.float64
+    assert set(rnn.state_dict()) == {"spread_l0"}
+
+
+def test_each_way_of_calling_a_cell_is_told() -> None:
+    class Memory(Around):
+        memory = None
+
+        def forward(self, x: Tensor, h: Tensor) -> Tensor:
+            return self.inner(x, h * self.memory)
+
+    with pytest.raises(ValueError, match=r"argument: 'h'; unsupported operand.*state_sizes="):
+        NoisyRecurrent(Memory(), noise=NOISE)
 
 
 def test_a_lazy_cell_is_given_its_weights() -> None:

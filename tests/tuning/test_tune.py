@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def in_child(base: TrainConfig, trials: int, act: Callable[[int], None]) -> int:
             sys.addaudithook(hook)
             tune(base, ALL_BUT - {"spread", "injection"}, trials)
             code = 0
+        except BaseException:
+            traceback.print_exc()  # nothing else would tell why the child failed
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
