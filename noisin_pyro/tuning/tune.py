@@ -50,8 +50,9 @@ def tune(
 
     The first trial is noise as ``noisin train`` has it, and no dropout; the others are drawn by
     Optuna's tree-structured Parzen estimator. One that is worse than the median of those before it
-    is given up, but not in the first third of its epochs. In one process the trials, their numbers
-    and their order are the same however often the study is killed and gone on with.
+    is given up, but not before a third of its epochs (rounded down) is over. In one process the
+    trials, their numbers and their order are the same however often the study is killed and gone
+    on with.
 
     Args:
         config: the run; ``out`` is the folder of the study, ``resume`` goes on with it or joins it.

@@ -94,3 +94,23 @@ def test_a_best_run_that_is_gone_is_told(text: Path, tmp_path: Path) -> None:
     shutil.rmtree(study.trial_folder(out, 0))
     with pytest.raises(ValueError, match=r"best trial's run cannot be read \(.*study.json holds"):
         search(text, out, 1, resume=True)
+
+
+def test_no_trial_is_pruned_before_a_third_of_its_epochs(tmp_path: Path) -> None:
+    """Nor before four trials have ended, however bad it is."""
+    config = TrainConfig(epochs=9, out=str(tmp_path / "study"))
+    made = study.open_study(config, ("spread",), "text")
+
+    def pruned_after(values: list[float]) -> int:
+        trial = made.ask()
+        for epoch, value in enumerate(values, 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                return epoch
+        made.tell(trial, min(values))
+        return 0
+
+    falling = [100.0 - epoch for epoch in range(9)]
+    worst = [500.0] * 9
+    ends = [pruned_after(values) for values in (falling, worst, falling, falling, worst, falling)]
+    assert ends == [0, 0, 0, 0, 3, 0]
