@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "replacing"]
+__all__ = ["PARTIAL", "describe_failure", "replacing"]
 
 PARTIAL = ".partial"  # the suffix of a file that is being written
 
@@ -49,6 +50,21 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def describe_failure(error: OSError) -> str:
+    """What is told of a file that could not be used, and what to do.
+
+    Example:
+        >>> describe_failure(PermissionError(13, "Permission denied", "runs/a"))
+        'runs/a cannot be used (Permission denied); give another path'
+    """
+    name = error.filename or "the output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{name} cannot be written, the disk is full; what was there stays, make room and go on"
+        )
+    return f"{name} cannot be used ({error.strerror or error}); give another path"
 
 
 def _flush(path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
 
+from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli.commands import COMMANDS
 from noisin_pyro.cli.config_files import read_config_files
 from noisin_pyro.cli.output import warn
@@ -37,13 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        name = error.filename or "the output"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            warn(f"{name} cannot be written, the disk is full; what was there stays, make room "
-                  "and go on")  # fmt: skip
-        else:
-            reason = error.strerror or error
-            warn(f"{name} cannot be used ({reason}); give another path")
+        warn(describe_failure(error))
     return 2
 
 

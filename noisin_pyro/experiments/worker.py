@@ -11,10 +11,11 @@ import json
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from noisin_pyro.atomic import replacing
+from noisin_pyro.atomic import describe_failure, replacing
 from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 from noisin_pyro.training.lease import BUSY, Held, holding
@@ -38,6 +39,10 @@ def main(job_file: str) -> int:
         return BUSY
     except Interrupted as interrupted:
         return interrupted.exit_code
+    except OSError as error:  # a full disk, say; the parent tells the last line
+        traceback.print_exc()
+        print(describe_failure(error), file=sys.stderr)
+        return 1
 
 
 def _carry_out(job_file: Path, folder: Path) -> int:

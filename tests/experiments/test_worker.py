@@ -126,3 +126,13 @@ time.sleep(600)
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.finished and not folder.exists()
+
+
+def test_a_file_that_cannot_be_written_is_told_in_a_sentence(run: Run, folder: Path) -> None:
+    """Python's own words named the class of the exception, and no remedy."""
+    run.path.parent.parent.mkdir(parents=True)
+    run.path.parent.write_text("in the way")
+    own = Worker(run, folder, jobs=1).start()
+    own.process.wait(120)
+    expected = f"{run.path.parent} cannot be used (File exists); give another path (exit code 1, "
+    assert own.failed and own.last_words().startswith(expected)
