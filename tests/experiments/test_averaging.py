@@ -62,6 +62,9 @@ def test_a_run_records_it(tmp_path: Path) -> None:
     assert told.count({"averaging": 64}) == len(VARIANTS)
     record = planned_run.record()
     assert record and planned_run.finished
+    nats = math.log(record["final"]["mean_path"]["test"])  # of the test split, as is what follows
+    for entry in record["final"]["averaging"]:
+        assert entry["gain"] == pytest.approx(nats - math.log(entry["test"]), abs=1e-9)
     row = summarise_row(small, options, tmp_path / "results")
     for variant in VARIANTS:
         assert list(row.gains(variant)) == list(NUMBERS)

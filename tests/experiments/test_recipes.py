@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -15,6 +15,7 @@ from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.experiments.store import due, planned, run_of
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.training.build import build_model
+from tests.experiments.fakes import fake, row_of
 
 EVERY = [recipe for experiment in EXPERIMENTS for recipe in recipes(experiment, Options())]
 
@@ -139,6 +140,43 @@ def test_the_regularisers_are_compared_with_equal_means() -> None:
     }
     other = recipes("regularisers", Options(corpus="hmm"))  # whose length is another
     assert all("train_tokens" not in recipe.config for recipe in other)
+
+
+#: What a reproduction may change, and the option of a run that it then is.
+CHANGED: dict[str, Any] = {"epochs": 2, "precision": "bf16-mixed", "device": "mps", "data_dir": "d"}
+
+
+def test_what_a_reproduction_changes_reaches_its_runs(tmp_path: Path) -> None:
+    def runs(**changes: Any) -> list[Any]:
+        options = Options(**changes)
+        return [run.config for run in planned(row_of("1-tanh-noisin"), options, tmp_path)]
+
+    for name, value in CHANGED.items():
+        for config, plain in zip(runs(**{name: value}), runs(), strict=True):
+            assert getattr(plain, name) != value and config == replace(plain, **{name: value})
+    assert runs(grid=2) == runs()[:2]
+    assert {field.name for field in fields(Options)} == {*CHANGED, "grid", "seeds", "corpus"}
+
+
+def test_seeds_are_seeds_of_a_run(tmp_path: Path) -> None:
+    """The entries of the grid with seed 1; then the best one alone, with the others."""
+    recipe, options = row_of("1-tanh-noisin"), Options(seeds=3)
+    first = planned(recipe, options, tmp_path)
+    for place, run in enumerate(first):
+        fake(run, 140 - place % 2, 130)
+    configs = [run.config for run in planned(recipe, options, tmp_path)]
+    assert [config.seed for config in configs] == [1, 1, 1, 1, 2, 3]
+    best = configs[1]
+    assert configs[4:] == [replace(best, seed=2), replace(best, seed=3)]
+
+
+def test_a_corpus_brings_its_sizes() -> None:
+    recipe = recipes("table2", Options(corpus="pydoc"))[0]
+    config = recipe.train_config(next(iter(recipe.grid)), 1, Options(corpus="pydoc"))
+    assert (config.corpus, config.hidden_size, config.embedding_size) == ("pydoc", 128, 128)
+    assert (config.epochs, config.patience) == (40, 4)
+    other = recipes("table2", Options(corpus="hmm"))[0].config
+    assert other == {**recipes("table2")[0].config, "corpus": "hmm"}
 
 
 #: The follow-up's tables 3 and 4, typed a second time: γ as it is printed and the test perplexity,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,31 @@ def test_each_process_draws_its_own_noise(text: Path, tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"rank{n}.pt", weights_only=True) for n in (0, 1))
     assert first.shape == second.shape == (UNROLL, BATCH // 2, 12)
     assert not (first == second).any()
+
+
+def test_two_processes_resume_within_an_epoch_bit_for_bit(text: Path, tmp_path: Path) -> None:
+    """Each goes on with its own state and random numbers, which differ from the other's."""
+    out, again = tmp_path / "run", tmp_path / "again"
+    config = TrainConfig(
+        corpus=str(text), noise="none", dropout=0.3, embedding_size=6, hidden_size=5, layers=2,
+        epochs=1, batch_size=BATCH, unroll=4, device="cpu", devices=2, checkpoint_seconds=0.0,
+        quiet=True, out=str(out),
+    )  # fmt: skip
+    train(config)
+    shutil.copytree(out, again)
+    for name in ("best.ckpt", "model.safetensors", "record.json"):
+        (again / name).unlink()
+    (again / "previous.ckpt").replace(again / "last.ckpt")
+    before = load_checkpoint(again / "last.ckpt")
+    assert before["epoch"] == 1 and before["step"] > 0
+    first, second = before["processes"]
+    assert not torch.equal(first["state"][0], second["state"][0])
+    assert not torch.equal(first["rng"][0], second["rng"][0])
+    train(replace(config, out=str(again), resume=True))
+    ends = [load_checkpoint(folder / "last.ckpt") for folder in (out, again)]
+    for name, weight in ends[0]["model"].items():
+        assert torch.equal(weight, ends[1]["model"][name]), name
+    assert ends[0]["best"] == ends[1]["best"]
 
 
 def start(text: Path, out: Path, epochs: int, checkpoint_seconds: float) -> subprocess.Popen[str]:
