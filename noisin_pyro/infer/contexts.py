@@ -18,13 +18,14 @@ __all__ = ["draw_priors", "evaluating", "given", "has_priors", "seeded_by"]
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
-    training = model.training
+    """The model in evaluation mode, and afterwards each of its parts as it was."""
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager

@@ -101,6 +101,27 @@ def test_alternatives_train(variants: Any) -> None:
         assert sum(losses[-10:]) < sum(losses[:10]) - 0.1, name
 
 
+def test_alternatives_regularise(variants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draws at random, so that its cost is that of what it is called; at rate 0 it is torch's.
+
+    A mask that is computed and not read would be neither.
+    """
+    alternatives = pytest.importorskip("alternatives")
+    by_seed = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        steps = alternatives.alternatives(alternatives.SMALL)
+        torch.manual_seed(seed)
+        by_seed.append({name: float(step()) for name, step in steps.items() if name != "textbook"})
+    assert by_seed[0] == by_seed[1]
+    assert {name for name in by_seed[0] if by_seed[0][name] == by_seed[2][name]} == {"torch"}
+    monkeypatch.setattr(alternatives, "RATE", 0.0)
+    steps = alternatives.alternatives(alternatives.SMALL)
+    for name in ("dropout between layers", "weight drop by hand", "variational dropout by hand",
+                 "zoneout by hand"):  # fmt: skip
+        assert float(steps[name]()) == pytest.approx(float(by_seed[0]["torch"]), rel=1e-5), name
+
+
 def test_peak_memory_is_that_of_a_fresh_process() -> None:
     setting = {"cell": "tanh", "hidden": 8, "layers": 1, "vocabulary": 50, "unroll": 5, "batch": 4}
     job = json.dumps({"variant": "additive", "setting": setting, "device": "cpu", "n": 1})

@@ -21,9 +21,12 @@ from noisin_pyro import (
     NoisyGRU,
     NoisyLSTM,
     NoisyRNN,
+    forecast,
 )
 from noisin_pyro.noise.standardized import Standardized
+from noisin_pyro.text.averaging import evaluate_each
 from noisin_pyro.text.evaluation import evaluate
+from noisin_pyro.text.generate import sample_tokens
 
 K, D, H, B = 11, 4, 5, 3
 NOISES = {
@@ -176,6 +179,17 @@ def test_it_leaves_no_trace() -> None:
     assert noisy == evaluate(model, tokens, 2, batch_size=B)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not list(pyro.get_param_store())
+
+
+def test_every_part_keeps_its_mode() -> None:
+    """A part that was frozen in evaluation mode stays so, and draws no noise in the next step."""
+    model, tokens = build(NOISES["additive"]), text()
+    model.rnn.eval()
+    evaluate(model, tokens, 2, batch_size=B)
+    evaluate_each(model, tokens, [2], batch_size=B)
+    sample_tokens(model, tokens[:4].unsqueeze(1), 3)
+    forecast(model, tokens[:4].unsqueeze(1), 3)
+    assert model.training and model.embedding.training and not model.rnn.training
 
 
 def test_a_learned_spread_is_the_models_own() -> None:
