@@ -108,7 +108,12 @@ def _without_record(fabric: Fabric, run: Any) -> BaseException | None:
 
     The record is in its file: the pipe from a spawned process to its parent takes 64 kB until
     somebody reads it, and the parent waits for the process's end first.
+
+    On Linux torch has SIGINT sent to the process when its parent is killed, and the kernel sends it
+    for each of the parent's threads: a second one would interrupt at once, with nothing saved.
+    SIGTERM may come more than once.
     """
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
     outcome = run(fabric)
     return outcome if isinstance(outcome, BaseException) else None
 
