@@ -140,6 +140,7 @@ def test_an_ensemble_under_vmap(cell: str, noise: Any, layers: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is:FutureWarning")  # from torch 2.14 on
 @pytest.mark.parametrize("cell", CELLS)
 def test_torchscript_tracing_decides_nothing_for_later_calls(cell: str) -> None:
     rnn = make_rnn(cell, D, H, noise=MULTIPLICATIVE)

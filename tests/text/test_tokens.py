@@ -97,7 +97,7 @@ def test_a_corpus_of_them(tokens: Tokens, tmp_path: Path) -> None:
 def test_corpora_that_are_made_of_words_can_be_read_so() -> None:
     hmm = load_corpus("hmm", tokens="characters")
     assert hmm.optimal_perplexity is None and len(hmm.vocabulary) == 14
-    assert len(load_corpus("pydoc", tokens="bytes").vocabulary) < 120
+    assert len(load_corpus("pydoc", tokens="bytes").vocabulary) <= 256 + 2  # with <unk> and <eos>
 
 
 @pytest.mark.parametrize(

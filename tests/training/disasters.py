@@ -11,6 +11,7 @@ import errno
 import io
 import mmap
 import os
+import pathlib
 import signal
 import sys
 from collections.abc import Callable
@@ -138,5 +139,7 @@ def _watch(root: str, counter: mmap.mmap, disaster: Disaster) -> None:
     plain_fsync: Any = os.fsync
     setattr(io, "open", watched_open)  # noqa: B010
     setattr(builtins, "open", watched_open)  # noqa: B010
+    if accessor := getattr(pathlib, "_NormalAccessor", None):  # Python 3.10 has its own io.open
+        setattr(accessor, "open", staticmethod(watched_open))  # noqa: B010
     setattr(os, "fsync", watched_fsync)  # noqa: B010
     sys.addaudithook(hook)
