@@ -88,6 +88,21 @@ def test_a_folder_is_prepared_under_the_lock(run: Run, folder: Path) -> None:
     assert run.finished and runner._prepare(run, folder, 1) is None and not folder.exists()
 
 
+@pytest.mark.parametrize(("cores", "jobs", "threads"), [(8, 1, "8"), (8, 3, "2"), (2, 5, "1")])
+def test_workers_share_the_cores(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, jobs: int, threads: str
+) -> None:
+    """Unless the user has said how many threads each is to have."""
+    given: list[Any] = []
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, env, **__: given.append(env))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Worker(run, folder, jobs).start()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    Worker(run, folder, jobs).start()
+    assert [env["OMP_NUM_THREADS"] for env in given] == [threads, "7"]
+
+
 def test_progress_comes_from_a_file(run: Run, folder: Path) -> None:
     own = Worker(run, folder, jobs=1).start()
     assert (own.stage, own.epochs) == ("starting", 0.0)

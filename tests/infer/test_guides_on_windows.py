@@ -76,6 +76,21 @@ def without_future(model: LanguageModel) -> SmoothingGuide:
     return guide
 
 
+@pytest.mark.parametrize("kind", [NoisinELBO, AnnealedELBO])
+def test_particles_in_turn_hand_on_the_state_of_the_last_one(kind: Any) -> None:
+    """Three particles are three runs of one, on the same draws."""
+    noise = Additive(dist.Normal(0.0, 1.0))
+    model = LanguageModel(7, NoisyRNN(3, 4, noise=noise, spread=0.5)).double()
+    x, y = torch.randint(7, (2, 5, 3))
+    guide = PriorGuide(model)
+    torch.manual_seed(0)
+    loss, state = kind(num_particles=3)(model, guide).with_state(x, y)
+    torch.manual_seed(0)
+    runs = [kind()(model, guide).with_state(x, y) for _ in range(3)]
+    assert torch.equal(state, runs[-1][1]) and not torch.equal(state, runs[0][1])
+    assert_close(loss, torch.stack([run[0] for run in runs]).mean())
+
+
 @pytest.mark.parametrize("kind", ["prior", "reads state", "reads the future"])
 def test_two_windows_are_one_sequence(kind: str) -> None:
     """Value, state and gradients, at the same noise, where the guide does not read ahead."""

@@ -70,6 +70,31 @@ def test_an_untrained_guide_is_the_prior(kind: str, lengths: Any, kl_weight: flo
     assert_close(results[1], results[0], atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["additive", "tied"])
+def test_the_guide_reads_the_embedding_without_training_it(kind: str) -> None:
+    """What it draws depends on every parameter of its own, and on none of the model's."""
+    model = words(MODELS[kind])
+    guide = SmoothingGuide(model, hidden_size=3)
+    nn.init.normal_(guide.correction.weight)
+    drawn, log_ratios = guide.propose(*batch(), particles=2)
+    assert drawn.rnn is not None
+    total = log_ratios.square().sum()
+    for epsilon in drawn.rnn:
+        assert epsilon is not None
+        total = total + epsilon.square().sum()
+    own = torch.autograd.grad(total, list(guide.parameters()), retain_graph=True)
+    assert all(gradient.abs().sum() > 0 for gradient in own)
+    theirs = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in theirs)
+    read = []
+    for scale in (1.0, 2.0):
+        with torch.no_grad():
+            model.embedding.weight.mul_(scale)
+        torch.manual_seed(0)
+        read.append(guide.propose(*batch(), particles=1)[1])
+    assert not torch.equal(*read)
+
+
 def test_an_embedding_with_a_prior_is_drawn_once() -> None:
     """The guide reads the embedding that the model then has."""
     model = words(MODELS["prior on γ"])

@@ -31,7 +31,10 @@ def test_weight_decay_leaves_the_spread_alone(optimizer: Any) -> None:
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    build_optimizer(config, model, 10).step()
+    made = build_optimizer(config, model, 10)
+    held = [id(parameter) for group in made.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, model.parameters()))  # γ too, which is to be learned
+    made.step()
     for name, value in model.named_parameters():
         spread = "spread" in name
         torch.testing.assert_close(value, before[name] * (1 if spread else 1 - rate * decay))

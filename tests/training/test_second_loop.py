@@ -33,7 +33,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
              "patience": 0},
     "halved": {"optimizer": "sgd", "learning_rate": 1.5, "clip_norm": 0.0,
                "schedule": "halve-after:2", "epochs": 4, "patience": 0},
-    "stopped": {"learning_rate": 0.05, "epochs": 30, "patience": 2},
+    "stopped": {"learning_rate": 0.05, "schedule": "divide-when-worse:1.5", "epochs": 30,
+                "patience": 5},
 }  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def by_hand(config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
                 if config.optimizer == "adam":
                     for parameter, gradient in zip(parameters, gradients):
                         parameter.grad = gradient * scale
+                    adam.param_groups[0]["lr"] = rate
                     adam.step()
                 else:
                     for parameter, gradient in zip(parameters, gradients):
@@ -180,5 +182,10 @@ def test_a_training_is_what_it_is_by_hand(
     assert len({round(value, 3) for value in final.values()}) == len(final)
     assert (wanted["best"] < len(history)) == (name != "halved")
     assert any(wanted["clipped"]) == (name in ("sgd", "asgd")) and not all(wanted["clipped"])
-    assert len(set(wanted["rates"])) == {"sgd": 2, "asgd": 1, "halved": 3, "stopped": 1}[name]
-    assert len(history) < 30
+    assert len(set(wanted["rates"])) == {"sgd": 2, "asgd": 1, "halved": 3, "stopped": 4}[name]
+    if name == "stopped":  # worse is worse than the epoch before, not than the best one
+        valid = wanted["valid"]
+        assert len(history) < 30 and any(
+            min(valid[:epoch]) < valid[epoch] < valid[epoch - 1]
+            for epoch in range(2, len(valid) - 1)
+        )
