@@ -77,7 +77,7 @@ REPRODUCED = {
     "samples-pydoc": ("samples", Options()),
     "regularisers-pydoc": ("regularisers", Options()),
     "linear-pydoc": ("linear", Options()),
-    "linear-ptb": ("linear", Options(corpus="ptb", grid=1, seeds=1)),
+    "linear-ptb": ("linear", Options(corpus="ptb", grid=2, seeds=1)),
 }
 
 

@@ -72,14 +72,15 @@ class Status:
     tokens_per_second: float
 
     def __str__(self) -> str:
+        """Perplexities first, because a terminal of 80 columns cuts off the rest."""
         if self.nats is None:
             return ""
         spread = " ".join("-" if value is None else f"{value:.3f}" for value in self.spread)
-        text = (
-            f"loss {self.nats:.5g} nats/token, ppl {_format(self.nats)}, γ {spread}, "
+        valid = "" if self.valid_nats is None else f", valid {_format(self.valid_nats)}"
+        return (
+            f"ppl {_format(self.nats)}{valid}, loss {self.nats:.5g} nats/token, γ {spread}, "
             f"{self.tokens_per_second:,.0f} tok/s"
         )
-        return text if self.valid_nats is None else f"{text}, valid {_format(self.valid_nats)}"
 
 
 OnSteps = Callable[[Status], None]

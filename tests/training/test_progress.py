@@ -23,8 +23,8 @@ STATUS = Status(
 def test_a_status_in_words() -> None:
     assert str(STATUS) == ""
     middle = replace(STATUS, step=20, nats=4.0)
-    assert str(middle) == "loss 4 nats/token, ppl 54.6, γ 0.500 -, 1,234 tok/s"
-    assert str(replace(middle, valid_nats=5.0)).endswith("tok/s, valid 148.4")
+    assert str(middle) == "ppl 54.6, loss 4 nats/token, γ 0.500 -, 1,234 tok/s"
+    assert str(replace(middle, valid_nats=5.0)).startswith("ppl 54.6, valid 148.4, loss 4 ")
     assert "ppl e^1e+03," in str(replace(middle, nats=1000.0))
 
 
@@ -33,19 +33,28 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noisin_pyro.training.progress.is_terminal", lambda: True)
 
 
-def test_one_bar_for_each_epoch(terminal: None, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("label", ["noisin", "deterministic"])
+def test_one_bar_for_each_epoch(
+    terminal: None,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    label: str,
+) -> None:
+    """Both perplexities, also on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
     bar = ProgressBar()
     for epoch in (2, 3):
-        start = replace(STATUS, epoch=epoch)
+        start = replace(STATUS, label=label, epoch=epoch)
         bar(start)
         bar(replace(start, step=20, nats=4.0))
         bar(replace(start, step=40, nats=4.0, valid_nats=5.0))
     bar.close()  # nothing is left to close
     lines = capfd.readouterr().err.split("\n")
-    ends = [line.rsplit("\r", 1)[-1] for line in lines if "valid 148.4" in line]
+    ends = [line.rsplit("\r", 1)[-1] for line in lines if "ppl 54.6, valid 148.4" in line]
     assert [line.partition("%")[0] for line in ends] == [
-        "noisin epoch 2/3 100",
-        "noisin epoch 3/3 100",
+        f"{label} epoch 2/3 100",
+        f"{label} epoch 3/3 100",
     ]
 
 
@@ -68,7 +77,7 @@ def test_a_log_file_gets_a_plain_line_a_minute(
         bar(replace(STATUS, step=20, nats=4.0))
         clock += 1.0
     bar.close()
-    line = "noisin epoch 2/3 50 %, loss 4 nats/token, ppl 54.6, γ 0.500 -, 1,234 tok/s\n"
+    line = "noisin epoch 2/3 50 %, ppl 54.6, loss 4 nats/token, γ 0.500 -, 1,234 tok/s\n"
     assert capfd.readouterr().err == 3 * line
 
 
