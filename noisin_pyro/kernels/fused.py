@@ -22,6 +22,9 @@ def fused(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Layers of torch's own recurrent kernel.
 
+    Under autocast on a CPU whose oneDNN has no LSTM for halves, and where ``nn.LSTM`` therefore
+    fails, the layers run in the dtype of their weights.
+
     Args:
         kernel: ``"rnn_tanh"``, ``"rnn_relu"``, ``"lstm"`` or ``"gru"``.
         x: the input, with shape (T, B, I).
