@@ -3,7 +3,8 @@
 `flock` is local, or missing, on many of the file systems that clusters share. A lease is a file
 that only one process can create. Its owner touches it every few seconds; if nobody has touched it
 for two minutes, its owner's machine is gone, and another process may take it. An owner that was
-killed on this machine is known to be gone at once. It imports no torch.
+killed on this machine is known to be gone at once, but not one that was killed before it wrote its
+name into the file. It imports no torch.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Lease:
             on_compromise=_leave,
             thread_local=False,
         )
+        self._empty: tuple[tuple[int, int], float] | None = None  # an empty file, and since when
 
     def take(self) -> bool:
         """Takes it if it is free, or its owner is gone.
@@ -72,7 +74,29 @@ class Lease:
             except Timeout:
                 continue
             return True
+        self._end_empty()
         return False
+
+    def _end_empty(self) -> None:
+        """Writes into a file that has been empty for so long that nobody is about to.
+
+        A kill or a loss of power just after its creation leaves it so. filelock waits for the owner
+        of an empty file for ever, and takes over one that holds no owner's name.
+        """
+        try:
+            with self.path.open("rb+", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                seen, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
+                if status.st_size:
+                    self._empty = None
+                elif self._empty is None or self._empty[0] != seen:
+                    self._empty = seen, now
+                elif now - self._empty[1] >= STALE:
+                    file.write(b"nobody\n")
+                    # To those who watch it is the same file, and nobody's touch.
+                    os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        except OSError:
+            self._empty = None  # gone, or not ours to write
 
     def wait(self) -> None:
         """Takes it when it is free, for what another has only for a moment."""

@@ -117,6 +117,36 @@ def test_one_of_a_process_that_was_killed_here_is_free_at_once(
         assert not Lease(tmp_path / "lock").take()
 
 
+@pytest.mark.parametrize("content", ["", "filelock/2\npid=12"])
+def test_one_of_a_process_that_was_killed_before_it_wrote_its_name(
+    tmp_path: Path, content: str
+) -> None:
+    """An empty one, as a loss of power leaves it, was waited for for ever."""
+    (tmp_path / "lock").write_text(content)
+    began = time.monotonic()
+    with holding(tmp_path / "lock"):
+        assert time.monotonic() - began >= STALE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_whose_owner_is_about_to_write_its_name_is_left_alone(tmp_path: Path) -> None:
+    """Also if others have begun to take it over."""
+    others = Lease(tmp_path / "other")
+    assert others.take()
+    name = (tmp_path / "other").read_bytes()
+    with (tmp_path / "lock").open("wb", buffering=0) as file:
+        patient = Lease(tmp_path / "lock")
+        while not (tmp_path / "lock").stat().st_size:
+            assert not patient.take()
+            time.sleep(0.01)
+        file.write(name)
+        assert (tmp_path / "lock").read_bytes() == name
+        until = time.monotonic() + STALE / 2
+        while time.monotonic() < until:
+            assert not patient.take()
+    others.give_back()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError), holding(tmp_path / "file" / "lock"):
