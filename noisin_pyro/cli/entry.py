@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli.commands import COMMANDS
 from noisin_pyro.cli.config_files import read_config_files
-from noisin_pyro.cli.output import warn
+from noisin_pyro.cli.output import open_closed_streams, silence, warn
 from noisin_pyro.cli.parser import parser_of
 from noisin_pyro.cli.sentences import sentence_of
 
@@ -18,6 +17,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code, 2 for bad input and 128 + n after signal n."""
+    open_closed_streams()
     try:
         from noisin_pyro.training.interrupt import Interrupted, interrupting
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not ran_out(error):
             raise
         warn("memory ran out, what is on the disk stays; lower hidden_size, layers or batch_size")
-    except BrokenPipeError:  # the reader of a pipe, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # nobody reads the progress any more
+        silence(sys.stderr)
+        return 128 + 13  # that of SIGPIPE, which Python ignores
     except OSError as error:
         warn(describe_failure(error))
     return 2

@@ -199,9 +199,31 @@ def test_sentences(
     assert sentence in refusal(capsys, *words)
 
 
-def test_a_reader_that_has_enough_is_no_error(run: Path) -> None:
-    command = (
-        f"{sys.executable} -m noisin_pyro generate {run} --words 9 | true; echo ${{PIPESTATUS[0]}}"
-    )
+def in_bash(command: str) -> tuple[str, str]:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("0\n", "")
+    return done.stdout, done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(run: Path) -> None:
+    command = f"{sys.executable} -m noisin_pyro generate {run} --words 9"
+    assert in_bash(f"{command} | true; echo ${{PIPESTATUS[0]}}") == ("0\n", "")
+    assert in_bash(f"{command} --prompt zzz 2>&1 | true; echo ${{PIPESTATUS[0]}}") == ("2\n", "")
+
+
+def test_a_training_whose_progress_nobody_reads(text: Path, tmp_path: Path) -> None:
+    """It ended after its first line with exit code 0, as if it were done."""
+    out = tmp_path / "run"
+    train = f"{sys.executable} -m noisin_pyro train --corpus {text} {' '.join(TINY)} --out {out}"
+    assert in_bash(f"{train} 2>&1 | true; echo ${{PIPESTATUS[0]}}") == ("141\n", "")
+    # Standard output has no progress, and the results are in the folder.
+    again = f"{train} --resume true --quiet true | true; echo ${{PIPESTATUS[0]}}"
+    assert in_bash(again) == ("0\n", "")
+    assert (out / "model.safetensors").exists()
+
+
+def test_without_standard_streams(text: Path, tmp_path: Path) -> None:
+    """As a daemon has it. Nothing is printed into a file that has taken the number of one."""
+    noisin, closed = f"{sys.executable} -m noisin_pyro", "<&- >&- 2>&-"
+    train = f"{noisin} train --corpus {text} {' '.join(TINY)} --out {tmp_path}/run"
+    for command, code in ((train, "0"), (f"{noisin} corpus nowhere", "2")):
+        assert in_bash(f"({command} {closed}); echo $?") == (f"{code}\n", "")
