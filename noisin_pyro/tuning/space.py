@@ -46,6 +46,8 @@ def searched(base: TrainConfig, fixed: Set[str]) -> tuple[str, ...]:
         left -= {"noise", "injection", "noise_to", "spread"}
     if base.layers == 1:
         left.discard("dropout_layers")
+    if base.dropout:  # it takes the places of these
+        left -= {"dropout_input", "dropout_layers", "dropout_output"}
     if base.variational_dropout:
         raise ValueError(
             "noisin tune searches the noise and the dropout whose places variational_dropout "

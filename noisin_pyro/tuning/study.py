@@ -26,6 +26,7 @@ __all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_fold
 
 ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
 BEGINS = b'{"op_code":'  # an entry of a journal
+TRIAL = "trial-"  # the first part of the names of folders
 POLL = 0.5  # seconds between two looks at trials that other processes have
 PRUNE_AFTER = 4  # finished trials before any is pruned
 #: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
@@ -56,7 +57,7 @@ def trial_folder(out: str | Path, number: int) -> Path:
         >>> trial_folder("runs/tune", 7).as_posix()
         'runs/tune/trial-007'
     """
-    return Path(out) / f"trial-{number:03d}"
+    return Path(out) / f"{TRIAL}{number:03d}"
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -73,7 +74,7 @@ def check_folder(config: TrainConfig) -> None:
                 "true, or choose another folder"
             )
     elif folder.exists():
-        own = (LOCK, JOURNAL)
+        own = (ID, LOCK, JOURNAL)  # also what a kill left of them
         others = sorted(p.name for p in folder.iterdir() if not p.name.startswith(own))
         if others:
             raise ValueError(
@@ -111,6 +112,12 @@ def open_study(
                     f"the storage {storage!r} has a study {study.study_name!r} whose trials are in "
                     "another folder; give that as out, on a file system that all machines share, "
                     "or choose an out of another name"
+                )
+            if known is None and any(folder.glob(f"{TRIAL}*")):
+                place = f"the storage {storage!r}" if storage else f"its {JOURNAL}"
+                raise ValueError(
+                    f"out {config.out!r} has trials of a study that is not in {place}; give the "
+                    "storage that it was begun with, or choose another folder"
                 )
             with replacing(path) as temporary:
                 temporary.write_text(own, encoding="utf-8")

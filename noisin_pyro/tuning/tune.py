@@ -88,7 +88,7 @@ def tune(
     make_fabric(config)
 
     folder = Path(config.out)
-    with _quiet_optuna():
+    with _quiet_optuna(), _storage_errors(storage):
         study = open_study(config, names, corpus.sha256, storage)
         say = _Say(config.quiet)
         queue = Trials(study, folder, trials, say.waiting)
@@ -166,6 +166,21 @@ class _Say:
         if numbers != self._told:
             self._told = numbers
             self(f"waiting for {', '.join(map(str, numbers))} in another process")
+
+
+@contextmanager
+def _storage_errors(storage: str | None) -> Iterator[None]:
+    """Within the block a database that fails, such as a full or locked one, is a ValueError."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except StorageInternalError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:120]
+        raise ValueError(
+            f"storage {storage!r} cannot be used any more ({reason}); what was there stays, go on "
+            "with --resume true once it can"
+        ) from None
 
 
 @contextmanager

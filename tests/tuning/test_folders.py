@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.tuning import study
+from noisin_pyro.tuning import tune as module
 from noisin_pyro.tuning.tune import tune
 
 FIXED = {"noise", "injection", "noise_to", "dropout_words", "dropout_input", "dropout_output"}
@@ -75,6 +78,43 @@ def test_a_renamed_folder_with_a_storage_elsewhere_is_refused(text: Path, tmp_pa
     (tmp_path / "old").rename(tmp_path / "new")
     with pytest.raises(ValueError, match="new' has the study 'old' of the storage .*that name"):
         search(text, tmp_path / "new", 2, storage, resume=True)
+
+
+@pytest.mark.parametrize("begun", [None, "a.db"])
+def test_a_study_whose_storage_is_not_given_again_is_refused(
+    begun: str | None, text: Path, tmp_path: Path
+) -> None:
+    """Its trials were done again, as those of a second study in the same folders."""
+    out, storage = tmp_path / "study", f"sqlite:///{tmp_path}/a.db"
+    first, second = (None, storage) if begun is None else (storage, None)
+    search(text, out, 1, first)
+    with pytest.raises(ValueError, match="trials of a study that is not in .*it was begun with"):
+        search(text, out, 2, second, resume=True)
+    assert len(search(text, out, 2, first, resume=True)) == 2
+
+
+def test_a_database_that_fails_is_told(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a traceback of Optuna's."""
+    database = tmp_path / "a.db"
+
+    def break_it(*arguments: Any) -> None:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("ALTER TABLE trials RENAME TO gone")
+
+    storage = f"sqlite:///{database}"
+    monkeypatch.setattr(module, "carry_out", break_it)
+    with pytest.raises(ValueError, match="a.db' cannot be used any more .*no such table: trials"):
+        search(text, tmp_path / "study", 1, storage)
+
+
+def test_a_kill_before_the_study_has_its_name(text: Path, tmp_path: Path, whole: Any) -> None:
+    """The folder was taken for another's."""
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / "study.id.partial").write_text("ab")
+    assert search(text, out, 3, resume=True) == whole
 
 
 @pytest.mark.parametrize("content", ["one line", "two\nlines\n", "{}\n", "[1]\n", "3\n"])

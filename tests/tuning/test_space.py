@@ -22,6 +22,8 @@ def test_what_is_given_is_not_searched() -> None:
     assert searched(TrainConfig(noise="none"), {"noise"}) == (
         *("dropout_words", "dropout_input", "dropout_output"),
     )
+    zaremba = searched(TrainConfig(layers=2, dropout=0.3), {"dropout"})
+    assert zaremba == (*CHOICES, "spread", "dropout_words")
 
 
 @pytest.mark.parametrize(
