@@ -12,7 +12,7 @@ from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.noise.class_path import check_class_path
 from noisin_pyro.tokens import Tokens
-from noisin_pyro.training.option_types import describe_type, fits
+from noisin_pyro.training.option_types import as_plain, describe_type, fits
 from noisin_pyro.training.safe_yaml import load_yaml
 from noisin_pyro.training.schedule import Schedule
 
@@ -156,6 +156,8 @@ class TrainConfig:
     trust_code: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # files hold values of Python, not of NumPy
+            object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
         check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")

@@ -43,10 +43,11 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout the code runs from, if it runs from one."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    here = Path(__file__).resolve()
+    # The second name fails where an environment lies in the checkout of something else.
+    command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.split()[0] if done.returncode == 0 else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+from noisin_pyro.atomic import describe_failure
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["check_launcher", "in_first_folder", "is_first"]
@@ -52,7 +53,7 @@ def in_first_folder(
         run: called with ``fabric``.
 
     Raises:
-        ValueError: in every process, if the first cannot enter the folder.
+        ValueError: in every process, if the first cannot enter the folder, or write to it.
     """
     import torch.distributed
 
@@ -63,6 +64,8 @@ def in_first_folder(
                 stack.enter_context(folder)
             except ValueError as error:
                 refusal = ValueError(str(error))
+            except OSError as error:
+                refusal = ValueError(describe_failure(error))
         refusal = fabric.broadcast(refusal)
         if refusal is not None:
             torch.distributed.destroy_process_group()  # as after a training, before Python exits

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
@@ -96,7 +96,7 @@ class Trainer:
         Raises:
             Interrupted: if a signal came; ``last.ckpt`` holds the step it came at.
             ValueError: if ``last.ckpt`` and ``previous.ckpt`` are damaged, or of another run.
-            FloatingPointError: if the loss or the gradient became NaN or infinite.
+            FloatingPointError: if a loss or the gradient became NaN or infinite.
             OSError: if a checkpoint cannot be written; those before it stay.
         """
         torch.manual_seed(self.config.seed + 1000 * self.fabric.global_rank)
@@ -174,20 +174,24 @@ class Trainer:
         for step, (nats, norm) in enumerate(rows, first):
             if not (math.isfinite(nats) and math.isfinite(norm)):
                 name, value = ("gradient", norm) if math.isfinite(nats) else ("loss", nats)
-                last = self.folder / "last.ckpt"
-                kept = f"{last} is from before it" if last.exists() else "nothing was saved yet"
-                raise FloatingPointError(
-                    f"the {name} became {value} in epoch {self.progress.epoch} at step {step} of "
-                    f"{self.label}; {kept}, go on with --resume true and a lower learning_rate or "
-                    "clip_norm"
-                )
+                self._diverged(name, value, f"at step {step}")
             self.progress.nats += nats
+
+    def _diverged(self, name: str, value: float, where: str) -> NoReturn:
+        last = self.folder / "last.ckpt"
+        kept = f"{last} is from before it" if last.exists() else "nothing was saved yet"
+        raise FloatingPointError(
+            f"the {name} became {value} in epoch {self.progress.epoch} {where} of {self.label}; "
+            f"{kept}, go on with --resume true and a lower learning_rate or clip_norm"
+        )
 
     def _end_epoch(self, schedule: Schedule) -> None:
         progress, config = self.progress, self.config
         nats, tokens = map(sum, zip(*self._gather((progress.nats, progress.tokens))))
         with averaged_weights(self.optimizer.optimizer):
             valid = evaluate(self.model, self.corpus.valid, unroll=config.unroll).nats
+        if not math.isfinite(valid):  # the last step may have broken the weights
+            self._diverged("validation loss", valid, "at its end")
         rate = self.optimizer.param_groups[0]["lr"]
         progress.history.append(
             {

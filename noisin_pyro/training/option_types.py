@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["describe_type", "fits"]
+__all__ = ["as_plain", "describe_type", "fits"]
 
 LARGEST = 2**1023  # of whole numbers that are converted to floats
 
@@ -28,6 +28,21 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
     return type(value) is hint
+
+
+def as_plain(value: Any) -> Any:
+    """A value of Python for a scalar of NumPy or torch, also within a list or dictionary.
+
+    Example:
+        >>> import numpy
+        >>> as_plain([numpy.float64(0.5), numpy.int64(3), numpy.str_("laplace"), "none"])
+        [0.5, 3, 'laplace', 'none']
+    """
+    if isinstance(value, list):
+        return [as_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {as_plain(key): as_plain(item) for key, item in value.items()}
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def describe_type(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,9 @@ def two_panels(path: Path, title: str) -> Iterator[Sequence[Any]]:
         panel.grid(alpha=0.3)
         if panel.get_legend_handles_labels()[0]:
             panel.legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
-    with replacing(path) as temporary:
+    figure.suptitle(title.replace("$", r"\$"))  # a sign, not mathematics
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name
         # The version of matplotlib is left out, so that the same records give the same bytes.
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from noisin_pyro.noise.families import FAMILIES
@@ -44,6 +47,20 @@ from noisin_pyro.training.config import NOISES, TrainConfig
 def test_refusals(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TrainConfig(**{"noise": "none", **changes})
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """As in a loop over ``numpy.linspace``: the run was refused where its file was written."""
+    noise = {"class_path": "torch.distributions.StudentT", "init_args": {"df": np.int64(5)}}
+    config = TrainConfig(
+        hidden_size=np.int64(8),  # type: ignore[arg-type]
+        spread=[np.float64(0.5)],
+        noise=noise,
+        cell=np.str_("gru"),
+    )
+    config.save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == replace(config, out=str(tmp_path))
+    assert type(config.cell) is str
 
 
 def test_the_names_of_noises_are_those_of_the_library() -> None:

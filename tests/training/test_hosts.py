@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -9,13 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from noisin_pyro.cli import main
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import make_fabric
+from noisin_pyro.training.hosts import in_first_folder
 
 SIZES = ["--embedding_size=8", "--hidden_size=8", "--batch_size=8", "--unroll=7", "--device=cpu"]
 
@@ -108,6 +114,25 @@ def test_nobody_has_started_the_processes(
     assert main(asked) == 2
     assert "are 2 processes, got 3; give srun as many" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full_for_the_first_process_is_told_to_all() -> None:
+    """The others waited for it."""
+    told: list[Any] = []
+
+    def broadcast(refusal: ValueError) -> ValueError:
+        told.append(str(refusal))
+        raise refusal
+
+    @contextmanager
+    def folder() -> Iterator[None]:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/config.yaml")
+        yield
+
+    fabric = SimpleNamespace(global_rank=0, broadcast=broadcast)
+    with pytest.raises(ValueError, match="config.yaml cannot be written, the disk is full"):
+        in_first_folder(fabric, folder(), lambda fabric: None)
+    assert len(told) == 1
 
 
 def test_a_job_of_slurm_with_many_tasks_may_train_alone_in_each(

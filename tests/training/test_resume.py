@@ -226,6 +226,25 @@ def test_the_advice_after_a_divergence_can_be_followed(
     train(replace(config, learning_rate=0.1))
 
 
+def test_a_last_step_that_breaks_the_weights(text: Path, tmp_path: Path) -> None:
+    """With a step an epoch no loss of training is NaN; that best.ckpt is missing was told."""
+    config = tiny(text, tmp_path / "run", learning_rate=1e39, unroll=1000, epochs=1)
+    with pytest.raises(
+        FloatingPointError, match="validation loss became nan in epoch 1 at its end"
+    ):
+        train(config)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+    train(replace(config, learning_rate=0.1, resume=True))
+
+
+@pytest.mark.parametrize("name", ["a$_$b.txt", "中文.txt"])
+def test_a_text_of_any_name(text: Path, tmp_path: Path, name: str) -> None:
+    """Its name is the title of a picture, where $ begins a formula and a font may lack signs."""
+    shutil.copy(text, tmp_path / name)
+    train(tiny(tmp_path / name, tmp_path / "run", epochs=1))
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
 def test_another_learning_rate_goes_on_and_is_recorded(text: Path, tmp_path: Path) -> None:
     config = tiny(text, tmp_path / "run", epochs=1)
     train(config)
