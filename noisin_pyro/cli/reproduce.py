@@ -52,6 +52,7 @@ def reproduce(
         cpus: cores of a job.
         gpus: GPUs of a job.
     """
+    from dataclasses import fields
     from pathlib import Path
 
     from noisin_pyro.experiments.cluster import Cluster
@@ -63,6 +64,14 @@ def reproduce(
         check_source(chosen.corpus)
     from noisin_pyro.experiments.reproduce import reproduce as run
 
+    given = {"partition": partition, "hours": hours, "cpus": cpus, "gpus": gpus}
+    for field in fields(Cluster):
+        value = given.get(field.name, field.default)
+        if cluster is None and value != field.default:
+            raise ValueError(
+                f"{field.name} is of the jobs of a cluster, got {value} without one; give "
+                "--cluster slurm too, or leave it out"
+            )
     where = None
     if cluster is not None:
         where = Cluster(cluster, Path(work) / "cluster", partition, hours, cpus, gpus)

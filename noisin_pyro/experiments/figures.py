@@ -31,10 +31,12 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
         for index, (label, record) in enumerate(curves):
             best = record["history"][record["best_epoch"] - 1]
             plot_epochs(panel, record["history"], key, color=f"C{index}", label=label)
-            panel.plot(best["epoch"], best[key], "o", color=f"C{index}")
+            panel.plot([best["epoch"]], [best[key]], "o", color=f"C{index}")
     if curves:
-        lowest = min(min(row["valid_perplexity"] for row in r["history"]) for _, r in curves)
-        panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
+        values = [row["valid_perplexity"] for _, r in curves for row in r["history"]]
+        lowest = min((value for value in values if value is not None), default=None)
+        if lowest is not None:
+            panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
     panels[0].set_title("Training, as trained")
     panels[1].set_title("Validation, mean path; dots: best")
 

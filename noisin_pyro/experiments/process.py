@@ -48,7 +48,7 @@ class Worker:
         job = str(self.folder / "job.json")
         with self._output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "noisin_pyro.experiments.worker", job],
+                [sys.executable, *_safe(), "-m", "noisin_pyro.experiments.worker", job],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -121,6 +121,15 @@ class Worker:
         if not text:
             return f"{ending}, {self.log}"
         return f"{text.splitlines()[-1].strip()} ({ending}, {self.log})"
+
+
+def _safe() -> list[str]:
+    """The option by which Python, from 3.11 on, imports nothing from the working directory.
+
+    This process does not either, unless it was started by ``python -m`` there.
+    """
+    here = {"", os.getcwd()} & set(sys.path)
+    return [] if here or sys.version_info < (3, 11) else ["-P"]
 
 
 def _is_progress(value: Any) -> bool:

@@ -178,6 +178,7 @@ def test_refusals(
     assert "hours must lie between 0 and 10,000, got 0" in refusal(text, capsys, JOBS, "--hours=0")
     assert "cpus must be at least 1" in refusal(text, capsys, JOBS, "--cpus=0")
     assert "gpus must be at least 0" in refusal(text, capsys, JOBS, "--gpus=-1")
+    assert "gpus is of the jobs of a cluster, got 1 without" in refusal(text, capsys, "--gpus=1")
     assert "unknown cluster 'pbs'" in refusal(text, capsys, "--cluster=pbs")
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert 'run pip install "noisin-pyro[cluster]"' in refusal(text, capsys, JOBS)

@@ -127,6 +127,24 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
     assert picture.read_bytes() != first
 
 
+def test_perplexities_beyond_all_bounds(tmp_path: Path) -> None:
+    """They are null in a record, which is neither the lowest nor an error."""
+    options = Options(grid=2, seeds=1)
+    for recipe in recipes("figure2", options):
+        for number, run in enumerate(planned(recipe, options, tmp_path)):
+            fake(run, 140, 130)
+            record = json.loads(run.path.read_text())
+            record["history"][0]["valid_perplexity"] = None
+            if number == 0 and len(recipe.grid) > 1:
+                record["history"][1]["valid_perplexity"] = None
+                record["final"]["mean_path"].update(valid=None, test=None)
+            run.path.write_text(json.dumps(record))
+    noisy = summarise_row(recipes("figure2", options)[0], options, tmp_path)
+    assert noisy.point == list(noisy.grid)[1]
+    assert "multiplicative-0.5 –" in render("figure2", options, tmp_path, write=True)
+    assert list(tmp_path.rglob("*.png"))
+
+
 @pytest.mark.parametrize("experiment", ["figure2", "spread", "samples", "regularisers"])
 @pytest.mark.filterwarnings("ignore:a learned spread without a floor")
 def test_a_picture_of_what_diverged_at_once(experiment: str, tmp_path: Path) -> None:

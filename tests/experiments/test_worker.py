@@ -70,6 +70,19 @@ def test_a_run_that_another_worker_has_just_finished(
     assert own.last_words() == f"exit code {worker.BUSY}, {own.log}"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no option for it")
+def test_files_where_one_is_are_not_imported(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ``python -m`` does, which prefers them to the standard library."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    own = Worker(run, folder, jobs=1)
+    fake(run, valid=140, test=130)
+    own.start().join()
+    assert own.process.returncode == worker.BUSY
+
+
 def test_a_folder_is_prepared_under_the_lock(run: Run, folder: Path) -> None:
     """Otherwise the worker that has the run could finish it and remove the folder meanwhile."""
     held = []
