@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from pyro.infer import Trace_ELBO
-from pyro.infer.elbo import ELBOModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from noisin_pyro.infer.stateful import StatefulObjective
 from noisin_pyro.sites import own_store
 
 __all__ = ["AnnealedELBO", "AnnealedObjective"]
@@ -110,7 +110,7 @@ class AnnealedELBO(Trace_ELBO):
         )
 
 
-class AnnealedObjective(ELBOModule):
+class AnnealedObjective(StatefulObjective):
     """An :class:`AnnealedELBO` with its model and guide, as an ``nn.Module``.
 
     It leaves Pyro's global param store alone, as :class:`NoisinObjective` does. So a guide's
@@ -121,21 +121,12 @@ class AnnealedObjective(ELBOModule):
     elbo: AnnealedELBO
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments."""
+        """The loss with shape (); takes the model's arguments, and a model that returns anything."""
         with own_store():
             loss: Tensor = self.elbo.differentiable_loss(  # type: ignore[no-untyped-call]
                 self.model, self.guide, *args, **kwargs
             )
         return loss
-
-    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        """The loss and the model's final state; takes the model's arguments.
-
-        See :meth:`AnnealedELBO.loss_and_state`. ``detach_state`` cuts the state off from its
-        history.
-        """
-        with own_store():
-            return self.elbo.loss_and_state(self.model, self.guide, *args, **kwargs)
 
 
 class _Weighted(Messenger):

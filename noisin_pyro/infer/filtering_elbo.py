@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pyro.infer.elbo import ELBO, ELBOModule
-from pyro.infer.util import torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
@@ -16,13 +14,13 @@ from noisin_pyro.infer.particle_filter import check_filters, filter_window
 from noisin_pyro.infer.particles import Particles
 from noisin_pyro.infer.prior_guide import PriorGuide
 from noisin_pyro.infer.smoothing_guide import SmoothingGuide
+from noisin_pyro.infer.stateful import StatefulELBO, StatefulObjective
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store
 
 __all__ = ["FilteringELBO", "FilteringObjective"]
 
 
-class FilteringELBO(ELBO):
+class FilteringELBO(StatefulELBO):
     """E [Σ_t log Σ_k W_{t-1}^k w_t^k] ≤ log p(y_1:T): the logarithm of a filter's evidence.
 
     K noisy RNNs run side by side, are weighted by what they predicted, and are resampled where
@@ -99,23 +97,7 @@ class FilteringELBO(ELBO):
         self._check(model, guide)
         return FilteringObjective(model, guide, self)
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The bound's negative as a float, without gradients."""
-        with torch.no_grad():
-            return float(self.loss_and_state(model, guide, *args, **kwargs)[0])
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The bound's negative as a tensor, with shape (), ready for ``backward``."""
-        return self.loss_and_state(model, guide, *args, **kwargs)[0]
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The bound's negative as a float, after ``backward``; this is what SVI calls."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return float(torch_item(loss))
-
-    def loss_and_state(
+    def loss_and_state(  # type: ignore[override]
         self,
         model: SequenceModel,
         guide: nn.Module,
@@ -193,24 +175,11 @@ class FilteringELBO(ELBO):
         raise NotImplementedError
 
 
-class FilteringObjective(ELBOModule):
+class FilteringObjective(StatefulObjective):
     """A :class:`FilteringELBO` with its model and guide, as an ``nn.Module``.
 
-    It leaves Pyro's global param store alone, as :class:`NoisinObjective` does.
+    It leaves Pyro's global param store alone, as :class:`NoisinObjective` does. The state that
+    ``with_state`` hands on are the particles, see :meth:`FilteringELBO.loss_and_state`.
     """
 
     elbo: FilteringELBO
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments."""
-        return self.with_state(*args, **kwargs)[0]
-
-    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Particles]:
-        """The loss and the particles after the last step.
-
-        See :meth:`FilteringELBO.loss_and_state`. ``detach_state`` cuts the particles off from
-        their history.
-        """
-        with own_store():
-            model: Any = self.model
-            return self.elbo.loss_and_state(model, self.guide, *args, **kwargs)

@@ -31,7 +31,7 @@ from noisin_pyro.infer.particles import (
 )
 from noisin_pyro.lengths import length_mask
 from noisin_pyro.models.sequence import Drawn, SequenceModel
-from noisin_pyro.sites import Readout
+from noisin_pyro.sites import Readout, priors_of
 
 __all__ = ["Filtered", "check_filters", "filter_window", "refuse_priors"]
 
@@ -130,7 +130,7 @@ def filter_window(
             lengths=None if resamples or lengths is None else lengths.repeat(count),
             sample=sample,
             readout=readout,
-            drawn=None if drawn is None else _steps(drawn, part),
+            drawn=None if drawn is None else drawn.steps(part),
         )
         weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
@@ -191,12 +191,11 @@ def refuse_priors(model: SequenceModel) -> None:
     Raises:
         ValueError: if γ or a weight has a prior.
     """
-    for module in model.modules():
-        for name in getattr(module, "_pyro_samples", ()):
-            raise ValueError(
-                f"a particle filter needs a fixed or learned γ and weights, got a prior on {name}; "
-                "a value drawn once would be lost in resampling"
-            )
+    for _, name in priors_of(model):
+        raise ValueError(
+            f"a particle filter needs a fixed or learned γ and weights, got a prior on {name}; "
+            "a value drawn once would be lost in resampling"
+        )
 
 
 def _resampled(
@@ -212,10 +211,6 @@ def _resampled(
     ancestors = _SCHEMES[resampling](log_weights)
     score = log_weights.gather(0, ancestors).sum(0).masked_fill(~where, 0)
     return particles.select(ancestors, where), score
-
-
-def _steps(drawn: Drawn, part: slice) -> Drawn:
-    return drawn.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[part])
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:

@@ -54,7 +54,8 @@ def save_folder(model: LanguageModel, folder: Path, vocabulary: Vocabulary | Non
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(text, encoding="utf-8")
     with replacing(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(safetensors.torch.save(weights))  # save_file: for the owner alone
+        # Not save_file, which makes a file that only its owner can read.
+        temporary.write_bytes(safetensors.torch.save(weights))
 
 
 def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) -> Model:
@@ -75,7 +76,8 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
         wanted = _wanted(description, kind, weights)
     with _one_sentence(other):
         _check_whole(wanted, weights)
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn are replaced
+        # The weights that are drawn here are replaced by those of the file.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = description.build(kind, weights, name)
         model.load_state_dict(_with_tied(weights, description.tied_weights))
     if (folder / VOCABULARY).is_file():

@@ -18,7 +18,7 @@ from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context
+from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of
 
 __all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
 
@@ -42,6 +42,10 @@ class Drawn(NamedTuple):
         """The same with every ε changed."""
         layers = None if self.rnn is None else [_maybe(change, one) for one in self.rnn]
         return Drawn(_maybe(change, self.input), layers)
+
+    def steps(self, steps: slice) -> Drawn:
+        """The noise of some steps; a tied one is the same for all of them."""
+        return self.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[steps])
 
 
 def detach_state(state: Any) -> Any:
@@ -292,9 +296,8 @@ class SequenceModel(Freezable, PyroModule):
     def _draw(self, call: Call) -> Drawn:
         """Issues the latent sites that need no computation: priors, then noise."""
         if call.active:
-            for module in self.modules():
-                for name in getattr(module, "_pyro_samples", ()):
-                    getattr(module, name)  # cached for this call, and drawn outside the plates
+            for part, name in priors_of(self):
+                getattr(part, name)  # Pyro draws it here, outside the plates, and keeps the value
         if not call.noisy:
             return Drawn(None, None)
         like, size = self.rnn.like, self.rnn.input_size

@@ -46,7 +46,7 @@ class Spread:
         raise NotImplementedError
 
     def read(self, module: PyroModule, name: str, like: Tensor) -> Tensor:
-        """γ of a layer, in the dtype of ``like``, broadcastable with (\\*S, T, B, units).
+        """γ of a layer, with the dtype and device of ``like``, broadcastable with (\\*S, T, B, units).
 
         A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
         (\\*S, 1, 1, units) if it is one over the γ of all units.
@@ -54,7 +54,7 @@ class Spread:
         value = getattr(module, name)
         if not isinstance(value, Tensor):
             return like.new_full((), value)
-        value = value.to(like.dtype)
+        value = value.to(like)  # a prior is drawn in its own dtype and on its own device
         return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
 
     def reset(self, module: PyroModule, name: str) -> None:
@@ -292,6 +292,9 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     Args:
         module: any module; those without a learned γ have none.
 
+    Returns:
+        An iterator over the parameters, each once, also where several layers share one.
+
     Example:
         >>> import torch, pyro.distributions as dist
         >>> from noisin_pyro import Additive, NoisyGRU
@@ -304,12 +307,14 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         >>> len(weights), len(spreads)
         (4, 1)
     """
+    found: dict[nn.Parameter, None] = {}
     for part in module.modules():
         for name in getattr(part, "_spreads", ()):
             for parameter in (name, f"{name}_unconstrained"):
                 gamma = part._parameters.get(parameter)
                 if gamma is not None:
-                    yield gamma
+                    found[gamma] = None
+    return iter(found)
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
+from noisin_pyro.training.scalars import AddScalar, tensorboard_log
 from noisin_pyro.training.text import load_text
 
 __all__ = ["SAMPLES", "models", "train"]
@@ -158,33 +158,24 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     folder = Path(config.out)
     train_tokens = corpus.train[: max(len(corpus.test), 2 * config.batch_size)]
     splits = {"train": train_tokens, "valid": corpus.valid, "test": corpus.test}
-    log: Callable[[str, float, int], None] | None = None
-    if config.tensorboard and fabric.global_rank == 0:
-        from torch.utils.tensorboard import SummaryWriter
-
-        log = SummaryWriter(str(folder.absolute() / "tensorboard")).add_scalar
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
-    for label, (model_config, place) in models(config, folder).items():
-        place.mkdir(exist_ok=True)
-        model = fit_model(
-            fabric,
-            model_config,
-            corpus,
-            place,
-            label,
-            on_epoch=partial(_after_epoch, fabric, folder, record, label, corpus, log),
-        )
-        noisy = not model_config.deterministic
-        record["models"][label]["final"] = {
-            "mean_path": measure(model, splits, 0, config.seed),
-            "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
-        }
+    logged = config.tensorboard and fabric.global_rank == 0
+    with tensorboard_log(folder / "tensorboard", logged) as log:
+        for label, (model_config, place) in models(config, folder).items():
+            place.mkdir(exist_ok=True)
+            after_epoch = partial(_after_epoch, fabric, folder, record, label, corpus, log)
+            model = fit_model(fabric, model_config, corpus, place, label, on_epoch=after_epoch)
+            noisy = not model_config.deterministic
+            record["models"][label]["final"] = {
+                "mean_path": measure(model, splits, 0, config.seed),
+                "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
+            }
 
-        def write(place: Path = place, model: LanguageModel = model) -> None:
-            write_model(place, model, corpus.vocabulary)
-            write_results(folder, record)
+            def write(place: Path = place, model: LanguageModel = model) -> None:
+                write_model(place, model, corpus.vocabulary)
+                write_results(folder, record)
 
-        in_first_process(fabric, write)
+            in_first_process(fabric, write)
     return record
 
 
@@ -203,7 +194,7 @@ def _after_epoch(
     record: dict[str, Any],
     label: str,
     corpus: Corpus,
-    log: Callable[[str, float, int], None] | None,
+    log: AddScalar | None,
     progress: Progress,
 ) -> None:
     """Brings the record and the logs up to date."""

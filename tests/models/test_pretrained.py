@@ -426,6 +426,15 @@ def test_no_more_memory_is_taken_than_the_file_has_bytes(
         LanguageModel.from_pretrained(copy)
 
 
+def test_a_model_is_saved_and_read_on_the_cpu_whatever_the_default_device(tmp_path: Path) -> None:
+    model = LanguageModel(10, NoisyGRU(4, 6, noise=family("laplace"), spread=0.3))
+    with torch.device("meta"):
+        model.save_pretrained(tmp_path)
+        read = LanguageModel.from_pretrained(tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], weight)
+
+
 def test_sizes_are_compared_before_anything_is_allocated(copy: Path) -> None:
     """A γ for each of two thousand million units would need 8 GB, also where weights need none."""
     values = json.loads((copy / "config.json").read_text())

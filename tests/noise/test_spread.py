@@ -300,6 +300,13 @@ def test_a_prior_of_another_dtype(units: tuple[int, ...], sites: Any) -> None:
     output.sum().backward()
 
 
+@pytest.mark.parametrize("units", [(), (UNITS,)], ids=["per layer", "per unit"])
+def test_a_prior_of_another_device(units: tuple[int, ...]) -> None:
+    """As on a GPU: ``rnn.to(device)`` does not move a distribution."""
+    law = dist.LogNormal(torch.zeros(units), 1.0).to_event(len(units))
+    assert all(spread.is_meta for spread in lstm(2, spread=law).to("meta").spread)
+
+
 @pytest.mark.parametrize("particles", [4, 5])  # neither as many as the steps, and as many
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])
 @pytest.mark.parametrize("prior", ["per layer", "per unit"])
@@ -469,3 +476,9 @@ def test_spread_parameters_are_those_that_weight_decay_should_leave() -> None:
     options: Any = {"input_noise": Additive(dist.Normal(0.0, 1.0)), "input_spread": Learned(0.2)}
     model = SequenceModel(torch.nn.Identity(), rnn, lambda z: dist.Normal(z, 1.0), **options)
     assert list(spread_parameters(model)) == [model.input_spread_unconstrained, *found]
+
+
+def test_a_spread_that_layers_share_is_listed_once() -> None:
+    """Or torch would warn of a parameter group with duplicates."""
+    gamma = torch.nn.Parameter(torch.tensor(0.3))
+    assert list(spread_parameters(lstm(2, spread=gamma))) == [gamma]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_training_leaves_torch_and_pyro_as_they_were(text: Path, tmp_path: Path)
 
 KILLED = """
 import sys
+import threading
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.run import train
 import yaml
@@ -252,8 +254,11 @@ def test_the_best_checkpoint_is_the_best(text: Path, tmp_path: Path) -> None:
 
 
 def test_tensorboard_logs_are_written_when_asked(text: Path, tmp_path: Path) -> None:
+    """And closed at the end, with the thread that writes them."""
+    before = set(threading.enumerate())
     train(small(text, tmp_path / "run", epochs=1, tensorboard=True))
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert not [thread for thread in threading.enumerate() if thread not in before]
 
 
 def test_bfloat16_trains_in_bfloat16(
