@@ -136,7 +136,7 @@ class _Pieces(torch.autograd.Function):
 
 
 def _differentiable_gradients(cell: LinearCell, inputs: Any, wanted: Any, grad: Tensor) -> Any:
-    """The gradients as functions with derivatives, if these are wanted; for a mapped ``grad`` too."""
+    """The gradients by torch, with derivatives if these are wanted, also for a mapped ``grad``."""
     differentiated = torch.is_grad_enabled()
     x, z0, w_ih, b_ih, decay, mult, add = inputs
     weights = cell.weights(w_ih, b_ih, decay)

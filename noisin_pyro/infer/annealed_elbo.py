@@ -23,7 +23,7 @@ class AnnealedELBO(Trace_ELBO):
     is empty and every β gives the NOISIN objective.
 
     As a module, ``AnnealedELBO()(model, guide)``, it trains a long text by truncated
-    backpropagation with any guide: :meth:`AnnealedObjective.with_state` starts a window at the
+    backpropagation with any guide: :meth:`StatefulObjective.with_state` starts a window at the
     state in which the one before ended, a draw of the guide. The windows' losses at fixed
     parameters add up to the loss of the whole text, under the guide that in each window reads no
     further than to the window's end. So they bound the whole text's log p(y), and longer windows
@@ -121,7 +121,7 @@ class AnnealedObjective(StatefulObjective):
     elbo: AnnealedELBO
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments, and a model that returns anything."""
+        """The loss with shape (); takes the model's arguments. The model may return anything."""
         with own_store():
             loss: Tensor = self.elbo.differentiable_loss(  # type: ignore[no-untyped-call]
                 self.model, self.guide, *args, **kwargs

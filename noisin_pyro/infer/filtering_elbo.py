@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class FilteringELBO(StatefulELBO):
     log p and, on sequences of some length, usually above the importance-weighted one, but no
     theorem says so.
 
-    :meth:`FilteringObjective.with_state` carries particles and weights from one window to the next.
+    :meth:`StatefulObjective.with_state` carries particles and weights from one window to the next.
     The windows' losses then add up to the bound on the whole text, which importance-weighted
     bounds on windows that start at a carried draw of the prior do not.
 

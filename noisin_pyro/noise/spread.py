@@ -46,7 +46,9 @@ class Spread:
         raise NotImplementedError
 
     def read(self, module: PyroModule, name: str, like: Tensor) -> Tensor:
-        """γ of a layer, with the dtype and device of ``like``, broadcastable with (\\*S, T, B, units).
+        """γ of a layer in the dtype and on the device of ``like``.
+
+        It broadcasts with (\\*S, T, B, units).
 
         A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
         (\\*S, 1, 1, units) if it is one over the γ of all units.
