@@ -96,7 +96,7 @@ class FilteringELBO(StatefulELBO):
         self._check(model, guide)
         return FilteringObjective(model, guide, self)
 
-    def loss_and_state(  # type: ignore[override]
+    def loss_and_state(
         self,
         model: SequenceModel,
         guide: nn.Module,
