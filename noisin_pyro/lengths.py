@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_lengths", "last_step", "length_mask", "reverse"]
+__all__ = [
+    "check_lengths",
+    "first_in_padding",
+    "last_step",
+    "length_mask",
+    "reverse",
+    "zero_padding",
+]
 
 
 def length_mask(lengths: Tensor, steps: int) -> Tensor:
@@ -20,6 +27,44 @@ def length_mask(lengths: Tensor, steps: int) -> Tensor:
                 [0, 0]], dtype=torch.int32)
     """
     return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def zero_padding(sequence: Tensor, mask: Tensor | None) -> Tensor:
+    """A sequence with 0 in its padding, whatever stands there, be it NaN.
+
+    Args:
+        sequence: with shape (T, B, \\*).
+        mask: from :func:`length_mask`; None changes nothing.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 5.0], [float("nan"), 6.0]])
+        >>> zero_padding(x, length_mask(torch.tensor([1, 2]), 2))
+        tensor([[1., 5.],
+                [0., 6.]])
+    """
+    if mask is None:
+        return sequence
+    return sequence.masked_fill(~mask.reshape(mask.shape + (1,) * (sequence.dim() - 2)), 0)
+
+
+def first_in_padding(sequence: Tensor, mask: Tensor | None, dims: int) -> Tensor:
+    """A sequence with its first step in its padding, where a density must be defined.
+
+    Args:
+        sequence: with shape (\\*S, T, B, \\*); what stands in the padding may be NaN or −100.
+        mask: from :func:`length_mask`; None changes nothing.
+        dims: the number of dimensions from T on.
+
+    Example:
+        >>> y = torch.tensor([[1, 5], [-100, 6]])
+        >>> first_in_padding(y, length_mask(torch.tensor([1, 2]), 2), dims=2)
+        tensor([[1, 5],
+                [1, 6]])
+    """
+    if mask is None:
+        return sequence
+    inside = mask.reshape(mask.shape + (1,) * (dims - 2))
+    return torch.where(inside, sequence, sequence.narrow(-dims, 0, 1))
 
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> None:

@@ -29,7 +29,7 @@ from noisin_pyro.infer.particles import (
     multinomial,
     systematic,
 )
-from noisin_pyro.lengths import length_mask
+from noisin_pyro.lengths import first_in_padding, length_mask, zero_padding
 from noisin_pyro.models.sequence import Drawn, SequenceModel
 from noisin_pyro.sites import Readout, priors_of
 
@@ -108,8 +108,7 @@ def filter_window(
     check_filters(model, ess_threshold, resamples)
     noisy = model.training if sample is None else sample
     mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
-    if mask is not None:  # whatever stands in the padding, be it NaN
-        x = x.masked_fill(~mask.reshape(mask.shape + (1,) * (x.dim() - 2)), 0)
+    x, y = zero_padding(x, mask), first_in_padding(y, mask, y.dim())
     x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
     if drawn is None and noisy:
         draw = antithetic_noise if antithetic else SequenceModel.draw_noise

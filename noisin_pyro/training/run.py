@@ -17,19 +17,16 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
-from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
-from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
+from noisin_pyro.training.fit import fit_model, load_checked, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
-from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
 from noisin_pyro.training.scalars import AddScalar, tensorboard_log
-from noisin_pyro.training.text import load_text
 
 __all__ = ["SAMPLES", "models", "train"]
 
@@ -55,12 +52,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     if config.nodes == 1:  # else where a refusal reaches every process
         check_folder(config)
-    corpus = load_text(config)
-    # Errors in the corpus or the configuration are raised before any file is written.
-    check_length(corpus, config.batch_size)
-    check_memory(config, len(corpus.vocabulary))
-    with torch.random.fork_rng():
-        build_model(config, len(corpus.vocabulary))
+    corpus = load_checked(config)
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
