@@ -20,6 +20,7 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state, packed_like
 from noisin_pyro.nn.noisy_module import NoisyModule
+from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.nn.sequences import run_sequences
 from noisin_pyro.nn.timesteps import run_timesteps
 from noisin_pyro.nn.tracks import Layers, make_layers
@@ -181,9 +182,8 @@ class NoisyRecurrence(NoisyModule):
             cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
         kernels = cell.kernel is not None and not under_vmap(x, state, weights)
         if not noisy and kernels and not (rate and self.tied):
-            z, final = clean_layers(
-                cell, x, state, weights, call.lengths, rate, call.dropping, self.bidirectional
-            )
+            options = (call.lengths, rate, call.dropping, self.bidirectional)
+            z, final = tracked(clean_layers, cell, x, state, weights, *options)
         else:
             layers = self._layers(cell, weights, state, noisy, rate, call, epsilon)
             if call.mask is not None:  # whatever stands in the padding, be it NaN
