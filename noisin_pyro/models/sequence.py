@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
-import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
+from noisin_pyro.lengths import filled
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
@@ -177,11 +177,9 @@ class SequenceModel(Freezable, PyroModule):
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
         observed = y
         if y is not None and call.mask is not None:
-            # Whatever stands in the padding (−100, NaN) becomes the sequence's first target.
-            inside = call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2))
-            observed = torch.where(inside, y, y.narrow(y.dim() - len(wanted), 0, 1))
+            observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
         drawn = call.sample(self, "y", emitted, obs=observed)
-        return (drawn if y is None else y), state
+        return (y if drawn is observed else drawn), state
 
     @in_context
     def latents(
