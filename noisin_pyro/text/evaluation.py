@@ -53,7 +53,7 @@ class Evaluation:
 
     @property
     def bits(self) -> float:
-        """Bits per token: those per character of a model of characters."""
+        """Bits per token, or per character of a model of characters."""
         return self.nats / math.log(2)
 
     @property
