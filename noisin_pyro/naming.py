@@ -143,7 +143,7 @@ class _Watched(dist.Independent):
         if frame is not None and "model_trace" in frame.f_locals:
             model, guide = (frame.f_locals[f"{one}_trace"].nodes for one in ("model", "guide"))
             self._compare(model.get(self.site), guide.get(self.site))
-        return super().log_prob(value)  # type: ignore[no-any-return]
+        return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
 
     def _compare(self, model: Any, guide: Any) -> None:
         latent = model is not None and not model["is_observed"]

@@ -179,7 +179,7 @@ class SequenceModel(Freezable, PyroModule):
         if y is not None and call.mask is not None:
             observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
         drawn = call.sample(self, "y", emitted, obs=observed)
-        return (y if drawn is observed else drawn), state
+        return (drawn if y is None or drawn is not observed else y), state
 
     @in_context
     def latents(

@@ -27,9 +27,10 @@ def tracked(kernel: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     if not am_i_wrapped():
         return kernel(*args, **kwargs)
-    sites = get_provenance([args, kwargs])
+    given: Any = [args, kwargs]
+    sites = get_provenance(given)
     if not sites:
         return kernel(*args, **kwargs)
-    plain: Any = detach_provenance([args, kwargs])
-    found: T = track_provenance(kernel(*plain[0], **plain[1]), sites)
+    args, kwargs = detach_provenance(given)
+    found: T = track_provenance(kernel(*args, **kwargs), sites)
     return found

@@ -57,7 +57,7 @@ def test_the_output_comes_from_every_argument(cell: str, noise_to: Any, noise: s
 def test_what_is_observed_depends_on_the_noise(cell: str) -> None:
     for noise in ("additive", "multiplicative"):
         model = LanguageModel(K, make_rnn(cell, D, H, noise=NOISES[noise], name=noise), name=noise)
-        found = get_dependencies(model, random_tokens(K, T, B))["prior_dependencies"]
+        found: Any = get_dependencies(model, random_tokens(K, T, B))["prior_dependencies"]
         sites = {f"{noise}.y", f"{noise}.rnn.noise_0"}
         assert set(found[f"{noise}.y"]) == sites
 
