@@ -7,14 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_lengths",
-    "first_in_padding",
-    "last_step",
-    "length_mask",
-    "reverse",
-    "zero_padding",
-]
+__all__ = ["check_lengths", "filled", "last_step", "length_mask", "reverse"]
 
 
 def length_mask(lengths: Tensor, steps: int) -> Tensor:
@@ -29,42 +22,23 @@ def length_mask(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
 
 
-def zero_padding(sequence: Tensor, mask: Tensor | None) -> Tensor:
-    """A sequence with 0 in its padding, whatever stands there, be it NaN.
+def filled(targets: Tensor, mask: Tensor | None) -> Tensor:
+    """Targets whose padding, whatever stands there (−100, NaN), is each sequence's first target.
+
+    A density that is masked must be finite all the same, or its gradient would be NaN.
 
     Args:
-        sequence: with shape (T, B, \\*).
-        mask: from :func:`length_mask`; None changes nothing.
+        targets: with shape (\\*S, T, B, \\*), \\* being as many dimensions as the mask's after B.
+        mask: True within a sequence, with shape (T, B) and further dimensions of size 1.
 
     Example:
-        >>> x = torch.tensor([[1.0, 5.0], [float("nan"), 6.0]])
-        >>> zero_padding(x, length_mask(torch.tensor([1, 2]), 2))
-        tensor([[1., 5.],
-                [0., 6.]])
+        >>> filled(torch.tensor([[3, 4], [5, -100]]), length_mask(torch.tensor([2, 1]), 2))
+        tensor([[3, 4],
+                [5, 4]])
     """
     if mask is None:
-        return sequence
-    return sequence.masked_fill(~mask.reshape(mask.shape + (1,) * (sequence.dim() - 2)), 0)
-
-
-def first_in_padding(sequence: Tensor, mask: Tensor | None, dims: int) -> Tensor:
-    """A sequence with its first step in its padding, where a density must be defined.
-
-    Args:
-        sequence: with shape (\\*S, T, B, \\*); what stands in the padding may be NaN or −100.
-        mask: from :func:`length_mask`; None changes nothing.
-        dims: the number of dimensions from T on.
-
-    Example:
-        >>> y = torch.tensor([[1, 5], [-100, 6]])
-        >>> first_in_padding(y, length_mask(torch.tensor([1, 2]), 2), dims=2)
-        tensor([[1, 5],
-                [1, 6]])
-    """
-    if mask is None:
-        return sequence
-    inside = mask.reshape(mask.shape + (1,) * (dims - 2))
-    return torch.where(inside, sequence, sequence.narrow(-dims, 0, 1))
+        return targets
+    return torch.where(mask, targets, targets.narrow(targets.dim() - mask.dim(), 0, 1))
 
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> None:

@@ -29,7 +29,7 @@ from noisin_pyro.infer.particles import (
     multinomial,
     systematic,
 )
-from noisin_pyro.lengths import first_in_padding, length_mask, zero_padding
+from noisin_pyro.lengths import check_lengths, filled, length_mask
 from noisin_pyro.models.sequence import Drawn, SequenceModel
 from noisin_pyro.sites import Readout, priors_of
 
@@ -107,8 +107,17 @@ def filter_window(
     resamples = count > 1 and ess_threshold > 0
     check_filters(model, ess_threshold, resamples)
     noisy = model.training if sample is None else sample
-    mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
-    x, y = zero_padding(x, mask), first_in_padding(y, mask, y.dim())
+    mask, shape = None, y.shape
+    if shape[:2] != x.shape[:2]:
+        raise ValueError(
+            f"y must have shape {tuple(x.shape[:2])} and the emission's event shape, got "
+            f"{tuple(shape)}"
+        )
+    if lengths is not None:
+        check_lengths(lengths, *x.shape[:2])
+        mask = length_mask(lengths.to(x.device), len(x))
+        wide = [mask.reshape(mask.shape + (1,) * (part.dim() - 2)) for part in (x, y)]
+        x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])
     x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
     if drawn is None and noisy:
         draw = antithetic_noise if antithetic else SequenceModel.draw_noise
@@ -131,6 +140,9 @@ def filter_window(
             readout=readout,
             drawn=None if drawn is None else drawn.steps(part),
         )
+        if shape[2:] != emitted.event_shape:
+            wanted = (*shape[:2], *emitted.event_shape)
+            raise ValueError(f"y must have shape {wanted}, got {tuple(shape)}")
         weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
             weights = weights + log_ratios[part].unflatten(-1, (count, batch))

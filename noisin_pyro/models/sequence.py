@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
-from noisin_pyro.lengths import first_in_padding
+from noisin_pyro.lengths import filled
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
@@ -179,9 +179,11 @@ class SequenceModel(Freezable, PyroModule):
         wanted = emitted.batch_shape[-2:] + emitted.event_shape
         if y is not None and y.shape[-len(wanted) :] != wanted:
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
-        observed = None if y is None else first_in_padding(y, call.mask, len(wanted))
+        observed = y
+        if y is not None and call.mask is not None:
+            observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
         drawn = call.sample(self, "y", emitted, obs=observed)
-        return (drawn if y is None else y), state
+        return (drawn if y is None or drawn is not observed else y), state
 
     @in_context
     def latents(

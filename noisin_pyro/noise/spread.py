@@ -78,7 +78,7 @@ class Fixed(Spread):
         value: a number, or a floating-point tensor with shape () or (H,).
 
     Raises:
-        ValueError: if it is not positive and finite.
+        ValueError: if it is not positive and finite, or requires a gradient and is no parameter.
     """
 
     value: float | Tensor
@@ -88,6 +88,12 @@ class Fixed(Spread):
             raise ValueError(
                 "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
                 f"{value.dtype} with shape {tuple(value.shape)}"
+            )
+        computed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        if computed and value.requires_grad:  # type: ignore[union-attr]
+            raise ValueError(
+                f"a spread that requires a gradient must be an nn.Parameter, got {_text(value)}, "
+                "whose gradient would be lost; give nn.Parameter(...), Learned(...) or .detach() it"
             )
         self.value = value
         self.per_unit = isinstance(value, Tensor) and value.dim() == 1

@@ -50,7 +50,7 @@ Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choice
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The defaults learn the embedded corpus on two cores in minutes.
+    """A training run. The defaults train on the corpus pydoc, on two cores in minutes.
 
     Args:
         corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a

@@ -127,6 +127,16 @@ def test_a_tensor_that_makes_no_sense(value: torch.Tensor, message: str) -> None
         lstm(spread=value)
 
 
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_tensor_that_requires_a_gradient_is_refused(computed: bool) -> None:
+    """As a constant it would lose the gradient without a word; another RNN's γ is one too."""
+    gamma = lstm(spread=Learned(0.5)).spread[0] if computed else torch.tensor(0.5).requires_grad_()
+    assert gamma is not None
+    with pytest.raises(ValueError, match="must be an nn.Parameter, got 0.5, whose gradient would"):
+        lstm(spread=gamma)
+    assert lstm(spread=gamma.detach()).spread[0] == 0.5
+
+
 def test_a_spread_is_set_at_any_time() -> None:
     """Which is how one writes a schedule; what makes no sense is refused, and changes nothing."""
     rnn = lstm(2, spread=[0.3, Learned(0.5)])
