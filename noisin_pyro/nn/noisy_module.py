@@ -146,7 +146,8 @@ class NoisyModule(_Base):
         """Saves a γ that is a plain number too, in float64, so that a saved model is whole."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self._numbers:
-            destination[prefix + name] = torch.tensor(getattr(self, name), dtype=torch.float64)
+            number = torch.tensor(getattr(self, name), dtype=torch.float64, device="cpu")
+            destination[prefix + name] = number
 
     def _load_from_state_dict(
         self,
@@ -163,8 +164,16 @@ class NoisyModule(_Base):
         A spread that is not saved keeps its value, and one that there is no place for is left out.
         """
         for name in self._numbers:
-            if prefix + name in state_dict:
-                setattr(self, name, float(state_dict[prefix + name]))
+            saved = state_dict.get(prefix + name)
+            if saved is None:
+                continue
+            if torch.as_tensor(saved).numel() == 1:
+                setattr(self, name, float(saved))
+            else:
+                errors.append(
+                    f"size mismatch for {prefix}{name}: it is a number here, and a tensor with "
+                    f"shape {tuple(saved.shape)} in the state dict; give spread= such a tensor"
+                )
         absent: list[str] = []
         surplus: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, surplus, errors)
