@@ -76,7 +76,7 @@ class Fixed(Spread):
         value: a number, or a floating-point tensor with shape () or (H,).
 
     Raises:
-        ValueError: if it is not positive and finite.
+        ValueError: if it is not positive and finite, or a computed tensor that requires a gradient.
     """
 
     value: float | Tensor
@@ -86,6 +86,15 @@ class Fixed(Spread):
             raise ValueError(
                 "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
                 f"{value.dtype} with shape {tuple(value.shape)}"
+            )
+        if (
+            isinstance(value, Tensor)
+            and value.requires_grad
+            and not isinstance(value, nn.Parameter)
+        ):
+            raise ValueError(
+                "a tensor of spreads is a constant, so the gradient that it requires would be "
+                f"lost, got {_text(value)}; give an nn.Parameter, Learned(...) or its .detach()"
             )
         self.value = value
         self.per_unit = isinstance(value, Tensor) and value.dim() == 1
@@ -263,7 +272,8 @@ def as_spread(given: SpreadLike | Spread) -> Spread:
             (H,).
 
     Raises:
-        ValueError: if a fixed γ is not positive and finite, or a prior not over positive numbers.
+        ValueError: if a fixed γ is not positive and finite or would lose a gradient, or a prior is
+            not over positive numbers.
         TypeError: if it is none of these.
 
     Example:
@@ -304,11 +314,13 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         >>> len(weights), len(spreads)
         (4, 1)
     """
+    found: set[nn.Parameter] = set()  # layers may share one
     for part in module.modules():
         for name in getattr(part, "_spreads", ()):
             for parameter in (name, f"{name}_unconstrained"):
                 gamma = part._parameters.get(parameter)
-                if gamma is not None:
+                if gamma is not None and gamma not in found:
+                    found.add(gamma)
                     yield gamma
 
 
