@@ -40,7 +40,7 @@ def reproduce(
         experiment: table1, table2, table3, figure2, icml (tables 3 and 4 of the paper of 2018),
             spread (γ by epoch), samples (averaging), regularisers (what else one would
             use) or linear (recurrences without a tanh).
-        rows: some rows of it, separated by commas; all if omitted.
+        rows: some rows of it, separated by commas; all if omitted. Their texts are rendered whole.
         jobs: trainings at a time.
         results: where records and what is rendered from them go.
         work: where checkpoints go until a run has its record.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def reproduce(
     Args:
         experiment: ``table1`` or one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: how to run it.
-        rows: the rows to run; all if there are none.
+        rows: the rows to run, whose texts are rendered; all if there are none.
         results: where records go, and the Markdown and the picture rendered from them, in a folder
             for each text; Table 1 of the paper's texts stands beside these folders.
         work: where checkpoints go until a run has its record.
@@ -78,41 +78,55 @@ def reproduce(
             title=experiment,
             quiet=quiet,
         )
-    if failures and not _begun(experiment, options, results):
+    folders = {recipe.folder for recipe in chosen}
+    begun = {row.recipe.folder for row in _begun(experiment, options, results)}
+    if failures and not folders & begun:
         return f"no run of {experiment} has a record yet", failures
-    return render(experiment, options, results, write=True), failures
+    return render(experiment, options, results, folders=folders, write=True), failures
 
 
-def render(experiment: str, options: Options, results: Path, *, write: bool = False) -> str:
+def render(
+    experiment: str,
+    options: Options,
+    results: Path,
+    *,
+    folders: Collection[str] = (),
+    write: bool = False,
+) -> str:
     """The Markdown of an experiment from its records alone; blocks without any are left out.
 
-    Its parts, with an empty line between them: the comparison, a line for each row, hardware and
-    versions, and the command that renders it.
+    For each text that it trains on, with an empty line between its parts: the comparison, a line
+    for each row, hardware and versions, and the command that renders it.
 
     Args:
         experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: the options that it was run with.
         results: where its records are.
-        write: also write ``<corpus>/<experiment>.md`` and its picture there.
+        folders: of which texts, by the folders of their records; of all if there are none.
+        write: also write ``<folder>/<experiment>.md`` and its picture there.
 
     Raises:
         ValueError: if a record does not fit, or there is none.
     """
-    rows = _begun(experiment, options, results)
-    if not rows:
+    by_folder: dict[str, list[Row]] = {}
+    for row in _begun(experiment, options, results):
+        if not folders or row.recipe.folder in folders:
+            by_folder.setdefault(row.recipe.folder, []).append(row)
+    if not by_folder:
         raise ValueError(
             f"{results} holds no record of {experiment} with these options; run it without --render"
         )
     first = averages if experiment == "samples" else comparison
     shown = f"Rendered by `{_command(experiment, options)}`."
-    text = "\n\n".join([first(rows), details(rows), provenance(rows), shown])
-    if write:
-        place = results / rows[0].recipe.folder
-        _write(place / f"{experiment}.md", text)
-        if experiment in FIGURES:
-            with two_panels(place / f"{experiment}.png", _title(rows)) as panels:
-                FIGURES[experiment](rows, panels)
-    return text
+    texts = []
+    for folder, rows in by_folder.items():
+        texts.append("\n\n".join([first(rows), details(rows), provenance(rows), shown]))
+        if write:
+            _write(results / folder / f"{experiment}.md", texts[-1])
+            if experiment in FIGURES:
+                with two_panels(results / folder / f"{experiment}.png", _title(rows)) as panels:
+                    FIGURES[experiment](rows, panels)
+    return "\n\n".join(texts)
 
 
 def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Failure]:

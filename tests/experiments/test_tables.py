@@ -110,7 +110,7 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
         ]  # fmt: skip
         fake(run, 140, 130, history=history)
     render(experiment, options, tmp_path, write=True)
-    (picture,) = tmp_path.rglob("*.png")
+    picture = tmp_path / recipes(experiment, options)[0].folder / f"{experiment}.png"
     first = picture.read_bytes()
     assert first.startswith(b"\x89PNG")
     render(experiment, options, tmp_path, write=True)
@@ -125,6 +125,26 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
         run.path.write_text(json.dumps(record))
     render(experiment, options, tmp_path, write=True)
     assert picture.read_bytes() != first
+
+
+def test_each_text_has_its_own_table_and_picture(tmp_path: Path) -> None:
+    """Rendering one text with other options leaves the table of another as it is."""
+    once, thrice = Options(grid=1, seeds=1), Options(grid=1, seeds=3)
+    for recipe in recipes("regularisers"):
+        for run in planned(recipe, once if recipe.corpus == "ptb" else thrice, tmp_path):
+            fake(run, 140, 130)
+    both, _ = reproduce("regularisers", thrice, results=tmp_path, train=False)
+    tables = {text: tmp_path / text / "regularisers.md" for text in ("pydoc", "ptb")}
+    assert both.strip() == "\n\n".join(table.read_text().strip() for table in tables.values())
+    assert "1-layer GRU" in tables["pydoc"].read_text()
+    assert "1-layer GRU" not in tables["ptb"].read_text()
+    assert "1 of 3 seeds" in tables["ptb"].read_text()
+    before = tables["pydoc"].read_text()
+    one, _ = reproduce("regularisers", once, ["lstm-ptb-none"], results=tmp_path, train=False)
+    assert one.strip() == tables["ptb"].read_text().strip()
+    assert "1 of 3 seeds" not in one and "Weight drop" in one
+    assert tables["pydoc"].read_text() == before
+    assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("experiment", ["figure2", "spread", "samples", "regularisers"])
