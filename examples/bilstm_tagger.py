@@ -1,7 +1,8 @@
-"""Noise in a BiLSTM tagger by one changed line: which characters of Python source are what.
+"""Noise in a BiLSTM tagger by one changed line. It tags each character of a line of Python code.
 
-``python examples/bilstm_tagger.py`` takes a minute or so. The input is lines of the standard
-library, a character a step; the tags are those of Python's own tokenizer. It learns from 200 lines.
+``python examples/bilstm_tagger.py`` takes a minute or so. The lines are from the standard library,
+one character per step; the tags are the token types of Python's own tokenizer. It learns from 200
+lines.
 """
 
 import contextlib

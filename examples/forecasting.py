@@ -2,8 +2,8 @@
 
 ``python examples/forecasting.py`` takes some ten seconds and needs statsmodels, for its data. A
 noisy GRU reads the years up to now, and a Normal emission predicts the next one. ``forecast`` draws
-whole futures, whose quantiles are the intervals. They are checked on years not trained on, beside
-those of the same network without noise.
+whole futures, whose quantiles are the intervals. How often they contain the truth is checked on
+years not trained on, also for the same network without noise.
 """
 
 import sys

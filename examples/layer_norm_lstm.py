@@ -1,6 +1,7 @@
-"""A layer-normalised LSTM cell of one's own, with noise and without, on the embedded corpus.
+"""A layer-normalised LSTM cell of your own, with noise and without, as a word language model.
 
-``python examples/layer_norm_lstm.py`` runs it; the cell is a Python loop, so it takes some minutes.
+``python examples/layer_norm_lstm.py`` trains it on the language reference that every CPython
+carries. The cell runs in a Python loop, so it takes some minutes.
 """
 
 import sys

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_lengths", "last_step", "length_mask", "reverse"]
+__all__ = ["check_lengths", "filled", "last_step", "length_mask", "reverse"]
 
 
 def length_mask(lengths: Tensor, steps: int) -> Tensor:
@@ -20,6 +20,25 @@ def length_mask(lengths: Tensor, steps: int) -> Tensor:
                 [0, 0]], dtype=torch.int32)
     """
     return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def filled(targets: Tensor, mask: Tensor | None) -> Tensor:
+    """Targets whose padding, whatever stands there (−100, NaN), is each sequence's first target.
+
+    A density that is masked must be finite all the same, or its gradient would be NaN.
+
+    Args:
+        targets: with shape (\\*S, T, B, \\*), \\* being as many dimensions as the mask's after B.
+        mask: True within a sequence, with shape (T, B) and further dimensions of size 1.
+
+    Example:
+        >>> filled(torch.tensor([[3, 4], [5, -100]]), length_mask(torch.tensor([2, 1]), 2))
+        tensor([[3, 4],
+                [5, 4]])
+    """
+    if mask is None:
+        return targets
+    return torch.where(mask, targets, targets.narrow(targets.dim() - mask.dim(), 0, 1))
 
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> None:

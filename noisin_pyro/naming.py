@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -40,7 +41,7 @@ def claim_name(module: PyroModule, parameter: str, tensor: Tensor | None) -> Non
     """
     if module._pyro_name or module._pyro_context.active or tensor is None:
         return
-    nodes = _traced()
+    nodes = _traced() or {}
 
     def is_taken(name: str) -> bool:
         return name in nodes and nodes[name]["value"].data_ptr() != tensor.data_ptr()
@@ -60,16 +61,36 @@ def repeat_suffix(site: str) -> str:
 
     Args:
         site: the full name of a site that each call issues.
+
+    Raises:
+        ValueError: if a later call's site is given, as by ``poutine.replay``, and there is no trace
+            by which calls are counted.
     """
     nodes = _traced()
+    if nodes is None:
+        _refuse_uncounted(site)
+        return ""
     suffixes = ("" if number == 0 else f"__{number}" for number in count())
     return next(suffix for suffix in suffixes if f"{site}{suffix}" not in nodes)
 
 
 def _traced() -> Any:
-    """The nodes of the innermost trace that is being recorded."""
+    """The nodes of the innermost trace that is being recorded, None if there is none."""
     traces = [handler for handler in _PYRO_STACK if isinstance(handler, TraceMessenger)]
-    return traces[-1].trace.nodes if traces else {}
+    return traces[-1].trace.nodes if traces else None
+
+
+def _refuse_uncounted(site: str) -> None:
+    """Raises ValueError if a later call's site is given, and no trace counts the calls."""
+    later = f"{site}__1"
+    for handler in _PYRO_STACK:
+        held = (getattr(handler, name, None) for name in ("trace", "data"))
+        if any(isinstance(given, (dict, Trace)) and later in given for given in held):
+            raise ValueError(
+                f"{later!r} is given to a program that no trace records, so a noisy RNN's later "
+                "calls would take the values of its first; run it as "
+                "poutine.trace(program).get_trace(...)"
+            )
 
 
 def trains_by_svi() -> bool:
@@ -80,59 +101,78 @@ def trains_by_svi() -> bool:
 
 
 def watched(site: str, distribution: Any) -> Any:
-    """Warns if a noise site stands in one of model and guide, and not in the other.
+    """Warns where an objective of Pyro would take a noise site for something else than it is.
 
-    The objective would then count the noise's density once, and Pyro only says that the sites
-    differ. Its ELBOs run guide and model in ``get_importance_trace``, where both traces can be
-    looked at: the guide's while the model runs, and the model's when the guide's densities are
-    computed. Anywhere else nothing is compared.
+    Either the site stands in one of model and guide and not in the other, so that the objective
+    counts the noise's density once, and Pyro only says that the sites differ. Or the guide gives
+    the noise of a whole sequence a distribution without a pathwise gradient: the plate ``time``
+    tells Pyro that the steps are independent, so it credits an ε with the observation of its own
+    step alone.
+
+    Pyro's ELBOs run guide and model in ``get_importance_trace``, which computes the densities when
+    both traces are known. Anywhere else nothing is compared.
 
     Args:
         site: the full name of a noise site that is about to be issued.
         distribution: its distribution, over the units of a layer.
 
     Returns:
-        The same distribution, in a guide one that looks for its site in the model's trace.
+        The same distribution, in such a trace one that looks for its site in both traces.
     """
-    frame = _importance_frame()
-    if frame is None or any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK):
+    if _importance_frame() is None or any(isinstance(one, EnumMessenger) for one in _PYRO_STACK):
         return distribution
-    guide = frame.f_locals.get("guide_trace")
-    if guide is None:
-        return _GuideNoise(distribution.base_dist, distribution.reinterpreted_batch_ndims, site)
-    if site not in guide.nodes:
-        warnings.warn(
-            f"the guide lacks the noise site {site!r}, so the objective counts the density of its "
-            "prior alone; use PriorGuide(model), or build the noisy RNN with sites=None",
-            stacklevel=2,
-        )
-    return distribution
+    return _Watched(distribution.base_dist, distribution.reinterpreted_batch_ndims, site)
 
 
-class _GuideNoise(dist.Independent):
-    """Noise in a guide: when its density is computed, its site must stand in the model too."""
+class _Watched(dist.Independent):
+    """Noise that compares model and guide when its density is computed."""
 
     def __init__(self, base: Any, ndims: int, site: str) -> None:
         self.site = site
         super().__init__(base, ndims)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> _GuideNoise:
-        new: _GuideNoise = self._get_checked_instance(  # type: ignore[no-untyped-call]
-            _GuideNoise, _instance
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Watched:
+        new: _Watched = self._get_checked_instance(  # type: ignore[no-untyped-call]
+            _Watched, _instance
         )
         new.site = self.site
         return super().expand(batch_shape, new)  # type: ignore[no-any-return, no-untyped-call]
 
-    def score_parts(self, *args: Any, **kwargs: Any) -> Any:
-        traces = _importance_frame()
-        if traces is not None and self.site not in traces.f_locals["model_trace"].nodes:
-            warnings.warn(
+    def log_prob(self, value: Tensor) -> Tensor:
+        frame = _importance_frame()
+        if frame is not None and "model_trace" in frame.f_locals:
+            model, guide = (frame.f_locals[f"{one}_trace"].nodes for one in ("model", "guide"))
+            self._compare(model.get(self.site), guide.get(self.site))
+        return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _compare(self, model: Any, guide: Any) -> None:
+        latent = model is not None and not model["is_observed"]
+        if latent and guide is None:
+            text = (
+                f"the guide lacks the noise site {self.site!r}, so the objective counts the "
+                "density of its prior alone; use PriorGuide(model), or build the noisy RNN with "
+                "sites=None"
+            )
+        elif guide is not None and not latent:
+            text = (
                 f"the noise site {self.site!r} stands in the guide and not in the model, so the "
                 "objective counts its density against no prior; build the noisy RNN with "
-                "sites=None, whose noise is drawn by torch and is no sample site",
-                stacklevel=2,
+                "sites=None, whose noise is drawn by torch and is no sample site"
             )
-        return super().score_parts(*args, **kwargs)  # type: ignore[no-untyped-call]
+        elif guide is not None and _takes_steps_for_independent(guide):
+            text = (
+                f"the guide's distribution of {self.site!r} has no pathwise gradient, and the "
+                "plate time hides from Pyro that later observations depend on it, so the guide's "
+                "gradient is biased; build the noisy RNN with sites='timestep'"
+            )
+        else:
+            return
+        warnings.warn(text, stacklevel=2)
+
+
+def _takes_steps_for_independent(guide: Any) -> bool:
+    in_time = any(frame.dim == -2 for frame in guide["cond_indep_stack"])
+    return in_time and not guide["fn"].has_rsample
 
 
 def _importance_frame() -> Any:

@@ -26,7 +26,16 @@ from torch.distributions import transform_to
 from noisin_pyro.lengths import check_lengths, length_mask
 from noisin_pyro.naming import is_foreign, trains_by_svi, watched
 
-__all__ = ["Call", "Freezable", "Plates", "Readout", "apart", "in_context", "own_store"]
+__all__ = [
+    "Call",
+    "Freezable",
+    "Plates",
+    "Readout",
+    "apart",
+    "in_context",
+    "own_store",
+    "priors_of",
+]
 
 Plates = tuple[Any, Any]
 """The ``time`` (dim −2) and ``batch`` (dim −1) plates of a model."""
@@ -278,3 +287,17 @@ def own_store() -> Iterator[None]:
     """A param store thrown away at the end: modules inside hold on to their own parameters."""
     with pyro.get_param_store().scope():
         yield
+
+
+def priors_of(module: nn.Module) -> Iterator[tuple[Any, str]]:
+    """What has a prior in a module and its parts, a γ or a weight.
+
+    Args:
+        module: any module; only ``PyroModule`` parts have priors.
+
+    Returns:
+        An iterator over pairs of a part and the name of its attribute.
+    """
+    for part in module.modules():
+        for name in getattr(part, "_pyro_samples", ()):
+            yield part, name

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 ROOT = Path(__file__).resolve().parents[1]
 
 CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
-    *("atomic", "memory", "plain_text", "tokens", "vocabulary")
+    *("atomic", "lengths", "memory", "modes", "naming", "plain_text", "tokens", "vocabulary")
 }
 """The rooms that need no extra; every other room is of the tier ``lm``."""
 
@@ -33,7 +33,9 @@ SEED = int(os.environ.get("SEED_OF_THIS_RUN", "0"))
 The environment hands the seed to xdist's workers. ``SEED_OF_THIS_RUN=123 pytest`` repeats a run.
 """
 
-pytest.register_assert_rewrite("tests.helpers")
+pytest.register_assert_rewrite(
+    *("tests.helpers", "tests.models.saved_models", "tests.nn.twins", "tests.training.runs")
+)
 
 
 OPTIONAL = {ROOT / "noisin_pyro" / "hub.py": "huggingface_hub"}

@@ -5,7 +5,7 @@ Noise that is affine in the state stays inside such a recurrence,
     z_t = m_t (a_t z_{t-1} + b_t) + n_t = (m_t a_t) z_{t-1} + (m_t b_t + n_t),
 
 so a noisy layer is the same recurrence with other coefficients, and one scan in parallel over time
-(:mod:`noisin_pyro.kernels.linear_scan`). Since h is linear in z and a and b do not read it, the
+(:mod:`noisin_pyro.kernels.blocked_scan`). Since h is linear in z and a and b do not read it, the
 noise is unbiased over all steps: given the layer's input, E[z_t] is the deterministic h_t.
 """
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noisin_pyro.cells.base import Cell, State, loop_clean
+from noisin_pyro.modes import evaluating
 from noisin_pyro.noise.base import Range
 
 __all__ = ["Form", "ModuleCell", "form_of"]
@@ -140,9 +141,8 @@ def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """A block in which a module is in evaluation mode, and after which it is as it was before.
 
-    That is its modes, its buffers, and what its parts keep from call to call as attributes.
+    That includes its buffers, and what its parts keep from call to call as attributes.
     """
-    modes = [(part, part.training) for part in module.modules()]
     kept = [
         (vars(part), {name: value for name, value in vars(part).items() if name[:1] != "_"})
         for part in module.modules()
@@ -154,16 +154,14 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
         for name, buffer in part._buffers.items()
         if buffer is not None
     ]
-    module.eval()
     try:
-        yield
+        with evaluating(module):
+            yield
     finally:
         for held, before in kept:
             for name in [name for name in held if name[:1] != "_" and name not in before]:
                 del held[name]
             held.update(before)
-        for part, training in modes:
-            part.training = training
         for names, name, buffer, copy in buffers:
             names[name] = buffer.copy_(copy)
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.kernels.linear_scan import scan_gradients, scan_into
+from noisin_pyro.kernels.blocked_scan import scan_gradients, scan_into
+from noisin_pyro.kernels.mapped import backward_is_mapped
 from noisin_pyro.kernels.onednn import linear, outer
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, z0, w_ih, b_ih, decay, mult, add, z, *kept = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+        if torch.is_grad_enabled() or backward_is_mapped(grad):
             inputs = (x, z0, w_ih, b_ih, decay, mult, add)
             return None, None, *_differentiable_gradients(ctx.cell, inputs, wanted, grad)
         to_x, to_z0, to_w, to_b, to_decay, to_mult, to_add = wanted
@@ -114,7 +115,8 @@ class _Pieces(torch.autograd.Function):
                 m = leaves.get("mult", _at(mult, rows))
                 a, b = ctx.cell.noisy(leaves["gates"], weights, m, _at(add, rows))
             before = z[rows.start - 1] if rows.start else z0
-            da, db_t, carried = scan_gradients(grad[rows], a.detach(), before, z[rows], carried)
+            da, db_t = scan_gradients(grad[rows], a.detach(), before, z[rows], after=carried)
+            carried = a.detach()[0] * db_t[0]
             found = torch.autograd.grad((a, b), list(leaves.values()), (da, db_t))
             gradients = dict(zip(leaves, found))
             dgates = gradients["gates"]
@@ -134,9 +136,12 @@ class _Pieces(torch.autograd.Function):
 
 
 def _differentiable_gradients(cell: LinearCell, inputs: Any, wanted: Any, grad: Tensor) -> Any:
+    """The gradients by torch, with derivatives if these are wanted, also for a mapped ``grad``."""
+    differentiated = torch.is_grad_enabled()
     x, z0, w_ih, b_ih, decay, mult, add = inputs
     weights = cell.weights(w_ih, b_ih, decay)
-    (z,) = cell.scan(cell.project(x, weights), (z0,), weights, mult, add)
     leaves = [part for part, to in zip(inputs, wanted) if to]
-    found = iter(torch.autograd.grad(z, leaves, grad, create_graph=True))
+    with torch.enable_grad():
+        (z,) = cell.scan(cell.project(x, weights), (z0,), weights, mult, add)
+        found = iter(torch.autograd.grad(z, leaves, grad, create_graph=differentiated))
     return [next(found) if to else None for to in wanted]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
+from noisin_pyro.kernels.mapped import backward_is_mapped
 
 __all__ = [
     "noisy",
@@ -126,7 +127,10 @@ def saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 def twice_differentiable(
     readable: Callable[..., State],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Where a gradient of the gradient is wanted, runs the backward pass of the readable form.
+    """Runs the backward pass of the readable form where that by hand cannot serve.
+
+    That is where a gradient of the gradient is wanted, or where torch maps the backward pass over
+    many gradients of the output.
 
     Args:
         readable: the forward pass in plain torch, :meth:`.Cell.scan` or its like.
@@ -135,19 +139,22 @@ def twice_differentiable(
     def decorate(by_hand: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(by_hand)
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            if not torch.is_grad_enabled() or all(grad is None for grad in grads):
+            differentiated = torch.is_grad_enabled()
+            needs_readable = differentiated or backward_is_mapped(*grads)
+            if not needs_readable or all(grad is None for grad in grads):
                 return by_hand(ctx, *grads)
             inputs, needed = saved(ctx)[0], ctx.needs_input_grad[1:8]
             gates, z0, c0, w_hh, b_hh, mult, add = inputs
             wanted = [part for part, needs in zip(inputs, needed) if needs]
-            with torch.autocast(gates.device.type, enabled=False):
+            with torch.enable_grad(), torch.autocast(gates.device.type, enabled=False):
                 weights = Weights(w_hh, w_hh, None, b_hh)
                 state = (z0,) if c0 is None else (z0, c0)
                 outputs = readable(ctx.cell, gates, state, weights, mult, add)
                 outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
-                gradients = iter(
-                    torch.autograd.grad(outs, wanted, given, create_graph=True, allow_unused=True)
+                found = torch.autograd.grad(
+                    outs, wanted, given, create_graph=differentiated, allow_unused=True
                 )
+            gradients = iter(found)
             return None, *(next(gradients) if needs else None for needs in needed), None
 
         return backward

@@ -11,7 +11,7 @@ from typing import Any
 
 from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.experiments.recipe import Options, Recipe
-from noisin_pyro.training.config import FEEDBACK, TrainConfig
+from noisin_pyro.training.config import FEEDBACK, TrainConfig, renamed
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
@@ -90,9 +90,7 @@ class Run:
 
     def _check_origin(self, known: dict[str, Any]) -> None:
         """Refuses a record that was renamed or copied from another run; options may be missing."""
-        if "feedback" in known:
-            old = known["feedback"]
-            known = {**known, "noise_to": next((n for n, v in FEEDBACK.items() if v == old), old)}
+        known = renamed(known)
         for name, value in self.config.to_dict(*_FREE, "corpus").items():
             if known.get(name, value) != value:
                 raise ValueError(

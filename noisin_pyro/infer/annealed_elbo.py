@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from pyro.infer import Trace_ELBO
-from pyro.infer.elbo import ELBOModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from noisin_pyro.infer.stateful import StatefulObjective
 from noisin_pyro.sites import own_store
 
 __all__ = ["AnnealedELBO", "AnnealedObjective"]
@@ -23,7 +23,7 @@ class AnnealedELBO(Trace_ELBO):
     is empty and every β gives the NOISIN objective.
 
     As a module, ``AnnealedELBO()(model, guide)``, it trains a long text by truncated
-    backpropagation with any guide: :meth:`AnnealedObjective.with_state` starts a window at the
+    backpropagation with any guide: :meth:`StatefulObjective.with_state` starts a window at the
     state in which the one before ended, a draw of the guide. The windows' losses at fixed
     parameters add up to the loss of the whole text, under the guide that in each window reads no
     further than to the window's end. So they bound the whole text's log p(y), and longer windows
@@ -110,7 +110,7 @@ class AnnealedELBO(Trace_ELBO):
         )
 
 
-class AnnealedObjective(ELBOModule):
+class AnnealedObjective(StatefulObjective):
     """An :class:`AnnealedELBO` with its model and guide, as an ``nn.Module``.
 
     It leaves Pyro's global param store alone, as :class:`NoisinObjective` does. So a guide's
@@ -121,21 +121,12 @@ class AnnealedObjective(ELBOModule):
     elbo: AnnealedELBO
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments."""
+        """The loss with shape (); takes the model's arguments. The model may return anything."""
         with own_store():
             loss: Tensor = self.elbo.differentiable_loss(  # type: ignore[no-untyped-call]
                 self.model, self.guide, *args, **kwargs
             )
         return loss
-
-    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        """The loss and the model's final state; takes the model's arguments.
-
-        See :meth:`AnnealedELBO.loss_and_state`. ``detach_state`` cuts the state off from its
-        history.
-        """
-        with own_store():
-            return self.elbo.loss_and_state(self.model, self.guide, *args, **kwargs)
 
 
 class _Weighted(Messenger):

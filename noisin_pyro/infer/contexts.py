@@ -1,4 +1,4 @@
-"""What a prediction changes for its time: the mode of the model, the seed, random weights."""
+"""What a prediction sets for a block: the seed, and a draw of random weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,9 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store
+from noisin_pyro.sites import own_store, priors_of
 
-__all__ = ["draw_priors", "evaluating", "given", "has_priors", "seeded_by"]
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards each of its parts as it was."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+__all__ = ["draw_priors", "given", "has_priors", "seeded_by"]
 
 
 @contextmanager
@@ -40,18 +28,23 @@ def seeded_by(generator: torch.Generator | None, device: torch.device) -> Iterat
         yield
         return
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
     kind: Any = getattr(torch, device.type)
-    index = [] if device.type == "cpu" else [device.index or kind.current_device()]
-    with torch.random.fork_rng(index, device_type="cuda" if device.type == "cpu" else device.type):
+    index = kind.current_device() if device.index is None else device.index
+    with torch.random.fork_rng([index], device_type=device.type):
         torch.default_generator.manual_seed(seed)
-        if index:
+        with kind.device(index):  # which may not be the current one
             kind.manual_seed(seed)
         yield
 
 
 def has_priors(model: SequenceModel) -> bool:
     """Whether γ or a weight is random."""
-    return any(getattr(module, "_pyro_samples", ()) for module in model.modules())
+    return any(True for _ in priors_of(model))
 
 
 def draw_priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-import torch
-from pyro.infer.elbo import ELBO, ELBOModule
-from pyro.infer.util import torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
@@ -16,13 +13,13 @@ from noisin_pyro.infer.particle_filter import check_filters, filter_window
 from noisin_pyro.infer.particles import Particles
 from noisin_pyro.infer.prior_guide import PriorGuide
 from noisin_pyro.infer.smoothing_guide import SmoothingGuide
+from noisin_pyro.infer.stateful import StatefulELBO, StatefulObjective
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store
 
 __all__ = ["FilteringELBO", "FilteringObjective"]
 
 
-class FilteringELBO(ELBO):
+class FilteringELBO(StatefulELBO):
     """E [Σ_t log Σ_k W_{t-1}^k w_t^k] ≤ log p(y_1:T): the logarithm of a filter's evidence.
 
     K noisy RNNs run side by side, are weighted by what they predicted, and are resampled where
@@ -39,7 +36,7 @@ class FilteringELBO(ELBO):
     log p and, on sequences of some length, usually above the importance-weighted one, but no
     theorem says so.
 
-    :meth:`FilteringObjective.with_state` carries particles and weights from one window to the next.
+    :meth:`StatefulObjective.with_state` carries particles and weights from one window to the next.
     The windows' losses then add up to the bound on the whole text, which importance-weighted
     bounds on windows that start at a carried draw of the prior do not.
 
@@ -98,22 +95,6 @@ class FilteringELBO(ELBO):
     def __call__(self, model: nn.Module, guide: nn.Module) -> FilteringObjective:
         self._check(model, guide)
         return FilteringObjective(model, guide, self)
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The bound's negative as a float, without gradients."""
-        with torch.no_grad():
-            return float(self.loss_and_state(model, guide, *args, **kwargs)[0])
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The bound's negative as a tensor, with shape (), ready for ``backward``."""
-        return self.loss_and_state(model, guide, *args, **kwargs)[0]
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The bound's negative as a float, after ``backward``; this is what SVI calls."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return float(torch_item(loss))
 
     def loss_and_state(
         self,
@@ -193,24 +174,11 @@ class FilteringELBO(ELBO):
         raise NotImplementedError
 
 
-class FilteringObjective(ELBOModule):
+class FilteringObjective(StatefulObjective):
     """A :class:`FilteringELBO` with its model and guide, as an ``nn.Module``.
 
-    It leaves Pyro's global param store alone, as :class:`NoisinObjective` does.
+    It leaves Pyro's global param store alone, as :class:`NoisinObjective` does. The state that
+    ``with_state`` hands on are the particles, see :meth:`FilteringELBO.loss_and_state`.
     """
 
     elbo: FilteringELBO
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments."""
-        return self.with_state(*args, **kwargs)[0]
-
-    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Particles]:
-        """The loss and the particles after the last step.
-
-        See :meth:`FilteringELBO.loss_and_state`. ``detach_state`` cuts the particles off from
-        their history.
-        """
-        with own_store():
-            model: Any = self.model
-            return self.elbo.loss_and_state(model, self.guide, *args, **kwargs)

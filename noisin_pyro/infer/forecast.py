@@ -8,8 +8,10 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from noisin_pyro.infer.contexts import draw_priors, evaluating, given, has_priors, seeded_by
-from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.infer.contexts import draw_priors, given, has_priors, seeded_by
+from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.modes import evaluating
+from noisin_pyro.nn.forms import map_state
 
 __all__ = ["check_count", "continue_sequences", "forecast"]
 
@@ -125,7 +127,8 @@ def continue_sequences(
 
     def run(inputs: Tensor, state: Any, start: int) -> tuple[Any, Any]:
         now = slice(start, start + len(inputs))
-        return model.predict(inputs, state, sample=sample, drawn=_steps(noise, now))
+        drawn = None if noise is None else noise.steps(now)
+        return model.predict(inputs, state, sample=sample, drawn=drawn)
 
     if len(x) > 1:  # nothing is emitted before the last input
         _, state = run(x[:-1], state, 0)
@@ -143,24 +146,17 @@ def continue_sequences(
     return torch.cat(drawn)
 
 
-def _steps(noise: Drawn | None, steps: slice) -> Drawn | None:
-    """The noise of some steps; one ε for all of them if the RNN is tied."""
-    if noise is None:
-        return None
-    return noise.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[steps])
-
-
 def _copies(state: Any, samples: int, batch: int) -> Any:
     """A state for each of the samples."""
-    if isinstance(state, (tuple, list)):
-        return tuple(_copies(part, samples, batch) for part in state)
-    if state is None or state.shape[-2] == samples * batch:
-        return state
-    return state.repeat(*[1] * (state.dim() - 2), samples, 1)
+
+    def copied(part: Tensor) -> Tensor:
+        if part.shape[-2] == samples * batch:  # a state of each of them is given
+            return part
+        return part.repeat(*[1] * (part.dim() - 2), samples, 1)
+
+    return map_state(state, copied)
 
 
 def _part(state: Any, place: int, batch: int) -> Any:
     """The states of one of the samples."""
-    if isinstance(state, tuple):
-        return tuple(_part(part, place, batch) for part in state)
-    return None if state is None else state.narrow(-2, place * batch, batch)
+    return map_state(state, lambda part: part.narrow(-2, place * batch, batch))

@@ -9,19 +9,18 @@ from typing import Any
 import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.elbo import ELBO, ELBOModule
-from pyro.infer.util import MultiFrameTensor, torch_item
+from pyro.infer.util import MultiFrameTensor
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from noisin_pyro.infer.antithetic import AntitheticParticles, check_antithetic
 from noisin_pyro.infer.prior_guide import PriorGuide
-from noisin_pyro.sites import own_store
+from noisin_pyro.infer.stateful import StatefulELBO, StatefulObjective
 
 __all__ = ["NoisinELBO", "NoisinObjective"]
 
 
-class NoisinELBO(ELBO):
+class NoisinELBO(StatefulELBO):
     """L = E_{p(z)} [Σ_t log p(x_t | z_t)] (the paper's Equation 1), estimated with S samples.
 
     Equal in value and gradients to ``Trace_ELBO`` with a :class:`PriorGuide` under the same
@@ -82,22 +81,6 @@ class NoisinELBO(ELBO):
     def __call__(self, model: nn.Module, guide: nn.Module) -> NoisinObjective:
         self._check(model, guide)
         return NoisinObjective(model, guide, self)
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The objective's negative as a float, without gradients."""
-        with torch.no_grad():
-            return float(self._estimate(model, guide, args, kwargs)[0])
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The objective's negative as a tensor, with shape (), ready for ``backward``."""
-        return self.loss_and_state(model, guide, *args, **kwargs)[0]
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The objective's negative as a float, after ``backward``; this is what SVI calls."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return float(torch_item(loss))
 
     def loss_and_state(
         self, model: Any, guide: Any, *args: Any, **kwargs: Any
@@ -188,7 +171,7 @@ class NoisinELBO(ELBO):
                 )
 
 
-class NoisinObjective(ELBOModule):
+class NoisinObjective(StatefulObjective):
     """A :class:`NoisinELBO` with its model and guide, as an ``nn.Module`` for torch optimisers.
 
     It leaves Pyro's global param store alone, so several can be trained side by side.
@@ -197,18 +180,6 @@ class NoisinObjective(ELBOModule):
     """
 
     elbo: NoisinELBO
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss with shape (); takes the model's arguments."""
-        return self.with_state(*args, **kwargs)[0]
-
-    def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        """The loss and the model's final state; takes the model's arguments.
-
-        See :meth:`NoisinELBO.loss_and_state`.
-        """
-        with own_store():
-            return self.elbo.loss_and_state(self.model, self.guide, *args, **kwargs)
 
 
 def _is_likelihood(site: Any) -> bool:

@@ -29,9 +29,9 @@ from noisin_pyro.infer.particles import (
     multinomial,
     systematic,
 )
-from noisin_pyro.lengths import length_mask
+from noisin_pyro.lengths import check_lengths, filled, length_mask
 from noisin_pyro.models.sequence import Drawn, SequenceModel
-from noisin_pyro.sites import Readout
+from noisin_pyro.sites import Readout, priors_of
 
 __all__ = ["Filtered", "check_filters", "filter_window", "refuse_priors"]
 
@@ -107,9 +107,17 @@ def filter_window(
     resamples = count > 1 and ess_threshold > 0
     check_filters(model, ess_threshold, resamples)
     noisy = model.training if sample is None else sample
-    mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
-    if mask is not None:  # whatever stands in the padding, be it NaN
-        x = x.masked_fill(~mask.reshape(mask.shape + (1,) * (x.dim() - 2)), 0)
+    mask, shape = None, y.shape
+    if shape[:2] != x.shape[:2]:
+        raise ValueError(
+            f"y must have shape {tuple(x.shape[:2])} and the emission's event shape, got "
+            f"{tuple(shape)}"
+        )
+    if lengths is not None:
+        check_lengths(lengths, *x.shape[:2])
+        mask = length_mask(lengths.to(x.device), len(x))
+        wide = [mask.reshape(mask.shape + (1,) * (part.dim() - 2)) for part in (x, y)]
+        x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])
     x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
     if drawn is None and noisy:
         draw = antithetic_noise if antithetic else SequenceModel.draw_noise
@@ -130,8 +138,11 @@ def filter_window(
             lengths=None if resamples or lengths is None else lengths.repeat(count),
             sample=sample,
             readout=readout,
-            drawn=None if drawn is None else _steps(drawn, part),
+            drawn=None if drawn is None else drawn.steps(part),
         )
+        if shape[2:] != emitted.event_shape:
+            wanted = (*shape[:2], *emitted.event_shape)
+            raise ValueError(f"y must have shape {wanted}, got {tuple(shape)}")
         weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
             weights = weights + log_ratios[part].unflatten(-1, (count, batch))
@@ -191,12 +202,11 @@ def refuse_priors(model: SequenceModel) -> None:
     Raises:
         ValueError: if γ or a weight has a prior.
     """
-    for module in model.modules():
-        for name in getattr(module, "_pyro_samples", ()):
-            raise ValueError(
-                f"a particle filter needs a fixed or learned γ and weights, got a prior on {name}; "
-                "a value drawn once would be lost in resampling"
-            )
+    for _, name in priors_of(model):
+        raise ValueError(
+            f"a particle filter needs a fixed or learned γ and weights, got a prior on {name}; "
+            "a value drawn once would be lost in resampling"
+        )
 
 
 def _resampled(
@@ -212,10 +222,6 @@ def _resampled(
     ancestors = _SCHEMES[resampling](log_weights)
     score = log_weights.gather(0, ancestors).sum(0).masked_fill(~where, 0)
     return particles.select(ancestors, where), score
-
-
-def _steps(drawn: Drawn, part: slice) -> Drawn:
-    return drawn.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[part])
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.models.sequence import detach_state
+from noisin_pyro.nn.forms import map_state
 
 __all__ = ["Particles", "Resampling", "effective_size", "multinomial", "systematic"]
 
@@ -61,7 +62,8 @@ class Particles:
         ancestors = torch.where(where, ancestors, every)
         columns = (ancestors * batch + torch.arange(batch, device=ancestors.device)).flatten()
         equal = torch.full_like(self.log_weights, -math.log(count))
-        return Particles(_columns(self.state, columns), torch.where(where, equal, self.log_weights))
+        state = map_state(self.state, lambda part: part.index_select(-2, columns))
+        return Particles(state, torch.where(where, equal, self.log_weights))
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
@@ -121,9 +123,3 @@ def multinomial(log_weights: Tensor) -> Tensor:
     """
     weights = log_weights.detach().exp().T
     return torch.multinomial(weights, len(log_weights), replacement=True).T
-
-
-def _columns(state: Any, columns: Tensor) -> Any:
-    if isinstance(state, (tuple, list)):
-        return tuple(_columns(part, columns) for part in state)
-    return None if state is None else state.index_select(-2, columns)

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store
+from noisin_pyro.sites import own_store, priors_of
 
 __all__ = ["PriorGuide"]
 
@@ -101,9 +101,6 @@ class PriorGuide(PyroModule):
 
     def _is_random(self, site: Any) -> bool:
         """Whether a site is a prior on γ or on a weight, of the model or of a part of it."""
-        modules: Any = self.model.modules()
         return any(
-            site["name"] == module._pyro_get_fullname(name)
-            for module in modules
-            for name in getattr(module, "_pyro_samples", ())
+            site["name"] == part._pyro_get_fullname(name) for part, name in priors_of(self.model)
         )

@@ -13,7 +13,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.infer.state_head import CorrectedSteps, StateHead
-from noisin_pyro.lengths import length_mask, reverse
+from noisin_pyro.lengths import check_lengths, length_mask, reverse
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.sequence import Drawn, NoisyRNNs, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
@@ -154,6 +154,11 @@ class SmoothingGuide(PyroModule):
                 "SmoothingGuide(reads_state=True) reads the state of each step, got an RNN with "
                 f"sites={rnn.sites!r}; build it with sites='timestep'"
             )
+        if rnn.sites is None:
+            raise ValueError(
+                "SmoothingGuide corrects sample sites, got an RNN with sites=None, which has none; "
+                "build it with sites='sequence'"
+            )
         if rnn.samples_timesteps and not reads_state:
             raise ValueError(
                 "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
@@ -254,8 +259,11 @@ class SmoothingGuide(PyroModule):
     def _corrections(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Tensor:
         """A r_t + a, the correction of each noisy layer, with shape (L, T or 1, B, \\*)."""
         model = self.model
-        mask = None if lengths is None else length_mask(lengths.to(x.device), len(x))
-        if mask is not None:  # whatever stands in the padding, be it NaN
+        mask = None
+        if lengths is not None:
+            check_lengths(lengths, *x.shape[:2])
+            mask = length_mask(lengths.to(x.device), len(x))
+            # whatever stands in the padding, be it NaN
             y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)
         embed: Callable[[Tensor], Tensor] = model.embedding
         if self._features is not None:

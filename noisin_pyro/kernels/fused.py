@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["fused", "is_mapped"]
+__all__ = ["fused"]
 
 
 def fused(
@@ -58,18 +58,6 @@ def fused(
     return output, tuple(part.index_select(1, back) for part in final)
 
 
-def is_mapped(*parts: Tensor | None) -> bool:
-    """Whether ``torch.func.vmap`` maps over one of these, for which the kernels have no rule.
-
-    It does not where a gradient is taken inside of it: that is computed from the kernels' parts.
-    """
-    functorch = torch._C._functorch
-    top: Any = functorch.peek_interpreter_stack()
-    if top is None or top.key() != functorch.TransformType.Vmap:
-        return False
-    return any(part is not None and functorch.is_batchedtensor(part) for part in parts)
-
-
 def _joined(state: tuple[Tensor, ...]) -> Any:
     """The state as torch's kernels take it."""
     return state if len(state) > 1 else state[0]
@@ -78,8 +66,8 @@ def _joined(state: tuple[Tensor, ...]) -> Any:
 @cache
 def _lstm_runs_in(dtype: torch.dtype) -> bool:
     """Whether torch's LSTM runs under autocast on this CPU; without AVX-512 oneDNN's does not."""
-    shapes = (1, 1, 1), (4, 1)
-    state, weight = (torch.zeros(shape, dtype=torch.float32) for shape in shapes)
+    on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the default device is
+    state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
     weights = [weight, weight]
     try:
         with torch.no_grad(), torch.autocast("cpu", dtype):

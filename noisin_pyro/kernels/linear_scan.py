@@ -1,42 +1,12 @@
-"""Linear recurrences h_t = a_t ⊙ h_{t-1} + b_t, by a loop over steps and by a blocked scan.
+"""Linear recurrences h_t = a_t ⊙ h_{t-1} + b_t as a differentiable function of tensors.
 
-A step that follows a step is again such a step, h_{t+1} = (a_{t+1} a_t) h_{t-1} + (a_{t+1} b_t +
-b_{t+1}). So the sequence can be cut into blocks that are computed side by side (Blelloch 1990),
-with some 3 √T tensor operations instead of T:
-
-1. For each block, the product P of its a, and its last state S when it starts from zero: step by
-   step within the blocks, all blocks at once.
-2. The state E that each block starts from: E_{j+1} = P_j ⊙ E_j + S_j, block by block.
-3. The recurrence itself from these states: step by step within the blocks, all blocks at once.
-
-A long sequence on a CPU is first cut into chunks that fit the cache, one after the other. The work
-is O(T), and pass 3 multiplies by single a only, as the loop does. The product P may overflow where
-the loop's h is finite (h = 0 and a = 1e30 twice). Then some E is infinite or NaN, and the loop
-computes the steps of this chunk instead.
-
-The gradient is the same recurrence in reverse (Martin & Cundy 2018). With g_t = ∂L/∂h_t as it
-comes from the loss,
-
-    ∂L/∂b_t = g_t + a_{t+1} ⊙ ∂L/∂b_{t+1}
-    ∂L/∂a_t = h_{t-1} ⊙ ∂L/∂b_t
-    ∂L/∂h_0 = a_1 ⊙ ∂L/∂b_1
-
-References:
-    Blelloch, "Prefix sums and their applications", 1990.
-    https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf
-
-    Martin and Cundy, "Parallelizing linear recurrent neural nets over sequence length", 2018.
-    https://arxiv.org/abs/1709.04057
-
-    Feng et al., "Were RNNs all we needed?", 2024. https://arxiv.org/abs/2410.01201
+The values and the gradients are computed by :mod:`.blocked_scan`. This module adds derivatives of
+any order, ``torch.func`` and ``torch.compile``, and has the loop that tests compare it with.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,10 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-__all__ = ["linear_loop", "linear_scan", "scan_into", "scan_gradients"]
+from noisin_pyro.kernels.blocked_scan import ends_of, scan_gradients, scan_into
+from noisin_pyro.kernels.mapped import backward_is_mapped
 
-_CHUNK = 1 << 19  # numbers per tensor that pass 3 still finds in a CPU's cache after pass 1
-_FEWEST = 16  # steps for which blocks pay
+__all__ = ["linear_loop", "linear_scan"]
 
 
 def linear_loop(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
@@ -112,37 +82,6 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
     return scan(a, b, h0, False).to(dtype)
 
 
-def scan_into(a: Tensor, b: Tensor, h0: Tensor, out: Tensor) -> None:
-    """:func:`linear_scan` for a caller that writes its own backward pass; it has no gradient.
-
-    Args:
-        a, b: with shape (T, \\*B, H) and of one dtype, float32 or float64.
-        h0: with shape (\\*B, H).
-        out: where h goes, with shape (T, \\*B, H).
-    """
-    for part in _chunks(b, False):
-        h0 = _blocked(a[part], b[part], h0, out[part], False)
-
-
-def scan_gradients(
-    grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, after: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of :func:`scan_into`.
-
-    Args:
-        grad: ∂L/∂h as it comes from the loss, with shape (T, \\*B, H).
-        a, h0: as in :func:`scan_into`.
-        h: what it wrote.
-        after: what the steps after these add to the gradient of the last state, with shape
-            (\\*B, H).
-
-    Returns:
-        ∂L/∂a and ∂L/∂b with shape (T, \\*B, H), and ∂L/∂h0.
-    """
-    da, db = _gradients_after(grad, a, h0, h, False, after)
-    return da, db, a[0] * db[0]
-
-
 def _prepared(
     a: Tensor, b: Tensor, h0: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, torch.dtype]:
@@ -188,8 +127,7 @@ class _Scan(torch.autograd.Function):
         a, h0, h = ctx.saved_tensors
         to_a, to_b, to_h0, _ = ctx.needs_input_grad
         gradients = _gradients_op if _is_traced(grad) else _gradients
-        mapped = torch._C._are_functorch_transforms_active() or _is_batched(grad)
-        if torch.is_grad_enabled() or mapped:
+        if torch.is_grad_enabled() or backward_is_mapped(grad):
             gradients = _differentiable_gradients
         da, db = gradients(grad, a, h0, h, ctx.reverse)
         first = -1 if ctx.reverse else 0
@@ -216,17 +154,11 @@ class _Scan(torch.autograd.Function):
         return _Scan.apply(*parts, reverse), 1  # type: ignore[no-untyped-call]
 
 
-def _sides(reverse: bool) -> tuple[slice, slice, int, int]:
-    """In order of computation: all steps but the last, all but the first, the first, the last."""
-    early, late = slice(None, -1), slice(1, None)
-    return (late, early, -1, 0) if reverse else (early, late, 0, -1)
-
-
 def _differentiable_gradients(
     grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """∂L/∂a and ∂L/∂b as functions with derivatives."""
-    early, late, _, last = _sides(reverse)
+    early, late, _, last = ends_of(reverse)
 
     def joined(part: Tensor, end: Tensor, at_the_end: bool) -> Tensor:
         parts = (part, end.unsqueeze(0)) if at_the_end else (end.unsqueeze(0), part)
@@ -242,34 +174,15 @@ def _differentiable_gradients(
 def _states(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
     """h, with shape (T, \\*B, H)."""
     h = b.new_empty(b.shape)
-    state = h0
-    for part in _chunks(b, reverse):
-        state = _blocked(a[part], b[part], state, h[part], reverse)
+    scan_into(a, b, h0, h, reverse)
     return h
 
 
 def _gradients(
     grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """∂L/∂a and ∂L/∂b, with shape (T, \\*B, H)."""
-    return _gradients_after(grad, a, h0, h, reverse, None)
-
-
-def _gradients_after(
-    grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool, after: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The same for a part of a sequence, with what later steps add to the last one's gradient."""
-    early, late, first, last = _sides(reverse)
-    da, db = h.new_empty(h.shape), h.new_empty(h.shape)
-    state = db[last].copy_(grad[last])
-    state = state if after is None else state.add_(after)
-    a, grad, h = a[late], grad[early], h[early]
-    db_early, db_late, da_late = db[early], db[late], da[late]
-    for part in _chunks(grad, not reverse):
-        state = _blocked(a[part], grad[part], state, db_early[part], not reverse)
-        torch.mul(h[part], db_late[part], out=da_late[part])  # while db is in the cache
-    torch.mul(h0, db[first], out=da[first])
-    return da, db
+    """:func:`.scan_gradients` with the signature that ``torch.library`` reads."""
+    return scan_gradients(grad, a, h0, h, reverse)
 
 
 def _linked(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
@@ -314,96 +227,3 @@ _states_op.register_autograd(_Scan.backward, setup_context=_Scan.setup_context)
 def _is_traced(part: Tensor) -> bool:
     """Whether a compiler or exporter records what is done to it."""
     return torch.compiler.is_compiling() or isinstance(part, (FakeTensor, FunctionalTensor))
-
-
-def _chunks(like: Tensor, reverse: bool) -> Iterator[slice]:
-    """Pieces of the sequence in the order of computation; on a GPU the whole."""
-    steps = len(like)
-    size = steps if like.is_cuda else _CHUNK // max(like[:1].numel(), 1)
-    size = max(size, _FEWEST)
-    starts = range(0, steps, size)
-    return (slice(start, start + size) for start in (reversed(starts) if reverse else starts))
-
-
-def _blocked(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Tensor:
-    """Writes the states that follow h into ``out`` and returns the last.
-
-    Args:
-        a, b, out: with shape (N, \\*B, H).
-        h: with shape (\\*B, H).
-        reverse: whether the last step is the first to be computed.
-    """
-    steps = len(b)
-    if steps <= _FEWEST:
-        return _stepwise(a, b, h, out, reverse)
-    if out.is_cuda and _accelerated(a, b, h, out, reverse):
-        return out[0 if reverse else -1]
-    length = math.isqrt(steps)
-    count = steps // length
-    rest = steps - count * length
-    blocks, remainder = slice(steps - rest), slice(steps - rest, None)
-    if reverse:
-        blocks, remainder = slice(rest, None), slice(rest)
-    a_blocks = a[blocks].unflatten(0, (count, length))
-    # per step within the blocks, in order of computation: views with shape (count, *B, H)
-    a_steps = _ordered(a_blocks, 1, reverse)
-    b_steps = _ordered(b[blocks].unflatten(0, (count, length)), 1, reverse)
-    out_steps = _ordered(out[blocks].unflatten(0, (count, length)), 1, reverse)
-
-    products = a_blocks.prod(1)
-    sums = b_steps[0].clone()
-    for a_t, b_t in zip(a_steps[1:], b_steps[1:]):
-        torch.addcmul(b_t, a_t, sums, out=sums)
-
-    starts = out.new_empty(sums.shape)
-    each = _ordered(starts, 0, reverse)
-    each[0].copy_(h)
-    for p, s, start, following in zip(
-        _ordered(products, 0, reverse), _ordered(sums, 0, reverse), each, each[1:]
-    ):
-        torch.addcmul(s, p, start, out=following)
-    if not starts.sum().isfinite():
-        return _stepwise(a, b, h, out, reverse)
-
-    state = starts
-    for a_t, b_t, out_t in zip(a_steps, b_steps, out_steps):
-        state = torch.addcmul(b_t, a_t, state, out=out_t)
-    last = state[0 if reverse else -1]
-    return _stepwise(a[remainder], b[remainder], last, out[remainder], reverse)
-
-
-def _ordered(part: Tensor, dim: int, reverse: bool) -> Sequence[Tensor]:
-    return part.unbind(dim)[:: -1 if reverse else 1]
-
-
-def _stepwise(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Tensor:
-    """As :func:`_blocked`, by the loop."""
-    steps = (_ordered(part, 0, reverse) for part in (a, b, out))
-    for a_t, b_t, out_t in zip(*steps):
-        h = torch.addcmul(b_t, a_t, h, out=out_t)
-    return h
-
-
-def _accelerated(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> bool:
-    """As :func:`_blocked`, by accelerated-scan; False if it cannot or its products overflow."""
-    kernel = _accelerated_scan() if out.dtype == torch.float32 else None
-    if kernel is None:
-        return False
-    first = -1 if reverse else 0
-    b = b.clone()
-    b[first].addcmul_(a[first], h)  # the kernel starts from zero
-    # (N, *B, H) -> (B·H, 1, N), time from the left to the right
-    rows = (part.flatten(1).t().unsqueeze(1) for part in (a, b))
-    found = kernel(*(part.flip(-1) if reverse else part.contiguous() for part in rows))
-    found = found.flip(-1) if reverse else found
-    out.copy_(found.squeeze(1).t().view(out.shape))
-    return bool(found.sum().isfinite())
-
-
-@cache
-def _accelerated_scan() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The Triton kernel of accelerated-scan (0.3 or later), which takes sequences of any length."""
-    try:
-        return import_module("accelerated_scan.scalar").scan  # type: ignore[no-any-return]
-    except Exception:  # not installed, without this kernel, or without a Triton that runs
-        return None

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisin_pyro.kernels.mapped import backward_is_mapped
 from noisin_pyro.kernels.onednn import linear, outer
 
 __all__ = ["linear_log_softmax"]
@@ -136,7 +137,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
         z, weight, bias, target, excess = ctx.saved_tensors
         if grad is None:
             return None, None, None, None
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+        if torch.is_grad_enabled() or backward_is_mapped(grad):
             return *_differentiable_gradients(grad, z, weight, bias, target), None
         negative = -grad.to(excess.dtype).unsqueeze(1)
         wanted = ctx.needs_input_grad
@@ -161,7 +162,7 @@ class _InParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, weight, bias, target, *gradients = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or backward_is_mapped(grad):
             return *_differentiable_gradients(grad, z, weight, bias, target), None
         first = -grad[:1]
         if bool((grad == -first).all()):
@@ -206,8 +207,11 @@ def _in_parts(
 def _differentiable_gradients(
     grad: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
 ) -> list[Tensor | None]:
+    """Those of :func:`_plain`, with derivatives if these are wanted; for a mapped ``grad`` too."""
+    differentiated = torch.is_grad_enabled()
     parts = [z, weight, bias]
     wanted = [part for part in parts if part is not None and part.requires_grad]
-    log_prob = _plain(z, weight, bias, target)
-    found = iter(torch.autograd.grad(log_prob, wanted, grad, create_graph=True))
+    with torch.enable_grad():
+        log_prob = _plain(z, weight, bias, target)
+        found = iter(torch.autograd.grad(log_prob, wanted, grad, create_graph=differentiated))
     return [next(found) if part is not None and part.requires_grad else None for part in parts]

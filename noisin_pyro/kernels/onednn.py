@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisin_pyro.kernels.mapped import backward_is_mapped
+
 __all__ = ["FEWEST", "linear", "outer", "packs", "small_products"]
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -71,7 +73,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and packs(x)
         and (weight.is_contiguous() or weight.t().is_contiguous())  # or it takes a thousandfold
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
+        and not backward_is_mapped(x, weight)
     )
 
 
@@ -141,8 +143,9 @@ def _works() -> bool:
         return False
     try:
         library: Any = torch.ops.mkldnn
-        packed = library._reorder_linear_weight(torch.eye(2), 1)
-        done = library._linear_pointwise(torch.ones(1, 2), packed, None, "none", [], "")
+        on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+        packed = library._reorder_linear_weight(torch.eye(2, **on_cpu), 1)
+        done = library._linear_pointwise(torch.ones(1, 2, **on_cpu), packed, None, "none", [], "")
     except Exception:  # another torch may lack them or want other arguments
         return False
     return bool((done == 1).all())

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State
-from noisin_pyro.kernels.fused import is_mapped
+from noisin_pyro.kernels.mapped import is_mapped
 from noisin_pyro.kernels.onednn import FEWEST, packs
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask

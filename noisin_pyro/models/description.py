@@ -230,7 +230,8 @@ class Description:
         dtype = named.pop("dtype", "float32")
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-        return build_distribution(named, self._trust_code, _DTYPES[dtype])
+        with torch.device("cpu"):  # also where another device is the default, as meta is
+            return build_distribution(named, self._trust_code, _DTYPES[dtype])
 
     def _spread(self, values: Any, name: str, weights: Mapping[str, Tensor]) -> Any:
         if isinstance(values, _NUMBER) and not isinstance(values, bool):
@@ -244,8 +245,7 @@ class Description:
             learned: _Kinds = {"init": _NUMBER, "lower": _NUMBER, "per": str}
             return Learned(**_checked(value, "a learned spread", learned, ("init",)))
         if kind == "prior":
-            with torch.device("cpu"):  # also while a model without memory is built
-                return Prior(self._distribution(value))
+            return Prior(self._distribution(value))
         if name not in weights:
             raise ValueError(f"the weights have no {name}")
         tensor = weights[name].clone()
@@ -290,7 +290,8 @@ def _describe_noise(noise: Any) -> dict[str, Any] | None:
 
 def _describe_distribution(distribution: Any, what: str) -> dict[str, Any]:
     try:
-        values = describe_distribution(distribution)
+        with torch.device("cpu"):
+            values = describe_distribution(distribution)
     except ValueError as error:
         raise ValueError(f"{what} cannot be described, since {error}; {REMEDY}") from None
     dtype = str(dtype_of(distribution)).removeprefix("torch.")

@@ -23,7 +23,16 @@ from noisin_pyro.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from noisin_pyro.models.language import LanguageModel
 
-__all__ = ["CONFIG", "FILES", "VOCABULARY", "WEIGHTS", "load_folder", "save_folder"]
+__all__ = [
+    "CONFIG",
+    "FILES",
+    "VOCABULARY",
+    "WEIGHTS",
+    "load_folder",
+    "load_weights",
+    "save_folder",
+    "save_weights",
+]
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.txt"
 FILES = (CONFIG, WEIGHTS, VOCABULARY)
@@ -43,18 +52,42 @@ def save_folder(model: LanguageModel, folder: Path, vocabulary: Vocabulary | Non
     if vocabulary is not None:
         values["tokens"] = vocabulary.tokens
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    weights = _weights(model)
+    weights = weights_of(model)
     _check_whole(
         _wanted(Description(json.loads(text), trust_code=True), type(model), weights), weights
     )
-    safetensors = _safetensors()
+    _safetensors()
     folder.mkdir(parents=True, exist_ok=True)
     if vocabulary is not None:
         vocabulary.save(folder / VOCABULARY)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    save_weights(model, folder)
+
+
+def save_weights(model: LanguageModel, folder: Path) -> None:
+    """Writes ``model.safetensors`` alone into a folder that exists.
+
+    Raises:
+        ImportError: if safetensors is not installed.
+        OSError: if the file cannot be written; one that was there stays.
+    """
     with replacing(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(safetensors.torch.save(weights))  # save_file: for the owner alone
+        # Not save_file, which makes a file that only its owner can read.
+        temporary.write_bytes(_safetensors().torch.save(weights_of(model)))
+
+
+def load_weights(model: LanguageModel, folder: Path) -> None:
+    """Reads what :func:`save_weights` wrote into a model of the same shape.
+
+    Raises:
+        ImportError: if safetensors is not installed.
+        ValueError: if the file does not hold the weights of such a model.
+    """
+    path = folder / WEIGHTS
+    with _one_sentence(f"{path} does not hold the weights of this model"):
+        weights = _safetensors().torch.load_file(path)
+        model.load_state_dict(_with_tied(weights, model.tied_weights))
 
 
 def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) -> Model:
@@ -75,7 +108,8 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
         wanted = _wanted(description, kind, weights)
     with _one_sentence(other):
         _check_whole(wanted, weights)
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn are replaced
+        # The weights that are drawn here are replaced by those of the file.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = description.build(kind, weights, name)
         model.load_state_dict(_with_tied(weights, description.tied_weights))
     if (folder / VOCABULARY).is_file():
@@ -141,7 +175,7 @@ def _wanted(
     """
     description.check_sizes({name: tuple(value.shape) for name, value in weights.items()})
     with torch.device("meta"):
-        return _weights(description.build(kind, weights))
+        return weights_of(description.build(kind, weights))
 
 
 def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
@@ -158,7 +192,7 @@ def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
             raise ValueError(f"{name} must be floating-point, got {weights[name].dtype}")
 
 
-def _weights(model: LanguageModel) -> dict[str, Tensor]:
+def weights_of(model: LanguageModel) -> dict[str, Tensor]:
     """All weights by their names; a matrix that is shared under two names has only the first."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     if model.tied_weights:

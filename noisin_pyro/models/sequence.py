@@ -6,19 +6,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
-import torch
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
+from noisin_pyro.lengths import filled
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context
+from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of
 
 __all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
 
@@ -42,6 +42,10 @@ class Drawn(NamedTuple):
         """The same with every ε changed."""
         layers = None if self.rnn is None else [_maybe(change, one) for one in self.rnn]
         return Drawn(_maybe(change, self.input), layers)
+
+    def steps(self, steps: slice) -> Drawn:
+        """The noise of some steps; a tied one is the same for all of them."""
+        return self.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[steps])
 
 
 def detach_state(state: Any) -> Any:
@@ -177,11 +181,9 @@ class SequenceModel(Freezable, PyroModule):
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
         observed = y
         if y is not None and call.mask is not None:
-            # Whatever stands in the padding (−100, NaN) becomes the sequence's first target.
-            inside = call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2))
-            observed = torch.where(inside, y, y.narrow(y.dim() - len(wanted), 0, 1))
+            observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
         drawn = call.sample(self, "y", emitted, obs=observed)
-        return (drawn if y is None else y), state
+        return (drawn if y is None or drawn is not observed else y), state
 
     @in_context
     def latents(
@@ -292,9 +294,8 @@ class SequenceModel(Freezable, PyroModule):
     def _draw(self, call: Call) -> Drawn:
         """Issues the latent sites that need no computation: priors, then noise."""
         if call.active:
-            for module in self.modules():
-                for name in getattr(module, "_pyro_samples", ()):
-                    getattr(module, name)  # cached for this call, and drawn outside the plates
+            for part, name in priors_of(self):
+                getattr(part, name)  # Pyro draws it here, outside the plates, and keeps the value
         if not call.noisy:
             return Drawn(None, None)
         like, size = self.rnn.like, self.rnn.input_size

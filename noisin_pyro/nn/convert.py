@@ -41,14 +41,9 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     kind = next((noisy for plain, noisy in kinds if isinstance(module, plain)), None)
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
-    options: dict[str, Any] = {
-        name: getattr(module, name)
-        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
-    }
+    options = _options(module)
     if isinstance(module, nn.LSTM):
         options["proj_size"] = module.proj_size
-    if isinstance(module, nn.RNN):
-        options["nonlinearity"] = module.nonlinearity
     weight: Tensor = module.weight_hh_l0  # type: ignore[assignment]
     noisy = kind(
         module.input_size,
@@ -95,17 +90,12 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
             f"torch has no RNN with zoneout, whose mean path mixes old and new states, got zoneout="
             f"{module.zoneout}; build one without it"
         )
-    options: dict[str, Any] = {
-        name: getattr(module, name)
-        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
-    }
-    if isinstance(module, nn.RNN):
-        if module.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(
-                f"torch has no RNN with nonlinearity {module.nonlinearity!r}; use NoisyRNN with "
-                "noise=None, or export another cell"
-            )
-        options["nonlinearity"] = module.nonlinearity
+    options = _options(module)
+    if options.get("nonlinearity") not in (None, "tanh", "relu"):
+        raise ValueError(
+            f"torch has no RNN with nonlinearity {options['nonlinearity']!r}; use NoisyRNN with "
+            "noise=None, or export another cell"
+        )
     kind: Any = next(kind for kind in kinds if isinstance(module, kind))
     weight: Tensor = module.weight_hh_l0
     plain: nn.RNNBase = kind(
@@ -113,6 +103,13 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
     )
     _share(module, plain)
     return plain.to(weight.device).train(module.training)
+
+
+def _options(module: nn.RNNBase) -> dict[str, Any]:
+    """The constructor's arguments that torch's RNNs and ours have in common, but for the sizes."""
+    names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    names += ["nonlinearity"] if isinstance(module, nn.RNN) else []
+    return {name: getattr(module, name) for name in names}
 
 
 def _share(source: nn.RNNBase, target: nn.RNNBase) -> None:

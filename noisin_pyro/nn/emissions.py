@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from noisin_pyro.kernels.linear_softmax import linear_log_softmax
+from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.sites import Freezable
 
 # Chunk of 4M logits (16 MB): the allocator reuses it without page faults.
@@ -113,7 +114,7 @@ class LinearCategorical(dist.TorchDistribution):
         # Without a gradient to keep them for, the logits of all rows need not exist at once.
         size = len(rows) if torch.is_grad_enabled() else _LOGITS // len(self.weight)
         parts = zip(rows.split(max(1, size)), targets.split(max(1, size)))
-        log_probs = [linear_log_softmax(z, self.weight, self.bias, y) for z, y in parts]
+        log_probs = [tracked(linear_log_softmax, z, self.weight, self.bias, y) for z, y in parts]
         return torch.cat(log_probs).view(self.batch_shape)
 
     def entropy(self) -> Tensor:

@@ -34,8 +34,7 @@ def packed_like(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Pack
 
 
 def map_state(state: Any, change: Callable[[Any], Any]) -> Any:
-    """A state with each of its parts changed; None stays None."""
-    if state is None:
-        return None
-    several = isinstance(state, (tuple, list))
-    return tuple(change(part) for part in state) if several else change(state)
+    """A state with each of its parts changed; what is None stays None."""
+    if isinstance(state, (tuple, list)):
+        return tuple(map_state(part, change) for part in state)
+    return None if state is None else change(state)

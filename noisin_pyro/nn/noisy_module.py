@@ -148,7 +148,8 @@ class NoisyModule(_Base):
         """Saves a γ that is a plain number too, in float64, so that a saved model is whole."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self._numbers:
-            destination[prefix + name] = torch.tensor(getattr(self, name), dtype=torch.float64)
+            number = torch.tensor(getattr(self, name), dtype=torch.float64, device="cpu")
+            destination[prefix + name] = number
 
     def _load_from_state_dict(
         self,

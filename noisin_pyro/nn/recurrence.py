@@ -20,6 +20,7 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state, packed_like
 from noisin_pyro.nn.noisy_module import NoisyModule
+from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.nn.sequences import run_sequences
 from noisin_pyro.nn.timesteps import run_timesteps
 from noisin_pyro.nn.tracks import Layers, make_layers
@@ -89,7 +90,7 @@ class NoisyRecurrence(NoisyModule):
         swapped = self.batch_first and not unbatched
         x = input.transpose(-3, -2) if swapped else input
         if call is None:
-            call = self._begin(x, lengths, sample, plates)
+            call = self._begin(x.shape[-3:-1], x.device, lengths, sample, plates)
         run = NoisyRecurrence._run
         if "torch._dynamo" in sys.modules:  # else nothing is being compiled
             run = torch.compiler.disable(run)  # one opaque call, as torch.compile treats nn.LSTM
@@ -98,7 +99,6 @@ class NoisyRecurrence(NoisyModule):
             return z.squeeze(-2), map_state(state, lambda part: part.squeeze(-2))
         return (z.transpose(-3, -2) if swapped else z), state
 
-    @in_context
     def draw_noise(
         self,
         steps: int,
@@ -109,6 +109,9 @@ class NoisyRecurrence(NoisyModule):
         call: Call | None = None,
     ) -> list[Tensor | None]:
         """Issues the sites ``noise_{layer}`` of a sequence, without running the RNN.
+
+        In a guide it stands for a call of the RNN in the model; where the model calls the RNN
+        several times, the guide does so with this, in the same order.
 
         Args:
             steps: T.
@@ -121,12 +124,22 @@ class NoisyRecurrence(NoisyModule):
             One ε per layer (and direction) with shape (T, B, H), (1, B, H) if ``tied``; None for a
             layer without noise or whose sites are per timestep.
         """
+        if am_i_wrapped():
+            self._claim_name()
+        return self._draw_noise(steps, batch, lengths, plates, call)
+
+    @in_context
+    def _draw_noise(
+        self,
+        steps: int,
+        batch: int,
+        lengths: Tensor | None,
+        plates: Plates | None,
+        call: Call | None,
+    ) -> list[Tensor | None]:
         like = self.like
         if call is None:
-            shape = (steps, batch)
-            call = Call.begin(
-                self, shape, like.device, lengths, True, tied=self.tied, plates=plates
-            )
+            call = self._begin((steps, batch), like.device, lengths, True, plates)
         if self.sites is None:
             call = call.without_sites()
         drawn: list[Tensor | None] = []
@@ -137,12 +150,15 @@ class NoisyRecurrence(NoisyModule):
         return drawn
 
     def _begin(
-        self, x: Tensor, lengths: Tensor | None, sample: bool | None, plates: Plates | None
+        self,
+        shape: Sequence[int],
+        device: torch.device,
+        lengths: Tensor | None,
+        sample: bool | None,
+        plates: Plates | None,
     ) -> Call:
-        """Decides for a call on an input with shape (\\*S, T, B, I)."""
-        call = Call.begin(
-            self, x.shape[-3:-1], x.device, lengths, sample, tied=self.tied, plates=plates
-        )
+        """Decides for a call on T steps of B sequences."""
+        call = Call.begin(self, shape, device, lengths, sample, tied=self.tied, plates=plates)
         if self.sites is None or not (call.active and call.noisy and any(self.noise)):
             return call
         return replace(call, suffix=repeat_suffix(call.name(self, self._first_site)))
@@ -159,7 +175,8 @@ class NoisyRecurrence(NoisyModule):
         if lengths is not None:
             raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
         x, lengths = pad_packed_sequence(input)
-        z, state = self._run(x, hx, self._begin(x, lengths, sample, plates), epsilon)
+        call = self._begin(x.shape[:2], x.device, lengths, sample, plates)
+        z, state = self._run(x, hx, call, epsilon)
         return packed_like(input, z, lengths), state
 
     def _run(
@@ -181,9 +198,8 @@ class NoisyRecurrence(NoisyModule):
             cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
         kernels = cell.kernel is not None and not under_vmap(x, state, weights)
         if not noisy and kernels and not (rate and self.tied):
-            z, final = clean_layers(
-                cell, x, state, weights, call.lengths, rate, call.dropping, self.bidirectional
-            )
+            options = (call.lengths, rate, call.dropping, self.bidirectional)
+            z, final = tracked(clean_layers, cell, x, state, weights, *options)
         else:
             layers = self._layers(cell, weights, state, noisy, rate, call, epsilon)
             if call.mask is not None:  # whatever stands in the padding, be it NaN
@@ -221,9 +237,10 @@ class NoisyRecurrence(NoisyModule):
 
     @property
     def _first_site(self) -> str:
-        """The name of a sample site that every noisy call issues."""
-        layer, noise = next((i, noise) for i, noise in enumerate(self.noise) if noise is not None)
-        return f"z_{layer}_0" if self._samples_steps(noise) else f"noise_{layer}"
+        """The name of a sample site that every noisy call issues, and, if any, a noise drawn."""
+        layers = [layer for layer, noise in enumerate(self.noise) if noise is not None]
+        drawn = [layer for layer in layers if not self._samples_steps(self.noise[layer])]
+        return f"noise_{drawn[0]}" if drawn else f"z_{layers[0]}_0"
 
     def _claim_name(self) -> None:
         claim_name(self, "weight_hh_l0", self._parameters.get("weight_hh_l0"))

@@ -19,7 +19,7 @@ from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import SpreadLike
-from noisin_pyro.sites import apart, own_store
+from noisin_pyro.sites import apart, own_store, priors_of
 
 __all__ = ["NoisyRecurrent"]
 
@@ -165,9 +165,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
     def _weights(self) -> list[Any]:
         cells = [getattr(self, f"cell_l{layer}{way}") for layer, way in self._tracks]
-        for module in {part: None for cell in cells for part in cell.modules()}:
-            for name in getattr(module, "_pyro_samples", ()):
-                getattr(module, name)  # drawn here, once for all steps
+        for part, name in priors_of(nn.ModuleList(cells)):
+            getattr(part, name)  # drawn here, once for all steps
         return cells
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.layers.layer import NoiseTo, add_noise, dropout, noisy_layer
 from noisin_pyro.lengths import reverse
+from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.sites import Call, Readout
@@ -130,9 +131,8 @@ def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tens
         mult, add = noise.affine(track.drawn, track.spread)
         if track.reverse:
             mult, add = (_reversed(part, call) for part in (mult, add))
-    output, final = noisy_layer(
-        layers.cell, x, track.start, track.weights, mult, add, lengths, noise_to=noise_to
-    )
+    parts = (x, track.start, track.weights, mult, add, lengths)
+    output, final = tracked(noisy_layer, layers.cell, *parts, noise_to=noise_to)
     if track.spread is not None and call.active:
         z = output
         if noise_to == "recurrence":

@@ -182,7 +182,7 @@ def _same(one: Distribution, other: Distribution) -> bool:
 
     for name in (*other.arg_constraints, "mean", "variance"):
         try:
-            a, b = (torch.as_tensor(getattr(each, name)) for each in (one, other))
+            a, b = (torch.as_tensor(getattr(each, name)).cpu() for each in (one, other))
         except NotImplementedError:
             continue
         alike = a.dtype == b.dtype and a.shape == b.shape

@@ -67,9 +67,10 @@ class MeanParameterized(Noise):
             ValueError: if for some state that is not univariate, not defined, without the
                 state in the span of its support, or of another mean.
         """
-        means = _examples(states)
-        built = [self._at(mean) for mean in means]
-        example = next((d for d in (*built, self._at(torch.full((1, 1), 0.5))) if d), self.fn)
+        with torch.device("cpu"):  # also while a model is built on the device meta
+            means = _examples(states)
+            built = [self._at(mean) for mean in means]
+            example = next((d for d in (*built, self._at(torch.full((1, 1), 0.5))) if d), self.fn)
         name = getattr(example, "__name__", type(example).__name__)
         for mean, distribution in zip(means, built):
             if distribution is None:

@@ -46,7 +46,9 @@ class Spread:
         raise NotImplementedError
 
     def read(self, module: PyroModule, name: str, like: Tensor) -> Tensor:
-        """γ of a layer, in the dtype of ``like``, broadcastable with (\\*S, T, B, units).
+        """γ of a layer in the dtype and on the device of ``like``.
+
+        It broadcasts with (\\*S, T, B, units).
 
         A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
         (\\*S, 1, 1, units) if it is one over the γ of all units.
@@ -54,7 +56,7 @@ class Spread:
         value = getattr(module, name)
         if not isinstance(value, Tensor):
             return like.new_full((), value)
-        value = value.to(like.dtype)
+        value = value.to(like)  # a prior is drawn in its own dtype and on its own device
         return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
 
     def reset(self, module: PyroModule, name: str) -> None:
@@ -76,7 +78,7 @@ class Fixed(Spread):
         value: a number, or a floating-point tensor with shape () or (H,).
 
     Raises:
-        ValueError: if it is not positive and finite, or a computed tensor that requires a gradient.
+        ValueError: if it is not positive and finite, or requires a gradient and is no parameter.
     """
 
     value: float | Tensor
@@ -87,14 +89,11 @@ class Fixed(Spread):
                 "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
                 f"{value.dtype} with shape {tuple(value.shape)}"
             )
-        if (
-            isinstance(value, Tensor)
-            and value.requires_grad
-            and not isinstance(value, nn.Parameter)
-        ):
+        computed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        if computed and value.requires_grad:  # type: ignore[union-attr]
             raise ValueError(
-                "a tensor of spreads is a constant, so the gradient that it requires would be "
-                f"lost, got {_text(value)}; give an nn.Parameter, Learned(...) or its .detach()"
+                f"a spread that requires a gradient must be an nn.Parameter, got {_text(value)}, "
+                "whose gradient would be lost; give nn.Parameter(...), Learned(...) or .detach() it"
             )
         self.value = value
         self.per_unit = isinstance(value, Tensor) and value.dim() == 1
@@ -302,6 +301,9 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     Args:
         module: any module; those without a learned γ have none.
 
+    Returns:
+        An iterator over the parameters, each once, also where several layers share one.
+
     Example:
         >>> import torch, pyro.distributions as dist
         >>> from noisin_pyro import Additive, NoisyGRU
@@ -314,14 +316,14 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         >>> len(weights), len(spreads)
         (4, 1)
     """
-    found: set[nn.Parameter] = set()  # layers may share one
+    found: dict[nn.Parameter, None] = {}
     for part in module.modules():
         for name in getattr(part, "_spreads", ()):
             for parameter in (name, f"{name}_unconstrained"):
                 gamma = part._parameters.get(parameter)
-                if gamma is not None and gamma not in found:
-                    found.add(gamma)
-                    yield gamma
+                if gamma is not None:
+                    found[gamma] = None
+    return iter(found)
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:

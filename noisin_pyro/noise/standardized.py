@@ -136,8 +136,8 @@ def bounds(support: Any) -> tuple[float, float]:
         support = support.base_constraint
     if isinstance(support, type(constraints.boolean)):
         return 0.0, 1.0
-    low = torch.as_tensor(getattr(support, "lower_bound", -math.inf))
-    high = torch.as_tensor(getattr(support, "upper_bound", math.inf))
+    low = torch.as_tensor(getattr(support, "lower_bound", -math.inf), device="cpu")
+    high = torch.as_tensor(getattr(support, "upper_bound", math.inf), device="cpu")
     return float(low.min()), float(high.max())
 
 

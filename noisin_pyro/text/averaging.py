@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.infer.antithetic import check_antithetic
-from noisin_pyro.infer.contexts import evaluating
 from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.modes import evaluating
 from noisin_pyro.sites import Readout
 from noisin_pyro.text.batching import streams
 from noisin_pyro.text.evaluation import Evaluation, by_copy, summarise

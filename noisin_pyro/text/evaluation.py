@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.infer.antithetic import antithetic_noise, check_antithetic
-from noisin_pyro.infer.contexts import draw_priors, evaluating, given, has_priors
+from noisin_pyro.infer.contexts import draw_priors, given, has_priors
 from noisin_pyro.infer.particle_filter import Filtered, check_filters, filter_window
 from noisin_pyro.infer.particles import Particles
 from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.modes import evaluating
 from noisin_pyro.sites import Readout
 from noisin_pyro.text.batching import streams, windows
 from noisin_pyro.text.perplexity import perplexity
@@ -53,7 +54,7 @@ class Evaluation:
 
     @property
     def bits(self) -> float:
-        """Bits per token: those per character of a model of characters."""
+        """Bits per token, or per character of a model of characters."""
         return self.nats / math.log(2)
 
     @property

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.infer.contexts import evaluating, seeded_by
+from noisin_pyro.infer.contexts import seeded_by
 from noisin_pyro.infer.forecast import check_count, continue_sequences
 from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.modes import evaluating
 from noisin_pyro.tokens import EOS, UNK
 from noisin_pyro.vocabulary import Vocabulary
 

@@ -22,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "check_file",
     "is_run_folder",
+    "renamed",
 ]
 
 LOCK = ".lock"  # the file of a run folder that a training locks
@@ -49,7 +50,7 @@ Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choice
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The defaults learn the embedded corpus on two cores in minutes.
+    """A training run. The defaults train on the corpus pydoc, on two cores in minutes.
 
     Args:
         corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a
@@ -304,10 +305,7 @@ class TrainConfig:
             >>> TrainConfig.from_dict({"feedback": False}).noise_to
             'output'
         """
-        values = dict(values)
-        if "feedback" in values:
-            old = values.pop("feedback")
-            values["noise_to"] = next((n for n, value in FEEDBACK.items() if value == old), old)
+        values = renamed(values)
         check_file(values)
         return cls(**{**values, "trust_code": trust_code})
 
@@ -328,6 +326,20 @@ class TrainConfig:
 def is_run_folder(folder: Path) -> bool:
     """Whether ``noisin train`` has begun a run in a folder."""
     return (folder / LOCK).exists() or (folder / "vocabulary.txt").exists()
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Options as a record or a run folder holds them, by the names that they have now.
+
+    Example:
+        >>> renamed({"feedback": "only", "seed": 1})
+        {'seed': 1, 'noise_to': 'recurrence'}
+    """
+    values = dict(values)
+    if "feedback" in values:
+        old = values.pop("feedback")
+        values["noise_to"] = next((name for name, value in FEEDBACK.items() if value == old), old)
+    return values
 
 
 def check_file(values: dict[str, Any]) -> None:

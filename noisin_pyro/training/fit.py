@@ -20,9 +20,11 @@ from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.hosts import check_launcher
 from noisin_pyro.training.loop import Trainer
+from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.progress import ProgressBar
+from noisin_pyro.training.text import load_text
 
-__all__ = ["check_length", "fit_model", "make_fabric", "measure"]
+__all__ = ["check_length", "fit_model", "load_checked", "make_fabric", "measure", "seeded"]
 
 
 EVALUATED = 11  # tokens that an evaluation of ten streams needs: an input and ten targets
@@ -43,6 +45,22 @@ def check_length(corpus: Corpus, batch_size: int) -> None:
                 f"{count}; use a longer text"
                 + (", or a smaller batch_size" if split == "train" else "")
             )
+
+
+def load_checked(config: TrainConfig) -> Corpus:
+    """The text of a run, once nothing of corpus, memory or model is known to be wrong.
+
+    So such errors are raised before any file is written. Torch's random state is left as it was.
+
+    Raises:
+        ValueError: if the corpus, its length, the memory, the noise or a spread does not fit.
+    """
+    corpus = load_text(config)
+    check_length(corpus, config.batch_size)
+    check_memory(config, len(corpus.vocabulary))
+    with torch.random.fork_rng():
+        build_model(config, len(corpus.vocabulary))
+    return corpus
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

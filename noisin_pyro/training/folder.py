@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
-from noisin_pyro.atomic import PARTIAL, replacing
+from noisin_pyro.atomic import PARTIAL
 from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.models.pretrained import load_weights, save_weights
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
 from noisin_pyro.text.corpora.datasets import PREFIX
 from noisin_pyro.training.build import build_model
@@ -121,11 +121,7 @@ def write_model(folder: Path, model: LanguageModel, vocabulary: Vocabulary) -> N
         model.save_pretrained(folder, vocabulary)
     except ValueError:
         vocabulary.save(folder / "vocabulary.txt")
-        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        if model.tied_weights:
-            del weights["emission.weight"]
-        with replacing(folder / "model.safetensors") as temporary:
-            temporary.write_bytes(save(weights))
+        save_weights(model, folder)
 
 
 def load_run(
@@ -163,14 +159,6 @@ def load_run(
     check_memory(config, len(vocabulary), samples=1)
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))
-    try:
-        weights = load_file(folder / "model.safetensors")
-        if model.tied_weights:
-            weights["emission.weight"] = weights["embedding.weight"]
-        model.load_state_dict(weights)
-    except Exception as error:  # safetensors has exceptions of its own
-        raise ValueError(
-            f"{folder / 'model.safetensors'} does not hold the weights of this run ({error})"
-        ) from None
+    load_weights(model, folder)
     model.vocabulary = vocabulary
     return config, vocabulary, model.eval()

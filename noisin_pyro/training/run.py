@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,16 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
-from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
-from noisin_pyro.training.fit import check_length, fit_model, make_fabric, measure
+from noisin_pyro.training.fit import fit_model, load_checked, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
-from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record
-from noisin_pyro.training.text import load_text
+from noisin_pyro.training.scalars import AddScalar, tensorboard_log
 
 __all__ = ["SAMPLES", "models", "train"]
 
@@ -55,12 +52,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     if config.nodes == 1:  # else where a refusal reaches every process
         check_folder(config)
-    corpus = load_text(config)
-    # Errors in the corpus or the configuration are raised before any file is written.
-    check_length(corpus, config.batch_size)
-    check_memory(config, len(corpus.vocabulary))
-    with torch.random.fork_rng():
-        build_model(config, len(corpus.vocabulary))
+    corpus = load_checked(config)
     fabric = make_fabric(config)
     # Fabric inspects the arguments of the function it launches, but not those of a partial.
     run = partial(_run_in_process, config=config, corpus=corpus)
@@ -158,33 +150,24 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     folder = Path(config.out)
     train_tokens = corpus.train[: max(len(corpus.test), 2 * config.batch_size)]
     splits = {"train": train_tokens, "valid": corpus.valid, "test": corpus.test}
-    log: Callable[[str, float, int], None] | None = None
-    if config.tensorboard and fabric.global_rank == 0:
-        from torch.utils.tensorboard import SummaryWriter
-
-        log = SummaryWriter(str(folder.absolute() / "tensorboard")).add_scalar
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
-    for label, (model_config, place) in models(config, folder).items():
-        place.mkdir(exist_ok=True)
-        model = fit_model(
-            fabric,
-            model_config,
-            corpus,
-            place,
-            label,
-            on_epoch=partial(_after_epoch, fabric, folder, record, label, corpus, log),
-        )
-        noisy = not model_config.deterministic
-        record["models"][label]["final"] = {
-            "mean_path": measure(model, splits, 0, config.seed),
-            "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
-        }
+    logged = config.tensorboard and fabric.global_rank == 0
+    with tensorboard_log(folder / "tensorboard", logged) as log:
+        for label, (model_config, place) in models(config, folder).items():
+            place.mkdir(exist_ok=True)
+            after_epoch = partial(_after_epoch, fabric, folder, record, label, corpus, log)
+            model = fit_model(fabric, model_config, corpus, place, label, on_epoch=after_epoch)
+            noisy = not model_config.deterministic
+            record["models"][label]["final"] = {
+                "mean_path": measure(model, splits, 0, config.seed),
+                "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
+            }
 
-        def write(place: Path = place, model: LanguageModel = model) -> None:
-            write_model(place, model, corpus.vocabulary)
-            write_results(folder, record)
+            def write(place: Path = place, model: LanguageModel = model) -> None:
+                write_model(place, model, corpus.vocabulary)
+                write_results(folder, record)
 
-        in_first_process(fabric, write)
+            in_first_process(fabric, write)
     return record
 
 
@@ -203,7 +186,7 @@ def _after_epoch(
     record: dict[str, Any],
     label: str,
     corpus: Corpus,
-    log: Callable[[str, float, int], None] | None,
+    log: AddScalar | None,
     progress: Progress,
 ) -> None:
     """Brings the record and the logs up to date."""

@@ -8,18 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
-from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.fit import check_length, make_fabric, measure
+from noisin_pyro.training.fit import load_checked, make_fabric, measure
 from noisin_pyro.training.folder import load_run
-from noisin_pyro.training.memory import check_memory
 from noisin_pyro.training.printable import printable
 from noisin_pyro.training.record import new_record, write_record
-from noisin_pyro.training.text import load_text
 from noisin_pyro.tuning.report import describe_options, describe_result, trial_row, write_picture
 from noisin_pyro.tuning.space import searched
 from noisin_pyro.tuning.study import (
@@ -80,11 +75,7 @@ def tune(
     names = searched(config, set(fixed))
     require_optuna()
     check_folder(config)
-    corpus = load_text(config)
-    check_length(corpus, config.batch_size)
-    check_memory(config, len(corpus.vocabulary))
-    with torch.random.fork_rng():
-        build_model(config, len(corpus.vocabulary))
+    corpus = load_checked(config)
     make_fabric(config)
 
     folder = Path(config.out)

@@ -195,7 +195,7 @@ def test_a_run_without_its_weights_is_refused(
         (tmp_path / name).write_bytes((run / name).read_bytes())
     assert "model.safetensors is missing" in refusal(capsys, "evaluate", str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    assert "does not hold the weights of this run" in refusal(capsys, "generate", str(tmp_path))
+    assert "does not hold the weights of this model" in refusal(capsys, "generate", str(tmp_path))
 
 
 def test_evaluate_in_pairs_and_by_a_filter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

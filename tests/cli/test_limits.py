@@ -68,7 +68,7 @@ def test_sizes_are_refused_before_anything_is_allocated(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("noisin_pyro.training.run.build_model", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("noisin_pyro.training.fit.build_model", lambda *_: pytest.fail("built"))
     out = tmp_path / "run"
     base = ["train", f"--corpus={text}", f"--out={out}", "--cell=rnn_tanh", "--optimizer=adam"]
     assert sentence in refusal(capsys, *base, *options)

@@ -29,7 +29,9 @@ from noisin_pyro import (
     NoisyGRU,
     NoisyLSTM,
     NoisyRNN,
+    NormalEmission,
     PriorGuide,
+    SequenceModel,
     SmoothingGuide,
     detach_state,
 )
@@ -254,6 +256,27 @@ def test_both_gradients_belong_to_one_value() -> None:
     assert values[0] == pytest.approx(values[1], abs=0.2)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_targets_in_the_padding_may_be_anything(threshold: float, count: int) -> None:
+    """Also for the gradient, and under Pyro's validation of values."""
+    rnn = NoisyGRU(1, H, noise=Additive(dist.Normal(0.0, 1.0)))
+    series = SequenceModel(nn.Identity(), rnn, NormalEmission(H, 1)).double()
+    outside = torch.arange(T).unsqueeze(1) >= LENGTHS
+    numbers = torch.randn(2, T, B, 1, dtype=torch.float64)
+    for model, (x, y), fillings in (
+        (words("additive"), batch(), (0, -100)),
+        (series, numbers, (0.0, math.nan)),
+    ):
+        objective = FilteringELBO(count, threshold)(model, PriorGuide(model))
+        results = []
+        for filling in fillings:
+            y[outside] = filling
+            results.append(seeded(objective, x, y, None, LENGTHS))
+        for one, other in zip(*results, strict=True):
+            assert torch.equal(one, other) and bool(one.isfinite().all())
+
+
 # -- training ----------------------------------------------------------------------------------
 
 
@@ -331,6 +354,16 @@ def test_refusals() -> None:
         objective(x)
     with pytest.raises(TypeError, match="carries particles .* type tuple"):
         objective(x, y, (torch.zeros(2, B, H), torch.zeros(2, B, H)))
+    for wrong in ([6, 2, 9], [6, 0, 2], [6, 2]):
+        with pytest.raises(ValueError, match="lengths must"):
+            objective(x, y, None, torch.tensor(wrong))
+    for wrong_y in (y[:, :1], y[:3], y.unsqueeze(-1)):
+        with pytest.raises(ValueError, match=r"y must have shape \(6, 3\)"):
+            objective(x, wrong_y)
+    rnn = NoisyGRU(1, H, noise=Additive(dist.Normal(0.0, 1.0)))
+    numbers = SequenceModel(nn.Identity(), rnn, NormalEmission(H, 1))
+    with pytest.raises(ValueError, match=r"y must have shape \(6, 3, 1\), got \(6, 3\)"):
+        FilteringELBO(2)(numbers, PriorGuide(numbers))(torch.zeros(6, 3, 1), torch.zeros(6, 3))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         FilteringELBO(0)
     with pytest.raises(ValueError, match="between 0 .* got 2"):

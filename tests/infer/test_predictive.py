@@ -159,6 +159,8 @@ def test_without_y_the_model_draws_one() -> None:
     torch.manual_seed(1)
     torch.testing.assert_close(poutine.trace(model).get_trace(x).nodes["y"]["value"], drawn)
     assert model(x, y)[0] is y
+    free = poutine.trace(poutine.uncondition(model)).get_trace(x, y)
+    assert free.nodes["_RETURN"]["value"][0] is free.nodes["y"]["value"] is not y
     assert not torch.equal(drawn, model(x)[0])
 
 

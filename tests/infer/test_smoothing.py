@@ -228,6 +228,7 @@ def test_refusals() -> None:
         SmoothingGuide(nn.Linear(1, 1))  # type: ignore[arg-type]
     for options, message in (
         ({"noise": NORMAL, "sites": "timestep"}, "got an RNN with a sample site per timestep"),
+        ({"noise": NORMAL, "sites": None}, "got an RNN with sites=None"),
         ({"noise": None}, "nothing to correct, got a model with noise=None"),
         ({"noise": Additive(dist.Exponential(1.0))}, "whole real line, got Additive"),
         ({"noise": Multiplicative(dist.Bernoulli(0.5))}, "whole real line, got Multiplicative"),
@@ -246,6 +247,8 @@ def test_refusals() -> None:
     )
     x = torch.randint(7, (3, 2))
     assert Trace_ELBO()(classes, one_hot)(x, x).isfinite()
+    with pytest.raises(ValueError, match="lengths must lie between 1 and the input's 3 steps"):
+        one_hot(x, x, None, torch.tensor([4, 1]))
     guide = SmoothingGuide(model, features=lambda y: y[..., :1], feature_size=1)
     x = torch.zeros(3, 1, 1)
     with pytest.raises(ValueError, match="reads the observations; give y"):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from noisin_pyro.kernels import blocked_scan
 from noisin_pyro.kernels import linear_scan as module
 from noisin_pyro.kernels.linear_scan import linear_loop, linear_scan
 
@@ -65,7 +66,7 @@ def test_a_state_is_carried_across_many_blocks() -> None:
 def test_long_sequences_are_cut_to_fit_the_cache(
     monkeypatch: pytest.MonkeyPatch, chunk: int, steps: int
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+    monkeypatch.setattr(blocked_scan, "_CHUNK", chunk)
     parts = problem(steps, 2, 3)
     g = torch.randn(steps, 2, 3, dtype=torch.float64)
     assert_equal(derivatives(linear_scan, parts, g), derivatives(linear_loop, parts, g))

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from noisin_pyro import Multiplicative, NoisyGRU, NoisyLSTM, NoisyRNN
-from noisin_pyro.kernels import onednn
+from noisin_pyro.kernels import fused, onednn
 from noisin_pyro.nn.emissions import LinearCategorical
 
 
@@ -190,3 +190,12 @@ def test_products_leave_autocast_and_other_dtypes_to_torch(monkeypatch: pytest.M
         assert onednn.linear(x, weight).dtype == torch.bfloat16
     assert onednn.linear(x.double(), weight.double()).dtype == torch.float64
     assert torch.vmap(onednn.linear, (0, None))(x, weight).shape == (3, 5)
+
+
+def test_what_the_cpu_can_do_is_asked_of_the_cpu() -> None:
+    """The answer is kept for the process, also if another device is the default just then."""
+    for question, *about in ((onednn._works,), (fused._lstm_runs_in, torch.bfloat16)):
+        expected = question(*about)
+        question.cache_clear()
+        with torch.device("meta"):
+            assert question(*about) == expected

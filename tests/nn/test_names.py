@@ -10,7 +10,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.contrib.autoname import scope
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from noisin_pyro import (
@@ -75,6 +75,53 @@ def test_one_rnn_called_at_each_step_has_a_site_at_each_step() -> None:
     x = torch.randn(3, B, D)
     assert noise_sites(counted, x) == ["noise_0", "noise_0__1", "noise_0__2"]
     assert noise_sites(scoped, x) == [f"step_{t}/noise_0" for t in range(3)]
+
+
+def test_a_value_of_a_later_call_is_given_under_a_trace_alone() -> None:
+    """Which counts the calls; without one all would take the value of the first."""
+    rnn = NoisyGRU(D, D, noise=NOISE, spread=0.4)
+
+    def twice(x: Tensor) -> Tensor:
+        return rnn(rnn(x)[0])[0]
+
+    x = torch.randn(T, B, D)
+    trace = poutine.trace(twice).get_trace(x)
+    values = {name: trace.nodes[name]["value"] for name in ("noise_0", "noise_0__1")}
+    programs = [poutine.replay(twice, trace=trace)]
+    programs += [handler(twice, data=values) for handler in (poutine.condition, poutine.do)]
+    for program in programs:
+        again = poutine.trace(program).get_trace(x)
+        assert torch.equal(again.nodes["_RETURN"]["value"], trace.nodes["_RETURN"]["value"])
+        with pytest.raises(ValueError, match="'noise_0__1' is given to a program that no trace"):
+            program(x)
+    once = poutine.condition(rnn, data={"noise_0": values["noise_0"]})
+    assert torch.equal(once(x)[0], once(x)[0])
+
+
+@pytest.mark.parametrize("which", ["one called twice", "two without a name"])
+def test_a_guide_draws_the_noise_of_each_call(which: str) -> None:
+    """By ``draw_noise``, in a guide that runs before the model has named anything."""
+    one = NoisyGRU(D, D, noise=NOISE, spread=0.4)
+    two = one if which == "one called twice" else NoisyGRU(D, D, noise=NOISE, spread=0.4)
+
+    def program(x: Tensor) -> None:
+        z, _ = two(one(x)[0])
+        with pyro.plate("sequences", B):
+            pyro.sample("y", dist.Normal(z.mean((0, 2)), 1.0), obs=torch.zeros(B))
+
+    def guide(x: Tensor) -> None:
+        one.draw_noise(T, B)
+        two.draw_noise(T, B)
+
+    losses, x = [], torch.randn(T, B, D)
+    for elbo in (Trace_ELBO(), RenyiELBO(alpha=0.0, num_particles=1)):
+        pyro.set_rng_seed(3)
+        losses.append(SVI(program, guide, pyro.optim.SGD({"lr": 0.0}), elbo).step(x))
+    pyro.set_rng_seed(3)
+    model = poutine.trace(poutine.replay(program, poutine.trace(guide).get_trace(x))).get_trace(x)
+    model.compute_log_prob()
+    likelihood = model.nodes["y"]["log_prob_sum"].item()
+    assert losses == pytest.approx([-likelihood, -likelihood], rel=1e-5)  # the KL is empty
 
 
 def steps(model: SequenceModel, x: Tensor, count: int = 40) -> tuple[float, float]:

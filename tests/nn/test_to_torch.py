@@ -94,3 +94,11 @@ def test_a_saved_model_is_whole() -> None:
     report = plain.load_state_dict(saved.state_dict(), strict=False)
     assert not report.missing_keys
     assert all(key.startswith("spread_l") for key in report.unexpected_keys)
+
+
+def test_a_spread_of_each_unit_does_not_load_into_one_number() -> None:
+    saved = NoisyLSTM(D, H, noise=NOISE, spread=torch.full((H,), 0.4)).state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"size mismatch for spread_l0: each of \d+ units has its own γ"
+    ):
+        NoisyLSTM(D, H, noise=NOISE, spread=0.7).load_state_dict(saved)

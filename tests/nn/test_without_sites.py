@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pyro
@@ -99,3 +100,37 @@ def test_noise_sites_that_the_guide_lacks_are_told_of() -> None:
     message = r"lacks the noise site 'rnn.noise_0'.*PriorGuide\(model\)"
     with pytest.warns(UserWarning, match=message):
         Trace_ELBO().loss(model, lambda *args: None, x, x)
+
+
+@pytest.mark.parametrize("sites", ["sequence", "timestep"])
+def test_noise_that_is_no_latent_variable_needs_no_guide(sites: Any) -> None:
+    """It is hidden from the objective, or observed; nothing is said of it."""
+    rnn = NoisyRNN(D, H, noise=Additive(NORMAL), sites=sites)
+    model, x = LanguageModel(7, rnn), torch.randint(7, (T, B))
+    trace = poutine.trace(model).get_trace(x, x)
+    values = {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
+    hidden, observed = poutine.block(model, hide=list(values)), poutine.condition(model, values)
+    for program in (hidden, observed):
+        assert Trace_ELBO().loss(program, lambda *args: None, x, x) > 0
+
+
+@pytest.mark.parametrize("sites", ["sequence", "timestep"])
+def test_a_guide_without_a_pathwise_gradient_is_told_of(sites: Any) -> None:
+    """Where the plate ``time`` hides from Pyro that an ε acts on later steps too."""
+    noise = Multiplicative(dist.Bernoulli(0.5))
+    rnn = NoisyRNN(D, 1, noise=noise, spread=1.0, sites=sites)
+    model, x = LanguageModel(7, rnn), torch.randint(7, (1, B))
+
+    def guide(*args: Any) -> None:
+        logits = pyro.param("logits", torch.zeros(1))
+        bits = dist.Bernoulli(logits=logits).expand([1, B, 1]).mask(False)
+        name = "rnn.noise_0" if sites == "sequence" else "rnn.z_0_0"
+        time = pyro.plate("time", 1, dim=-2) if sites == "sequence" else contextlib.nullcontext()
+        with time, pyro.plate("batch", B, dim=-1), pyro.validation_enabled(False):
+            pyro.sample(name, bits.to_event(1))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pyro.validation_enabled(False))
+        if sites == "sequence":
+            stack.enter_context(pytest.warns(UserWarning, match="'rnn.noise_0' has no pathwise"))
+        Trace_ELBO().loss(model, guide, x, x)

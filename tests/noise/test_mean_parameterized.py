@@ -13,7 +13,7 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from noisin_pyro import Additive, MeanParameterized
+from noisin_pyro import Additive, MeanParameterized, NoisyGRU
 from noisin_pyro.noise.base import Range
 from tests.noise.bases import INF
 
@@ -83,6 +83,13 @@ def test_checking_a_range_draws_nothing() -> None:
     before = torch.get_rng_state()
     MeanParameterized(gamma).check_range(*RANGES["sigmoid"])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_range_is_checked_while_a_model_without_memory_is_built() -> None:
+    with torch.device("meta"):
+        NoisyGRU(3, 4, noise=MeanParameterized(dist.Normal))
+        with pytest.raises(ValueError, match="is not defined for the mean"):
+            NoisyGRU(3, 4, noise=MeanParameterized(gamma))
 
 
 def test_additive_noise_takes_any_state() -> None:

@@ -8,7 +8,7 @@ claim                                                         proved in
 ============================================================  =====================================
 NOISIN <= importance-weighted bounds <= log p(y), with exact  ``test_exactness.py``
 values and gradients in a linear Gaussian state space
-the objective under dropout is the sum over all masks         ``test_exactness.py``
+the objective under dropout is the sum over all masks         ``test_every_mask.py``
 noise adds tr Cov(Vz) / (2 sigma^2) to a Gaussian loss, and   ``test_regulariser.py``
 half the trace of Cov(Vz) and the softmax's Hessian to a
 categorical one

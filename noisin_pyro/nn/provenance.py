@@ -1,0 +1,36 @@
+"""Pyro's provenance through kernels whose backward pass is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
+from pyro.poutine.runtime import am_i_wrapped
+
+__all__ = ["tracked"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def tracked(kernel: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a kernel, and says of all its results that they depend on all its arguments.
+
+    Pyro marks a tensor by the sites that it was computed from, for ``TraceGraph_ELBO`` and
+    ``pyro.render_model``. The marks pass through torch's own functions, and are lost in an
+    ``autograd.Function``.
+
+    Args:
+        kernel: any function of tensors and of tuples of tensors.
+        *args, **kwargs: its arguments.
+    """
+    if not am_i_wrapped():
+        return kernel(*args, **kwargs)
+    given: Any = [args, kwargs]
+    sites = get_provenance(given)
+    if not sites:
+        return kernel(*args, **kwargs)
+    args, kwargs = detach_provenance(given)
+    found: T = track_provenance(kernel(*args, **kwargs), sites)
+    return found

@@ -1,0 +1,29 @@
+"""Numbers by epoch for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["AddScalar", "tensorboard_log"]
+
+AddScalar = Callable[[str, float, int], None]
+"""Writes a number by its name and epoch."""
+
+
+@contextmanager
+def tensorboard_log(folder: Path, wanted: bool) -> Iterator[AddScalar | None]:
+    """Yields a function that writes numbers, and closes their file at the end of the block.
+
+    Args:
+        folder: where the file goes.
+        wanted: whether there is to be one; None is yielded otherwise.
+    """
+    if not wanted:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder.absolute())) as writer:
+        yield writer.add_scalar

@@ -1,0 +1,165 @@
+"""A noisy RNN's parameters: shared with torch's modules, saved, copied, and moved."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI
+from torch import Tensor, nn
+
+from noisin_pyro import (
+    LanguageModel,
+    Learned,
+    NoisinELBO,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyRNN,
+    PriorGuide,
+    from_torch,
+)
+from tests.nn.twins import (
+    ADDITIVE,
+    CELLS,
+    MULTIPLICATIVE,
+    B,
+    D,
+    H,
+    T,
+    assert_same,
+    cells,
+    run,
+    twins,
+)
+
+
+@cells
+def test_from_torch_shares_parameters(cell: str) -> None:
+    plain = CELLS[cell][0](D, H, 2, batch_first=True, dropout=0.1, **CELLS[cell][2]).eval()
+    before = torch.get_rng_state()
+    noisy = from_torch(plain, noise=ADDITIVE, spread=Learned(0.3))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert type(noisy) is CELLS[cell][1] and noisy.batch_first and noisy.dropout == 0.1
+    assert not noisy.training
+    for name, parameter in plain.named_parameters():
+        assert getattr(noisy, name) is parameter
+    built = twins(cell, 2, ADDITIVE, Learned(0.3))[1]  # an optimiser's state goes by the order
+    assert [n for n, _ in noisy.named_parameters()] == [n for n, _ in built.named_parameters()]
+    x = torch.randn(B, T, D)
+    assert_same(run(noisy, x, None)[:2], run(plain, x, None)[:2])
+    with torch.no_grad():
+        noisy.weight_hh_l0.mul_(2)
+    assert torch.equal(noisy(x)[0], plain(x)[0])
+    with pytest.raises(TypeError, match="from_torch wraps torch.nn.RNN, LSTM or GRU, got Linear"):
+        from_torch(nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_from_torch_knows_our_own_nonlinearities_and_noises() -> None:
+    own = NoisyRNN(D, H, 1, "sigmoid", noise=ADDITIVE, spread=Learned(0.4))
+    other = from_torch(own, noise=MULTIPLICATIVE, spread=0.2)
+    assert other.nonlinearity == "sigmoid"
+    assert "spread_l0_unconstrained" not in dict(other.named_parameters())
+
+
+@cells
+@pytest.mark.parametrize("spread", [0.7, Learned(0.7), Learned(0.7, per="unit")], ids=str)
+def test_state_dicts(cell: str, spread: Any) -> None:
+    plain, noisy = twins(cell, 2, ADDITIVE, spread)  # which loads torch's state_dict, strictly
+    noisy.load_state_dict(copy.deepcopy(plain.state_dict()), assign=True)
+    assert all(float(gamma.detach().mean()) == pytest.approx(0.7) for gamma in noisy.spread)
+    learned = isinstance(spread, Learned)
+    keys = set(noisy.state_dict()) - set(plain.state_dict())
+    ending = "_unconstrained" if learned else ""
+    assert keys == {f"spread_l{i}{ending}" for i in range(2)}
+    plain.load_state_dict(noisy.state_dict(), strict=False)
+    if learned:
+        with torch.no_grad():
+            noisy.spread_l1_unconstrained.add_(0.3)
+    for assign in (False, True):
+        other = twins(cell, 2, ADDITIVE, Learned(0.9, per=spread.per) if learned else spread)[1]
+        other.load_state_dict(copy.deepcopy(noisy.state_dict()), assign=assign)
+        assert_same(list(other.spread), list(noisy.spread))
+    incomplete = {k: v for k, v in plain.state_dict().items() if k != "weight_hh_l1"}
+    with pytest.raises(RuntimeError, match='Missing key.*"weight_hh_l1"'):
+        noisy.load_state_dict(incomplete)
+    with pytest.raises(RuntimeError, match='Unexpected key.*"weight_hh_l9"'):
+        noisy.load_state_dict({**plain.state_dict(), "weight_hh_l9": torch.zeros(1)})
+
+
+def copies(model: nn.Module, tmp_path: Any) -> dict[str, Any]:
+    safetensors = pytest.importorskip("safetensors.torch")
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    safetensors.save_model(model, str(tmp_path / "model.safetensors"))
+    loaded = copy.deepcopy(model)
+    for parameter in loaded.parameters():
+        nn.init.zeros_(parameter)
+    safetensors.load_model(loaded, str(tmp_path / "model.safetensors"))
+    return {
+        "deepcopy": copy.deepcopy(model),
+        "pickle": pickle.loads(pickle.dumps(model)),
+        "torch.save": torch.load(buffer, weights_only=False),
+        "safetensors": loaded,
+    }
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "after SVI"])
+def test_copies_are_equal_and_independent(tmp_path: Any, used: bool) -> None:
+    rnn = NoisyLSTM(D, D, 2, noise=[ADDITIVE, MULTIPLICATIVE], spread=[Learned(0.4), 0.3])
+    model = LanguageModel(7, rnn, tied_weights=True, input_noise=ADDITIVE, input_spread=0.2)
+    x = torch.randint(7, (T, B))
+    if used:
+        svi = SVI(model, PriorGuide(model), pyro.optim.Adam({"lr": 0.1}), NoisinELBO())
+        svi.step(x, x)
+
+    def loss(one: Any) -> Tensor:
+        pyro.clear_param_store()  # where a copy, being of the same name, would look first
+        torch.manual_seed(1)
+        return NoisinELBO()(one, PriorGuide(one))(x, x)
+
+    reference, weight = loss(model), model.rnn.weight_hh_l0.detach().clone()
+    for name, other in copies(model, tmp_path).items():
+        assert torch.equal(loss(other), reference), name
+        assert other.emission.weight is other.embedding.weight, name
+        with torch.no_grad():
+            other.rnn.weight_hh_l0.zero_()
+        assert torch.equal(model.rnn.weight_hh_l0, weight), name
+
+
+@cells
+@pytest.mark.parametrize("noise", [ADDITIVE, MULTIPLICATIVE], ids=["additive", "multiplicative"])
+def test_double_and_to(cell: str, noise: Any) -> None:
+    for spread in (0.7, Learned(0.7)):
+        rnn = twins(cell, 1, noise, spread)[1].double()
+        assert {p.dtype for p in rnn.parameters()} == {torch.float64}
+        output = rnn(torch.randn(T, B, D, dtype=torch.float64))[0]
+        assert output.dtype == rnn.spread[0].dtype == torch.float64
+        assert rnn.to(torch.float32)(torch.randn(T, B, D))[0].dtype == torch.float32
+    assert float(twins(cell, 1, noise, 0.7)[1].double().spread[0]) == 0.7  # not float32's 0.7
+
+
+def test_meta_device() -> None:
+    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=0.7, device="meta").to_empty(device="cpu")
+    rnn.load_state_dict(nn.GRU(D, H).state_dict())
+    assert float(rnn.spread[0]) == pytest.approx(0.7)
+    assert rnn(torch.randn(T, B, D))[0].isfinite().all()
+
+
+def test_it_is_torchs_module_by_type_and_by_name() -> None:
+    rnn = NoisyLSTM(D, H, 2, noise=[ADDITIVE, None], spread=[Learned(0.4), 0.3])
+    assert isinstance(rnn, nn.LSTM) and isinstance(rnn, nn.RNNBase)
+    assert isinstance(NoisyRNN(D, H), nn.RNN) and isinstance(NoisyGRU(D, H), nn.GRU)
+    text = repr(rnn)
+    assert text.startswith("NoisyLSTM(3, 5, num_layers=2, noise=[Additive(base=Normal(")
+    assert text.endswith("spread=[0.4 (learned), None])")
+    assert repr(NoisyGRU(D, H)) == "NoisyGRU(3, 5)"
+    prior = NoisyGRU(D, H, noise=ADDITIVE, spread=dist.LogNormal(0.0, 1.0))
+    before = torch.get_rng_state()
+    assert "spread=LogNormal(" in repr(prior) and torch.equal(torch.get_rng_state(), before)
