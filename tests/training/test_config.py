@@ -53,7 +53,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     """As in a loop over ``numpy.linspace``: the run was refused where its file was written."""
     noise = {"class_path": "torch.distributions.StudentT", "init_args": {"df": np.int64(5)}}
     config = TrainConfig(
-        hidden_size=np.int64(8),  # type: ignore[arg-type]
+        hidden_size=np.int64(8),
         spread=[np.float64(0.5)],
         noise=noise,
         cell=np.str_("gru"),
