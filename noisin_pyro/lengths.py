@@ -61,9 +61,9 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> None:
 
 
 def last_step(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence's last step: (\\*S, T, B, H) -> (\\*S, 1, B, H)."""
+    """A copy of each sequence's last step: (\\*S, T, B, H) -> (\\*S, 1, B, H)."""
     if lengths is None:
-        return sequence[..., -1:, :, :]
+        return sequence[..., -1:, :, :].clone()  # a state is often reset in place
     columns = torch.arange(sequence.shape[-2], device=sequence.device)
     return sequence[..., lengths - 1, columns, :].unsqueeze(-3)
 

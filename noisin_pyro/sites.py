@@ -110,7 +110,7 @@ class Call:
             raise ValueError(f"readout must be 'noisy' or 'mean', got {readout!r}")
         if lengths is not None:
             check_lengths(lengths, steps, batch)
-            lengths = lengths.to(device)
+            lengths = lengths.to(device, torch.long)  # bytes would index as a mask
         noisy = owner.training if sample is None else sample
         dropping = noisy if tied else owner.training
         active = am_i_wrapped()

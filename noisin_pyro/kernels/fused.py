@@ -45,7 +45,7 @@ def fused(
         with torch.autocast("cpu", enabled=False):
             return fused(kernel, x, state, weights, options, lengths)
     call: Any = getattr(torch, kernel)
-    if lengths is None:
+    if lengths is None or not len(lengths):  # torch packs no empty batch
         output, *final = call(x, _joined(state), weights, *options, False)
         return output, tuple(final)
     packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)

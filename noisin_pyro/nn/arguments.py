@@ -161,16 +161,19 @@ def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: flo
         raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
 
 
-def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> None:
+def check_drawn(
+    epsilon: Any, wanted: Sequence[bool], shape: Sequence[int], dtype: torch.dtype
+) -> None:
     """Checks noise that was drawn before.
 
     Args:
         epsilon: for each layer and direction a tensor that broadcasts with ``shape``, or None.
         wanted: which of them have one.
         shape: (T or 1, B, H).
+        dtype: of the weights.
 
     Raises:
-        ValueError: if it is another number of parts, or one does not fit.
+        ValueError: if it is another number of parts, or one does not fit or has another dtype.
     """
 
     def fits(part: Any, there: bool) -> bool:
@@ -186,6 +189,12 @@ def check_drawn(epsilon: Any, wanted: Sequence[bool], shape: Sequence[int]) -> N
             f"epsilon must hold, for each of the {len(wanted)} layers, a tensor with shape "
             f"{tuple(shape)}, or None where there is no noise or a site per timestep, got {got}; "
             "take it from draw_noise"
+        )
+    other = next((part.dtype for part in epsilon if part is not None and part.dtype != dtype), None)
+    if other is not None:
+        raise ValueError(
+            f"epsilon must have the dtype of the weights, {dtype}, got {other}; convert it with "
+            ".to()"
         )
 
 

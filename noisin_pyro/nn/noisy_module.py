@@ -23,6 +23,8 @@ __all__ = ["NoisyModule", "Sites"]
 Sites = Literal["sequence", "timestep"] | None
 """A sample site per layer, per layer and timestep, or none."""
 
+_ENDINGS = ("", "_unconstrained")  # of the name of a γ, as a parameter
+
 if TYPE_CHECKING:
 
     class _Base(Freezable, nn.RNNBase, PyroModule):
@@ -107,7 +109,7 @@ class NoisyModule(_Base):
         """Draws the weights anew, as torch does, and puts a learned γ back to its own start."""
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0.0
         spreads = self.__dict__.get("_spreads", {})  # there is none yet while torch constructs
-        kept = {f"{name}{ending}" for name in spreads for ending in ("", "_unconstrained")}
+        kept = {name + ending for name in spreads for ending in _ENDINGS}
         for name, weight in self.named_parameters():
             if name not in kept:
                 nn.init.uniform_(weight, -bound, bound)
@@ -163,17 +165,18 @@ class NoisyModule(_Base):
 
         A spread that is not saved keeps its value, and one that there is no place for is left out.
         """
-        for name in self._numbers:
+        numbers = self._numbers
+        for name in (name + ending for name in self._spread_names for ending in _ENDINGS):
             saved = state_dict.get(prefix + name)
-            if saved is None:
-                continue
-            if torch.as_tensor(saved).numel() == 1:
-                setattr(self, name, float(saved))
-            else:
-                errors.append(
-                    f"size mismatch for {prefix}{name}: it is a number here, and a tensor with "
-                    f"shape {tuple(saved.shape)} in the state dict; give spread= such a tensor"
+            held = self._parameters.get(name, self._buffers.get(name))
+            single = name in numbers or (held is not None and not held.dim())
+            if saved is not None and single and saved.numel() != 1:
+                errors.append(  # torch would take the first of them
+                    f"size mismatch for {prefix + name}: each of {saved.numel()} units has its own "
+                    "γ in what was saved, and here one γ serves all"
                 )
+            elif saved is not None and name in numbers:
+                setattr(self, name, float(saved))
         absent: list[str] = []
         surplus: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, surplus, errors)

@@ -230,7 +230,8 @@ class NoisyRecurrence(NoisyModule):
         else:
             affine = [one is not None and not self._samples_steps(one) for one in self.noise]
             shape = (1 if self.tied else call.steps, call.batch, self.hidden_size)
-            arguments.check_drawn(epsilon, [affine[layer] for layer, _ in self._tracks], shape)
+            wanted = [affine[layer] for layer, _ in self._tracks]
+            arguments.check_drawn(epsilon, wanted, shape, self.like.dtype)
         tracks = (self._tracks, weights, state, spreads, epsilon)
         return make_layers(self, cell, *tracks, call.readout, rate)
 

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1708.02182, section 2; the mask is DropConnect's (Wan et a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +25,11 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
     scaled by 1/(1 − p). In ``eval()`` the weights are as they are. Gradients reach the raw weight,
     ``module.parametrizations.weight_hh_l0.original``, which is what ``parameters()`` and the state
     dict hold. ``torch.nn.utils.parametrize.remove_parametrizations(module, name,
-    leave_parametrized=False)`` is the way back.
+    leave_parametrized=False)`` is the way back. A weight that has another parametrization, such as
+    ``torch.nn.utils.parametrizations.weight_norm``, is dropped from after it.
+
+    Activation checkpointing of a part of ``module`` reads the mask of its last call, so each call
+    must be differentiated before the next; around the whole of ``module`` there is no such rule.
 
     Args:
         module: any module: ``torch.nn.LSTM``, a noisy RNN, or one that holds such. A new mask is
@@ -51,7 +55,7 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
     """
     if not 0 <= p < 1:
         raise ValueError(f"p must lie in [0, 1), got {p}")
-    known = [name for name, _ in module.named_parameters()]
+    known = _droppable(module)
     if isinstance(names, str):
         chosen = [name for name in known if name.rpartition(".")[2].startswith(names)]
         missing = [] if chosen else [f"{names}..."]
@@ -96,6 +100,9 @@ class WeightDrop(nn.Module):
             self.mask, self.due = F.dropout(torch.ones_like(weight), self.p), False
         return weight if self.mask is None else weight * self.mask.to(weight)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "mask": None}  # a copy has masks of its own
+
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The raw weight for a weight that is assigned."""
         return weight
@@ -104,10 +111,32 @@ class WeightDrop(nn.Module):
         return f"p={self.p}"
 
 
+def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Any]]:
+    """Of each parametrized tensor: its part's path and module, its own name, and what it passes."""
+    for path, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            lists: Any = part.parametrizations
+            for own, steps in lists.items():
+                yield path, part, own, steps
+
+
+def _droppable(module: nn.Module) -> list[str]:
+    """The names of all parameters, and of tensors with a parametrization that drops nothing."""
+    names = [name for name, _ in module.named_parameters()]
+    for path, _, own, steps in _parametrized(module):
+        if not any(isinstance(step, WeightDrop) for step in steps):
+            names.append(f"{path}.{own}" if path else own)
+    return names
+
+
 def _renew_masks(module: nn.Module, inputs: Any) -> None:
-    for part in module.modules():
-        if isinstance(part, WeightDrop):
-            part.due = True
+    """Draws all masks before any part runs, for a part that is run again must draw none."""
+    for _, part, own, steps in _parametrized(module):
+        drops = [step for step in steps if isinstance(step, WeightDrop)]
+        for drop in drops:
+            drop.due = True
+        if any(drop.training for drop in drops):
+            getattr(part, own)
 
 
 def _forget_masked_weights(module: nn.Module, inputs: Any, output: Any) -> None:

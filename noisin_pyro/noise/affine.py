@@ -24,6 +24,17 @@ from noisin_pyro.noise.standardized import LocationScale, Standardized, moments,
 __all__ = ["Additive", "AffineNoise", "Multiplicative"]
 
 
+def _check_support(name: str, base: Distribution) -> None:
+    """Raises ValueError if a base does not say where its density lies."""
+    try:
+        base.support  # noqa: B018
+    except NotImplementedError:
+        raise ValueError(
+            f"{name} needs a base with a support, got {base}, which has none; add it to its class, "
+            "such as support = constraints.real"
+        ) from None
+
+
 def _check_density(name: str, base: Distribution, mean: float) -> None:
     """Raises ValueError if a base does not give a log-probability for each of several values."""
     exact = moved(base, torch.float64, torch.device("cpu"))
@@ -72,6 +83,7 @@ class AffineNoise(Noise):
                 f"the base of {name} must have its numbers, got {base} on the device meta, which "
                 "has none; make the noise outside of torch.device('meta')"
             )
+        _check_support(name, base)
         try:
             known = moments(base)
         except NotImplementedError:
@@ -146,7 +158,8 @@ class Additive(AffineNoise):
     Raises:
         TypeError: if ``base`` is no distribution.
         ValueError: if it has a batch or event dimension, an infinite, zero or unknown variance,
-            a parameter that requires a gradient, or moments other than those given.
+            no density or support, a parameter that requires a gradient, or moments other than those
+            given.
 
     Example:
         >>> import torch, pyro.distributions as dist

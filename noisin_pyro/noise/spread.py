@@ -271,7 +271,8 @@ def as_spread(given: SpreadLike | Spread) -> Spread:
             (H,).
 
     Raises:
-        ValueError: if a fixed γ is not positive and finite, or a prior not over positive numbers.
+        ValueError: if a fixed γ is not positive and finite or would lose a gradient, or a prior is
+            not over positive numbers.
         TypeError: if it is none of these.
 
     Example:

@@ -98,6 +98,9 @@ def tensors(base: Distribution) -> list[Tensor]:
 def moments(base: Distribution) -> tuple[float, float]:
     """Mean and standard deviation of a univariate distribution, in double precision.
 
+    A continuous distribution without a variance has an infinite standard deviation. NaN is what
+    torch says of a Categorical, whose classes need not be numbers.
+
     Args:
         base: a distribution with batch shape ``()``.
 
@@ -112,7 +115,10 @@ def moments(base: Distribution) -> tuple[float, float]:
     if isinstance(base, VonMises):
         raise NotImplementedError("torch's variance of a VonMises is the circular one")
     exact = moved(base, torch.float64, torch.device("cpu"))
-    return float(exact.mean), math.sqrt(float(exact.variance))
+    mean, variance = float(exact.mean), float(exact.variance)
+    if math.isnan(variance) and not base.support.is_discrete:  # type: ignore[union-attr]
+        variance = math.inf  # so StudentT and FisherSnedecor say that there is none
+    return mean, math.sqrt(variance)
 
 
 def bounds(support: Any) -> tuple[float, float]:

@@ -240,6 +240,11 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "None where there is no noise or a site per timestep",
     ),
+    (
+        lambda: lstm()(X, epsilon=[torch.zeros(T, B, H), torch.zeros(T, B, H).double()]),
+        ValueError,
+        "epsilon must have the dtype of the weights, torch.float32, got torch.float64; convert it",
+    ),
     # inputs of a model
     (lambda: model()(tokens(T)), ValueError, r"\(T, B\) or \(T, B, ...\), got \(4,\)"),
     (

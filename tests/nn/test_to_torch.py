@@ -98,5 +98,7 @@ def test_a_saved_model_is_whole() -> None:
 
 def test_a_spread_of_each_unit_does_not_load_into_one_number() -> None:
     saved = NoisyLSTM(D, H, noise=NOISE, spread=torch.full((H,), 0.4)).state_dict()
-    with pytest.raises(RuntimeError, match=r"size mismatch for spread_l0: it is a number here"):
+    with pytest.raises(
+        RuntimeError, match=r"size mismatch for spread_l0: each of \d+ units has its own γ"
+    ):
         NoisyLSTM(D, H, noise=NOISE, spread=0.7).load_state_dict(saved)

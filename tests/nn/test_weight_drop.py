@@ -12,8 +12,9 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from noisin_pyro import (
     LanguageModel,
@@ -182,6 +183,67 @@ def test_of_parts_and_of_whole_names() -> None:
     bidirectional = weight_drop(nn.LSTM(D, H, bidirectional=True))
     bidirectional(torch.randn(T, B, D))
     assert list(masks_of(bidirectional)) == ["weight_hh_l0", "weight_hh_l0_reverse"]
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_under_activation_checkpointing(inside: bool, use_reentrant: bool) -> None:
+    """Around the module and within it: the second pass has the masks and the noise of the first."""
+
+    class Net(nn.Module):
+        def __init__(self, recompute: bool) -> None:
+            super().__init__()
+            noise = Multiplicative(dist.Normal(0.0, 1.0))
+            self.rnn = NoisyLSTM(D, H, noise=noise, dtype=torch.float64)
+            self.recompute = recompute
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.recompute:
+                return checkpoint(self.rnn, x, use_reentrant=use_reentrant)[0]
+            return self.rnn(x)[0]
+
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = weight_drop(Net(recompute and inside), p=0.5)
+        x = torch.randn(T, B, D, dtype=torch.float64, requires_grad=True)
+        around = recompute and not inside
+        output = checkpoint(net, x, use_reentrant=use_reentrant) if around else net(x)
+        output.square().sum().backward()
+        found.append([x.grad, *(weight.grad for weight in net.parameters())])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, NoisyGRU])
+def test_after_a_gradient_of_torch_func_it_can_be_copied(kind: Any) -> None:
+    module = weight_drop(kind(D, H), p=0.5)
+    weights = {name: weight.detach() for name, weight in module.named_parameters()}
+    x = torch.randn(T, B, D)
+
+    def loss(weights: Any) -> Tensor:
+        return functional_call(module, weights, (x,))[0].sum()
+
+    assert grad(loss)(weights)["parametrizations.weight_hh_l0.original"].abs().sum() > 0
+    assert copy.deepcopy(module)(x)[0].shape == (T, B, H)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, NoisyLSTM])
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_weight_with_another_parametrization(name: str, kind: Any) -> None:
+    """What the other one computes is dropped from; a prefix leaves no such weight out."""
+    rnn = kind(D, H, 2)
+    getattr(nn.utils.parametrizations, name)(rnn, "weight_hh_l0")
+    module = weight_drop(rnn, "weight_hh", 0.5)
+    weight = module.eval().weight_hh_l0.detach().clone()
+    module.train()(torch.randn(T, B, D))[0].sum().backward()
+    masks = masks_of(module)
+    assert list(masks) == ["weight_hh_l0", "weight_hh_l1"]
+    assert torch.equal(module.weight_hh_l0 == 0, masks["weight_hh_l0"] == 0)
+    if name == "weight_norm":  # the others change in training
+        torch.testing.assert_close(module.weight_hh_l0, weight * masks["weight_hh_l0"])
+    with pytest.raises(ValueError, match="has no parameter 'weight_hh...'"):
+        weight_drop(module)
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,41 @@ def test_a_base_that_cannot_be_standardised(
         kind(base)
 
 
-@pytest.mark.parametrize("given", [{"mean": 0.0, "stddev": 1.0}, {"stddev": 1.0}])
-def test_moments_given_by_hand_do_not_make_a_cauchy_finite(given: dict[str, float]) -> None:
+@pytest.mark.parametrize("given", [{}, {"stddev": 1.0}, {"mean": 3.0, "stddev": 1.0}])
+@pytest.mark.parametrize(
+    "base",
+    [
+        dist.Cauchy(0.0, 1.0),
+        dist.StudentT(1.0),
+        dist.StudentT(2.0),
+        dist.FisherSnedecor(3.0, 1.0),
+        dist.FisherSnedecor(3.0, 3.0),
+    ],
+    ids=str,
+)
+def test_moments_given_by_hand_do_not_make_them_finite(base: Any, given: dict[str, float]) -> None:
+    """torch says of some of these that they have infinite moments, and of some NaN."""
     with pytest.raises(ValueError, match="needs a base with finite mean and a finite"):
-        Additive(dist.Cauchy(0.0, 1.0), **given)
+        Additive(base, **given)
+
+
+class WithoutSupport(torch.distributions.Distribution):
+    """The least that a distribution of one's own may be thought to need."""
+
+    arg_constraints: dict[str, Any] = {}
+    mean, variance = torch.tensor(0.0), torch.tensor(1.0)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+        return torch.randn(sample_shape)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        return dist.Normal(0.0, 1.0).log_prob(value)
+
+
+@each_kind
+def test_a_base_that_does_not_say_where_it_lies(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"needs a base with a support, got WithoutSupport\(\),"):
+        kind(WithoutSupport())
 
 
 @pytest.mark.parametrize("stddev", [0.0, -1.0, INF, math.nan])

@@ -1,0 +1,43 @@
+"""Lengths as they come out of other people's data sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from noisin_pyro import Additive, Multiplicative
+from noisin_pyro.nn.registry import RNNS, build_rnn
+from tests.helpers import flat
+
+T, B, D, H = 5, 3, 4, 6
+NOISES = [None, Additive(dist.Normal(0.0, 1.0)), Multiplicative(dist.Normal(0.0, 1.0))]
+noises = pytest.mark.parametrize("noise", NOISES, ids=["none", "additive", "multiplicative"])
+
+
+@noises
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_any_integers_will_do(dtype: torch.dtype, noise: Any) -> None:
+    """Bytes in particular, which torch takes for a mask where it is indexed by them."""
+    rnn = build_rnn("lstm", D, H, 2, noise=noise, bidirectional=True)
+    x, lengths = torch.randn(T, B, D), torch.tensor([5, 1, 3])
+    found = []
+    for given in (lengths, lengths.to(dtype)):
+        torch.manual_seed(0)
+        found.append(flat(rnn(x, lengths=given)))
+    for ours, theirs in zip(*found):
+        assert torch.equal(ours, theirs)
+
+
+@noises
+@pytest.mark.parametrize("cell", RNNS)
+def test_no_sequences(cell: str, noise: Any) -> None:
+    """A batch without sequences, as a filter leaves it, gives one without states."""
+    rnn = build_rnn(cell, D, H, 2, noise=noise)
+    for lengths in (None, torch.zeros(0, dtype=torch.long)):
+        output, state = rnn(torch.randn(T, 0, D), lengths=lengths)
+        assert output.shape == (T, 0, H)
+        assert all(part.shape == (2, 0, H) for part in flat(state))
+        output.sum().backward()
