@@ -67,7 +67,8 @@ def hardware(name: str, record: dict[str, Any]) -> str:
     )
 
 
-#: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with.
+#: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with. The
+#: second word of a name is the text.
 REPRODUCED = {
     "table2-ptb": ("table2", Options(grid=1, seeds=1)),
     "table2-pydoc": ("table2", Options(corpus="pydoc", grid=4)),
@@ -76,6 +77,7 @@ REPRODUCED = {
     "spread-pydoc": ("spread", Options(seeds=1)),
     "samples-pydoc": ("samples", Options()),
     "regularisers-pydoc": ("regularisers", Options()),
+    "regularisers-ptb": ("regularisers", Options(grid=1, seeds=1)),
     "linear-pydoc": ("linear", Options()),
     "linear-ptb": ("linear", Options(corpus="ptb", grid=2, seeds=1)),
 }
@@ -84,7 +86,7 @@ REPRODUCED = {
 def reproduced() -> dict[str, str]:
     """Each experiment's part of the account: comparison, details, hardware."""
     return {
-        name: render(experiment, options, HERE / "reproduce")
+        name: render(experiment, options, HERE / "reproduce", folders=[name.split("-")[1]])
         for name, (experiment, options) in REPRODUCED.items()
     }
 
