@@ -56,7 +56,9 @@ def _training(name: str, arguments: list[str]) -> dict[str, Any]:
     typed = _options(parser, arguments, defaults=False)
     options.update({key: mappings[key] for key in mappings.keys() - typed.keys()})
     del options["config"]
-    of_tune = {key: options.pop(key) for key in ("trials", "storage") if key in options}
+    of_tune: dict[str, Any] = {
+        key: options.pop(key) for key in ("trials", "storage") if key in options
+    }
     if name == "tune":
         of_tune["fixed"] = in_files.keys() | typed.keys()
     return {"config": TrainConfig(**options), **of_tune}
