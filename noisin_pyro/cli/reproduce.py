@@ -62,7 +62,6 @@ def reproduce(
         Interrupted: after a signal; the same command continues.
         SystemExit: with 1 if a training failed, after the others have ended.
     """
-    from dataclasses import fields
     from pathlib import Path
 
     from noisin_pyro.experiments.cluster import Cluster
@@ -74,12 +73,11 @@ def reproduce(
         check_source(chosen.corpus)
     from noisin_pyro.experiments.reproduce import reproduce as run
 
-    given = {"partition": partition, "hours": hours, "cpus": cpus, "gpus": gpus}
-    for field in fields(Cluster):
-        value = given.get(field.name, field.default)
-        if cluster is None and value != field.default:
+    of_jobs = {"partition": partition, "hours": hours, "cpus": cpus, "gpus": gpus}
+    for name, value in of_jobs.items():
+        if cluster is None and value != getattr(Cluster, name):  # its default
             raise ValueError(
-                f"{field.name} is of the jobs of a cluster, got {value} without one; give "
+                f"{name} is of the jobs of a cluster, got {value} without one; give "
                 "--cluster slurm too, or leave it out"
             )
     where = None

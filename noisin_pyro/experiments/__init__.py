@@ -1,1 +1,1 @@
-"""The paper's tables and figures: recipes, what runs them, and what renders their records."""
+"""The paper's tables and figures: their recipes, the training of their models, and rendering."""

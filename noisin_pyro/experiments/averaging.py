@@ -1,4 +1,4 @@
-"""What averaging noisy RNNs is worth at test time, by how they are drawn and read."""
+"""Measures averaging over noisy RNNs at test time, by kind of noise draw and of readout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from noisin_pyro.training.fit import seeded
 __all__ = ["NUMBERS", "VARIANTS", "Variant", "measure_averaging"]
 
 Variant = tuple[Readout, bool]
-"""What the emission reads, and whether the noise comes in antithetic pairs."""
+"""What the emission reads (z or its mean h), and whether noise is drawn in antithetic pairs."""
 
-#: The variants, with the words for them.
+#: The variants, with their names in tables.
 VARIANTS: dict[Variant, str] = {
     ("noisy", False): "z, independent",
     ("noisy", True): "z, pairs",
@@ -26,7 +26,7 @@ VARIANTS: dict[Variant, str] = {
     ("mean", True): "h, pairs",
 }
 
-#: The numbers of noisy RNNs.
+#: The numbers of noisy RNNs that are measured.
 NUMBERS = (2, 4, 8, 16, 32, 64)
 
 
@@ -41,7 +41,7 @@ def measure_averaging(
     Args:
         model: a trained model.
         tokens: the text.
-        seed: of the noise, the same in every variant.
+        seed: seed of the noise, the same for every variant.
         report: called with the number of noisy RNNs before each pass.
 
     Returns:

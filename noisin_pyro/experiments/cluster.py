@@ -1,4 +1,4 @@
-"""Runs as jobs of a cluster, by submitit: the same worker, started by a scheduler."""
+"""Submits runs to a cluster with submitit; each job runs the same worker as a local process."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "ClusterWorker"]
 
-PREEMPTION = "SIGUSR2"  # by which submitit has jobs warned, a minute and a half before their end
+PREEMPTION = "SIGUSR2"  # Slurm sends it 90 seconds before a job's limit, as submitit asks it to
 POLL = 0.2  # seconds between two looks at a job
-REQUEUES = 1000  # of a job that reached its limit; each time it has trained that long
+REQUEUES = 1000  # how many times a job may reach its limit and be queued again
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are sent.
+    """The cluster that jobs are submitted to.
 
     Args:
-        name: ``slurm``, or ``local`` for the same on this machine.
+        name: ``slurm``, or ``local`` for submitit's jobs on this machine.
         folder: where submitit keeps jobs and logs; on a file system that the machines share.
-        partition: of Slurm; its default if omitted.
-        hours: the limit of a job, which is requeued when it reaches it.
-        cpus: cores of a job.
+        partition: Slurm's partition; its default one if None.
+        hours: time limit of a job, in hours; a job that reaches it is queued again.
+        cpus: CPU cores of a job.
         gpus: GPUs of a job.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     name: Literal["local", "slurm"]
@@ -85,11 +88,11 @@ class Cluster:
 
 
 class RunJob:
-    """What a job does: a worker's work, and a requeue if the job ends before it.
+    """The function of a job: runs a worker, and has the job queued again at its time limit.
 
     Args:
-        job_file: of the run.
-        cores: how many threads it may use.
+        job_file: the file that describes the run.
+        cores: number of threads to use.
     """
 
     def __init__(self, job_file: str, cores: int) -> None:
@@ -101,13 +104,13 @@ class RunJob:
 
         code = main(self.job_file)
         if code == 128 + getattr(signal, PREEMPTION):
-            # The checkpoint is saved. Submitit's handler, which the worker's stood in for, requeues
-            # the job and exits.
+            # The checkpoint is saved. Submitit's handler, which the worker's had replaced, queues
+            # the job again and exits.
             signal.raise_signal(getattr(signal, PREEMPTION))
         return code
 
     def checkpoint(self) -> Any:
-        """What submitit puts in the queue again: the same."""
+        """Called by submitit at the time limit: the job to queue again, which is the same."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(RunJob(self.job_file, self.cores))
@@ -118,7 +121,7 @@ class ClusterWorker(Worker):
 
     Args:
         run, folder, jobs: as of :class:`~noisin_pyro.experiments.process.Worker`.
-        cluster: where the job is sent.
+        cluster: the cluster to submit the job to.
     """
 
     job: Job[int]
@@ -141,10 +144,9 @@ class ClusterWorker(Worker):
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without a finished record, and not because it was asked to.
+        """Whether it ended without a finished record, and not by a signal.
 
-        A scheduler may end a job at any time by a signal. Its run is still due then, and is sent
-        again.
+        A scheduler may end a job by a signal at any time. Its run is then submitted again.
         """
         return not self.run.finished and self._code() != BUSY and self._code() < 128
 
@@ -153,7 +155,7 @@ class ClusterWorker(Worker):
         return super().stage if self.progress else "queued"
 
     def interrupt(self) -> None:
-        """Asks it to save a checkpoint and to end; one that has not begun never will."""
+        """Asks it to save a checkpoint and to end; a job still in the queue is cancelled."""
         if not self.running:
             return
         if self._cluster.name == "local":  # submitit's own cancel kills after a second
@@ -162,7 +164,7 @@ class ClusterWorker(Worker):
             self.job.cancel(check=False)
 
     def join(self) -> None:
-        """Waits for its end, which it is given some time for."""
+        """Waits up to ``GRACE`` seconds for its end; removes submitit's files of a finished run."""
         until = time.monotonic() + GRACE
         while self.running and time.monotonic() < until:
             time.sleep(POLL)
@@ -189,9 +191,9 @@ class ClusterWorker(Worker):
 
 @contextmanager
 def _ctrl_c_ignored() -> Iterator[None]:
-    """What is started in the block does not get Ctrl-C, which a terminal sends to all of a group.
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to its whole group.
 
-    Submitit's local controller would kill its job a second after it.
+    Otherwise submitit's local controller would kill its job one second later.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

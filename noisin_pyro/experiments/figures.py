@@ -1,4 +1,4 @@
-"""Figures from records."""
+"""Draws the figures of the experiments from their records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES = ("-", "--", ":", "-.")  # by layer
 
 
 def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
-    """Figure 2: training and validation perplexity against epochs, every entry of the grid."""
+    """Figure 2: training and validation perplexity by epoch, a curve for each entry of a grid."""
     curves = [
         (row.recipe.method if len(row.grid) == 1 else f"{row.recipe.method}, {point}", record)
         for row in rows
@@ -42,7 +42,7 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
 
 
 def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
-    """γ per layer, and the validation perplexity by which early stopping would have ended it."""
+    """γ of each layer and validation perplexity by epoch; a dotted line marks the best epoch."""
     for index, row in enumerate(rows):
         color, method = f"C{index}", row.recipe.method
         for record in filter(None, row.grid.values()):
@@ -63,7 +63,7 @@ def spread_by_epoch(rows: Sequence[Row], panels: Any) -> None:
 
 
 def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
-    """What averaging gains on the mean path: a thin line for each setting, thick their mean."""
+    """Gain of averaging over the mean path: a thin line for each setting, a thick one the mean."""
     readouts: tuple[Readout, ...] = ("noisy", "mean")
     for panel, readout in zip(panels, readouts):
         for color, antithetic in (("C0", False), ("C1", True)):
@@ -86,7 +86,7 @@ def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
 
 
 def perplexity_and_cost(rows: Sequence[Row], panels: Any) -> None:
-    """Test perplexity of each method, mean ± standard deviation over seeds, and what it costs."""
+    """Test perplexity of each method, mean ± standard deviation, and seconds per epoch."""
     methods = list(dict.fromkeys(row.recipe.method for row in rows))
     blocks = list(dict.fromkeys(row.recipe.block for row in rows))
     for index, block in enumerate(blocks):

@@ -1,4 +1,4 @@
-"""Errors that would end every worker are raised before the first one starts."""
+"""Raises errors that every worker would meet before the first one is started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refuse_early(
     work: Path,
     check_device: bool = True,
 ) -> None:
-    """Checks the device, the corpora, the folders, and the corpora of the records in them.
+    """Checks the device, the corpora, both folders, and that old records are of the same corpora.
 
     Raises:
         ValueError: if there is no such device or corpus, a record is of another text than the one
@@ -32,7 +32,7 @@ def refuse_early(
     for recipe in rows:
         config = recipe.train_config(recipe.points(options)[0], 1, options)
         if config.corpus not in texts:
-            if check_device:  # that of another machine cannot be seen from here
+            if check_device:  # not if the jobs run on other machines
                 make_fabric(config)
             corpus = load_text(config)
             check_length(corpus, config.batch_size)

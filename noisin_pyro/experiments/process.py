@@ -1,4 +1,4 @@
-"""A worker as the reproduction that started it sees it: its progress, its end, its last words."""
+"""The parent's side of a worker process: its start, its progress, and why it failed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ GRACE = 60.0  # seconds that a worker has to save after SIGTERM
 class Worker:
     """A process that carries out a run.
 
-    Its folder is prepared at once, so that this can be done under the run's lock; the process takes
-    the lock itself and is started by :meth:`start`, when it is free.
+    The constructor writes the job file, while the caller has the run's lock. The process takes the
+    lock itself, so :meth:`start` is called after the caller has released it.
 
     Args:
         run: the run.
-        folder: where its job, checkpoints, progress and log are; it must exist.
-        jobs: how many workers share the cores.
+        folder: an existing folder for its job, checkpoints, progress and log.
+        jobs: number of workers that share the cores.
     """
 
     process: subprocess.Popen[bytes]
@@ -48,7 +48,7 @@ class Worker:
         job = str(self.folder / "job.json")
         with self._output:
             self.process = subprocess.Popen(
-                [sys.executable, *_safe(), "-m", "noisin_pyro.experiments.worker", job],
+                [sys.executable, *_safe_path(), "-m", "noisin_pyro.experiments.worker", job],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -59,6 +59,7 @@ class Worker:
 
     @property
     def running(self) -> bool:
+        """Whether it has not ended."""
         return self.process.poll() is None
 
     @property
@@ -68,7 +69,7 @@ class Worker:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The latest progress that it wrote; empty before the first, and where it is damaged."""
+        """The progress that it wrote last; empty if there is none, or the file is damaged."""
         try:
             progress = json.loads((self.folder / PROGRESS).read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
@@ -77,7 +78,7 @@ class Worker:
 
     @property
     def stage(self) -> str:
-        """How far it is, in words."""
+        """Its progress in words."""
         progress = self.progress
         if not progress:
             return "starting"
@@ -88,7 +89,7 @@ class Worker:
 
     @property
     def epochs(self) -> float:
-        """How many epochs it has done; infinite once it only measures."""
+        """The number of epochs done, with a fraction; infinite once training is over."""
         progress = self.progress
         if "averaging" in progress:
             return math.inf
@@ -103,7 +104,7 @@ class Worker:
             self.process.send_signal(signal.SIGTERM)
 
     def join(self) -> None:
-        """Waits for its end, which it is given some time for."""
+        """Waits up to ``GRACE`` seconds for its end, then kills it."""
         try:
             self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -111,7 +112,7 @@ class Worker:
             self.process.wait()
 
     def last_words(self) -> str:
-        """The last line of its log, which for a Python error names it, and how it ended."""
+        """The last line of its log, such as the error of a traceback, and how it ended."""
         try:
             text = self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
         except FileNotFoundError:  # another reproduction, with other results, has removed it
@@ -123,17 +124,17 @@ class Worker:
         return f"{text.splitlines()[-1].strip()} ({ending}, {self.log})"
 
 
-def _safe() -> list[str]:
-    """The option by which Python, from 3.11 on, imports nothing from the working directory.
+def _safe_path() -> list[str]:
+    """Python's option -P (from 3.11 on), which keeps the working directory off the import path.
 
-    This process does not either, unless it was started by ``python -m`` there.
+    It is left out if this process itself imports from there, as after ``python -m``.
     """
     here = {"", os.getcwd()} & set(sys.path)
     return [] if here or sys.version_info < (3, 11) else ["-P"]
 
 
 def _is_progress(value: Any) -> bool:
-    """Whether it is what :func:`noisin_pyro.experiments.job.run` reports."""
+    """Whether a value has the form that :func:`noisin_pyro.experiments.job.run` reports."""
     if not isinstance(value, dict) or value.keys() not in (
         {"averaging"},
         {"epoch", "step", "steps"},

@@ -20,13 +20,13 @@ __all__ = ["Display", "Tally", "count"]
 
 @dataclass(frozen=True)
 class Tally:
-    """Runs by their records.
+    """How many runs are finished and planned, and what a finished one took.
 
     Args:
-        done: those with a finished record.
-        total: all, with the later seeds of a row whose choice is still to be made.
-        seconds: what an average finished run took; 0 before there is one.
-        epochs: how many it had.
+        done: number of runs with a finished record.
+        total: number of all runs, with the further seeds of rows whose choice is still to be made.
+        seconds: mean training time of a finished run; 0 before there is one.
+        epochs: mean number of epochs of a finished run.
     """
 
     done: int
@@ -38,8 +38,8 @@ class Tally:
         """Seconds until all are done, None before there is a finished run to estimate from.
 
         Args:
-            running: the epochs that each running training has done.
-            jobs: trainings at a time.
+            running: the number of epochs done by each running training.
+            jobs: number of trainings at a time.
 
         Example:
             >>> Tally(done=7, total=10, seconds=600.0, epochs=20.0).seconds_left([10.0, 10.0], 2)
@@ -53,7 +53,7 @@ class Tally:
 
 
 def count(rows: Sequence[Recipe], options: Options, results: Path) -> Tally:
-    """Counts what is planned and what has a finished record."""
+    """Counts the planned runs, and those of them with a finished record."""
     known: dict[Path, dict[str, Any] | None] = {}
     later = 0
     for recipe in rows:
@@ -74,8 +74,8 @@ class Display:
     """The progress of a reproduction on stderr: a bar, or plain lines in a log file.
 
     Args:
-        title: what it says first.
-        jobs: trainings at a time.
+        title: the text that the line begins with.
+        jobs: number of trainings at a time.
         quiet: display nothing.
     """
 
@@ -85,7 +85,13 @@ class Display:
         self._lines, self._done = PlainLines(), -1
 
     def __call__(self, tally: Tally, workers: Sequence[Worker], elsewhere: int) -> None:
-        """Brings it up to date: runs done, the time left, and how far each worker is."""
+        """Shows the finished runs, the time left, and the progress of each worker.
+
+        Args:
+            tally: the finished and planned runs.
+            workers: the running workers.
+            elsewhere: number of runs that another reproduction is training.
+        """
         parts = [f"{worker.run.name}: {worker.stage}" for worker in workers]
         text = "; ".join([*parts, f"{elsewhere} in another process"] if elsewhere else parts)
         seconds = tally.seconds_left([worker.epochs for worker in workers], self._jobs)

@@ -1,4 +1,4 @@
-"""Records as they are read: checked once against their schema, and then trusted."""
+"""Reads records, each checked against the JSON schema in ``record.yaml``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEDY = "move it away to run it again"
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a file, None where there is none.
+    """The record in a file, None if there is no file.
 
     Raises:
         ValueError: if the file holds something else; the sentence names the file and the entry.
@@ -35,7 +35,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=10_000)
 def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
-    """Reads a file again only when it has changed."""
+    """Reads a file; the result is cached until its time or size changes."""
     try:
         record = json.loads(
             path.read_bytes(), parse_constant=_refuse, parse_int=_whole, parse_float=_finite

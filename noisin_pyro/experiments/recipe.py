@@ -1,4 +1,4 @@
-"""What the rows of a table train: a YAML file with its blocks and methods."""
+"""Recipes: what the rows of a table train, read from a YAML file with its blocks and methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "folder_name", "re
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
-#: The experiments that train: those of the paper in its order, of the one after it, then ours.
+#: The experiments that train models: those of the papers, then ours.
 EXPERIMENTS = (
     *("table2", "table3", "figure2", "icml"),
     *("spread", "samples", "regularisers", "linear"),
@@ -58,18 +58,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One row.
+    """One row of an experiment: a method in a block.
 
     Args:
         name: the experiment and the row, such as ``table2/1-tanh-noisin``.
-        records: the recipe whose records these are; its own name but for rows that repeat one.
+        records: the name of the recipe whose records it reads: its own, or that of a row that it
+            repeats.
         method: the column of its table, such as ``NOISIN*``.
-        block: the rows it competes with.
-        paper: the paper's test perplexity.
-        config: what it sets of a :class:`TrainConfig`.
-        grid: by name, the values of the method's hyper-parameter.
+        block: the title of its block, whose methods are compared.
+        paper: the paper's test perplexity; None if it has none.
+        config: the options of :class:`TrainConfig` that it sets.
+        grid: the options that each entry of the method's grid sets, by the entry's name.
         samples: numbers of noisy RNNs to average over at test time.
-        averaging: whether to measure each way of averaging (:mod:`.averaging`).
+        averaging: whether to measure each variant of averaging (:mod:`.averaging`).
     """
 
     name: str
@@ -89,12 +90,12 @@ class Recipe:
 
     @property
     def corpus(self) -> str:
-        """The text that it trains on."""
+        """The corpus that it trains on."""
         return str(self.config["corpus"])
 
     @property
     def folder(self) -> str:
-        """The folder of that text's records."""
+        """The name of the folder of that corpus's records."""
         return folder_name(self.corpus)
 
     def points(self, options: Options) -> list[str]:
@@ -105,7 +106,7 @@ class Recipe:
         """The run of one entry of the grid.
 
         Raises:
-            ValueError: if the recipe sets what a run does not have, or a value that does not fit.
+            ValueError: if the recipe sets an unknown option, or a value does not fit.
         """
         chosen = {**self.config, **self.grid[point], "seed": seed, "device": options.device}
         for name in ("epochs", "precision"):
@@ -129,7 +130,7 @@ def folder_name(corpus: str) -> str:
 
 
 def data_folder(data_dir: str | None, corpus: str) -> str | None:
-    """Where a published corpus's files are: ``data_dir``, or its folder of the corpus's name."""
+    """The folder of a published corpus's files: ``data_dir``, or ``data_dir/<corpus>`` if it is."""
     if data_dir is None:
         return None
     folder = Path(data_dir) / corpus
@@ -141,8 +142,8 @@ def recipes(experiment: str, options: Options = Options()) -> list[Recipe]:
 
     Args:
         experiment: one of :data:`EXPERIMENTS`.
-        options: of which only ``corpus`` matters here. A table may name other sizes for a corpus,
-            under ``on_corpus``.
+        options: only ``corpus`` is read here. A table may set other sizes for a corpus, under
+            ``on_corpus``.
 
     Raises:
         ValueError: if there is no such experiment.
@@ -160,7 +161,7 @@ def recipes(experiment: str, options: Options = Options()) -> list[Recipe]:
 
 def _rows(experiment: str) -> list[Recipe]:
     table = _read(experiment)
-    if "rows" in table:  # of other tables, under names of their own
+    if "rows" in table:  # rows of other tables under new names
         return [
             replace(_find(name), name=f"{experiment}/{row}") for row, name in table["rows"].items()
         ]
@@ -176,7 +177,7 @@ def _find(name: str) -> Recipe:
 
 
 def _methods(table: dict[str, Any]) -> dict[str, Any]:
-    """A table's methods, its own or, all or only some, those of the table that it names."""
+    """A table's methods: its own, or those of the table it names; restricted to ``only``."""
     methods: str | dict[str, Any] = table["methods"]
     known = _methods(_read(methods)) if isinstance(methods, str) else methods
     return {name: known[name] for name in table.get("only", known)}
@@ -186,7 +187,7 @@ def _recipe(experiment: str, block: str, method: str) -> Recipe:
     """A method in a block; a table with a single block names its rows by their methods alone."""
     table, protocol = _read(experiment), _read("protocol")
     about_block, about_method = table["blocks"][block], _methods(table)[method]
-    if "records" in about_block:  # a block of another table, under a name of its own
+    if "records" in about_block:  # a block of another table under a new name
         known = _find(f"{about_block['records']}-{method}")
         return replace(known, name=f"{experiment}/{block}-{method}")
     config: dict[str, Any] = {}
@@ -207,11 +208,12 @@ def _recipe(experiment: str, block: str, method: str) -> Recipe:
 
 
 def _on_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
+    """The recipe on another corpus, without the paper's perplexity."""
     if corpus is None or corpus == recipe.corpus:
         return recipe
     sizes = _read(recipe.records.partition("/")[0]).get("on_corpus", {}).get(corpus, {})
     config = {**recipe.config, **sizes, "corpus": corpus}
-    config.pop("train_tokens", None)  # it was meant for the other text
+    config.pop("train_tokens", None)  # it belongs to the recipe's own corpus
     return replace(recipe, config=config, paper=None)
 
 

@@ -1,4 +1,4 @@
-"""An experiment from its recipes to its table and picture."""
+"""Runs an experiment, and renders its table and picture."""
 
 from __future__ import annotations
 
@@ -41,22 +41,23 @@ def reproduce(
     train: bool = True,
     quiet: bool = False,
 ) -> tuple[str, list[Failure]]:
-    """Runs what has no finished record, and renders.
+    """Trains the runs without a finished record, and renders the tables.
 
     Args:
         experiment: ``table1`` or one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
-        options: how to run it.
-        rows: the rows to run, whose texts are rendered; all if there are none.
-        results: where records go, and the Markdown and the picture rendered from them, in a folder
-            for each text; Table 1 of the paper's texts stands beside these folders.
-        work: where checkpoints go until a run has its record.
-        jobs: trainings at a time.
-        cluster: send them to a cluster as jobs; processes of this machine if omitted.
+        options: options that change its runs.
+        rows: the names of the rows to run; all if empty. Only the tables of their corpora are
+            rendered.
+        results: the folder for records, Markdown and pictures, which are in a folder for each
+            corpus; Table 1 of the paper's corpora is not in one of these.
+        work: the folder for checkpoints, which are removed when a run has its record.
+        jobs: number of trainings at a time.
+        cluster: submit the trainings to this cluster; start processes on this machine if None.
         train: False only renders.
         quiet: show no progress.
 
     Returns:
-        The Markdown, or that there is no record yet, and the runs that failed.
+        The Markdown, or a sentence that there is no record yet; and the failures.
 
     Raises:
         ValueError: if an argument or a record does not fit.
@@ -95,15 +96,15 @@ def render(
 ) -> str:
     """The Markdown of an experiment from its records alone; blocks without any are left out.
 
-    For each text that it trains on, with an empty line between its parts: the comparison, a line
-    for each row, hardware and versions, and the command that renders it.
+    For each corpus, with an empty line between the parts: the comparison of the methods, a line for
+    each row, hardware and versions, and the command that renders it.
 
     Args:
         experiment: one of :data:`~noisin_pyro.experiments.recipe.EXPERIMENTS`.
         options: the options that it was run with.
-        results: where its records are.
-        folders: of which texts, by the folders of their records; of all if there are none.
-        write: also write ``<folder>/<experiment>.md`` and its picture there.
+        results: the folder of the records.
+        folders: the names of the corpora's folders to render; all if empty.
+        write: also write ``<folder>/<experiment>.md``, and a picture beside it.
 
     Raises:
         ValueError: if a record does not fit, or there is none.
@@ -130,7 +131,7 @@ def render(
 
 
 def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Failure]:
-    """The rows with a record that cannot be read, and why; the others go on without them."""
+    """The rows with a record that cannot be read, and why."""
     failures = []
     for recipe in rows:
         try:
@@ -141,7 +142,7 @@ def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Fa
 
 
 def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
-    """The rows of all blocks of which there is a record."""
+    """The rows of every block with at least one record."""
     known = recipes(experiment, options)
     damaged = [failure.run for failure in _damaged(known, options, results)]
     rows = [summarise_row(r, options, results) for r in known if r not in damaged]
@@ -150,7 +151,7 @@ def _begun(experiment: str, options: Options, results: Path) -> list[Row]:
 
 
 def _command(experiment: str, options: Options) -> str:
-    """The command, with the options that the tables depend on where they are not the defaults."""
+    """The command, with options that change the tables and differ from their defaults."""
     words = ["noisin", "reproduce", experiment]
     for field in fields(options):
         value = getattr(options, field.name)

@@ -1,4 +1,4 @@
-"""Runs what has no finished record, several trainings at once, each in a process of its own."""
+"""Trains the runs without a finished record, several at once, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from noisin_pyro.training.lease import Lease
 __all__ = ["Failure", "run_all"]
 
 POLL = 0.2  # seconds between two looks at the workers
-RETRY = 2.0  # seconds until a run that another reproduction has in hand is tried again
+RETRY = 2.0  # seconds between attempts at a run that another reproduction is training
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ def run_all(
 ) -> list[Failure]:
     """Trains until every run of the rows has a finished record.
 
-    The entries of a row's grid come first, then the other seeds of the entry with the lowest
-    validation perplexity. What was cut off resumes from its checkpoint. A run that a worker of
-    another reproduction has in hand is tried again until it has its record.
+    The entries of a row's grid come first, then further seeds of the entry with the lowest
+    validation perplexity. An interrupted run resumes from its checkpoint. If another reproduction
+    is training a run, this one waits until the run has its record or is free.
 
     Args:
-        rows: what to run.
-        options: how.
-        results: where records go.
-        work: where checkpoints and logs go until a run has its record.
-        jobs: K, the trainings at a time; each is given its share of the cores.
-        cluster: send them to a cluster as jobs; processes of this machine if omitted.
-        title: what the progress bar says first.
+        rows: the rows to run.
+        options: the options of the reproduction.
+        results: the folder for records.
+        work: the folder for checkpoints and logs, which are removed when a run has its record.
+        jobs: number of trainings at a time, which share the cores.
+        cluster: submit the trainings to this cluster; start processes on this machine if None.
+        title: the text that the progress bar begins with.
         quiet: show no progress.
 
     Returns:
-        The runs that failed; the others went on.
+        The runs that failed. A failure does not stop the other runs.
 
     Raises:
         ValueError: if ``jobs`` is below 1, a recipe does not fit, or no run could succeed.
@@ -79,7 +79,7 @@ def run_all(
     ended: set[Path] = set()
     active: dict[Path, Worker] = {}
     show, stop = Display(title, jobs, quiet), Interruptible()
-    with stop.deferring():  # so that no worker is started and then forgotten
+    with stop.deferring():  # else a signal could leave behind a worker that has just started
         try:
             while True:
                 done = ended | set(active)
@@ -91,9 +91,11 @@ def run_all(
                     _clear(rows, options, results, work)
                     return failures
                 until = time.monotonic() + (RETRY if elsewhere else math.inf)
-                while time.monotonic() < until and all(w.running for w in active.values()):
-                    if stop.requested:
-                        break
+                while (
+                    time.monotonic() < until
+                    and not stop.requested
+                    and all(worker.running for worker in active.values())
+                ):
                     time.sleep(POLL)
                     show(tally, list(active.values()), elsewhere)
                 if stop.requested:
@@ -116,7 +118,7 @@ def _start(
     jobs: int,
     cluster: Cluster | None,
 ) -> int:
-    """Starts workers while there is room; returns how many runs another reproduction has."""
+    """Starts up to ``jobs`` workers; returns how many runs another reproduction is training."""
     elsewhere = 0
     for run in waiting:
         if len(active) == jobs:
@@ -130,10 +132,11 @@ def _start(
 
 
 def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) -> Worker | None:
-    """A worker for a run, unless another one has it in hand or has just finished it.
+    """A worker for a run; None if another one has the run's lock or has just finished it.
 
-    Under the run's lock no other worker can finish it and remove its folder. The worker takes the
-    lock again. Should that of another reproduction be faster, it ends at once.
+    The job file is written under the lock, so that no other worker removes the folder meanwhile.
+    Then the lock is released for the worker to take. If another reproduction's worker is faster,
+    this one ends at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lease = _lease(folder / LOCK)
@@ -153,7 +156,7 @@ def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) 
 
 
 def _clear(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
-    """Removes the folders of finished runs, which a worker that is killed at its end leaves."""
+    """Removes the folders of finished runs, which a worker leaves that was killed at its end."""
     for run in [run for recipe in rows for run in planned(recipe, options, results)]:
         if run.finished and (work / run.place).exists():
             _prepare(run, work / run.place, jobs=1)
@@ -161,12 +164,12 @@ def _clear(rows: Sequence[Recipe], options: Options, results: Path, work: Path) 
 
 @cache
 def _lease(path: Path) -> Lease:
-    """One object for each lock: it remembers since when another's has been silent."""
+    """The same object at every call, which remembers since when the lock's owner is silent."""
     return Lease(path)
 
 
 def _collect(active: dict[Path, Worker]) -> list[Worker]:
-    """Takes the workers that have ended from the active ones; returns those that failed."""
+    """Removes the workers that have ended from ``active``; returns those that failed."""
     ended = [active.pop(path) for path, worker in list(active.items()) if not worker.running]
     for worker in ended:
         worker.join()

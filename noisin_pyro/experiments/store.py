@@ -1,4 +1,4 @@
-"""Records of runs: one JSON file each, found by what the run is."""
+"""The runs of a recipe, and the JSON file of each one's record, named by its options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noisin_pyro.training.config import FEEDBACK, TrainConfig, renamed
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 
-#: Options that a run's numbers do not depend on, at least not by intent.
+#: Options that are not meant to change a run's numbers.
 _FREE = {
     *("out", "resume", "tensorboard", "device", "devices", "nodes", "data_dir", "trust_code"),
     *("checkpoint_seconds", "quiet"),
@@ -25,7 +25,15 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a recipe, an entry of its grid and a seed."""
+    """One training: an entry of a recipe's grid with a seed.
+
+    Args:
+        recipe: the recipe.
+        point: the entry's name.
+        seed: the seed.
+        config: its configuration.
+        results: the folder of all records.
+    """
 
     recipe: Recipe
     point: str
@@ -35,7 +43,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name that is displayed."""
+        """The name to display."""
         return f"{self.recipe.records} {self.point} seed {self.seed}"
 
     @property
@@ -50,7 +58,7 @@ class Run:
             for field in fields(TrainConfig)
             if field.name not in _FREE and getattr(self.config, field.name) != field.default
         }
-        if changed.get("noise_to") in FEEDBACK:  # as the first records were named
+        if changed.get("noise_to") in FEEDBACK:  # older records have the digest of that option
             changed["feedback"] = FEEDBACK[changed.pop("noise_to")]
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return (
@@ -65,7 +73,7 @@ class Run:
         return self.results / f"{self.place}.json"
 
     def record(self) -> dict[str, Any] | None:
-        """Its record, None where there is none.
+        """Its record, None if there is no file.
 
         Raises:
             ValueError: if the file is no record, is another run's, or lacks averages that the
@@ -90,7 +98,7 @@ class Run:
         return record
 
     def _check_origin(self, known: dict[str, Any]) -> None:
-        """Refuses a record that was renamed or copied from another run; options may be missing."""
+        """Refuses a record renamed or copied from another run; an old one may lack options."""
         known = renamed(known)
         for name, value in self.config.to_dict(*_FREE, "corpus").items():
             if known.get(name, value) != value:
@@ -107,14 +115,14 @@ class Run:
 
 
 def run_of(recipe: Recipe, point: str, seed: int, options: Options, results: Path) -> Run:
-    """The run of a recipe's entry with a seed."""
+    """The run of an entry of a recipe's grid with a seed."""
     return Run(recipe, point, seed, recipe.train_config(point, seed, options), results)
 
 
 def best_point(recipe: Recipe, options: Options, results: Path) -> str | None:
     """The entry of the grid whose first seed has the lowest validation perplexity.
 
-    None until all entries have been run, or where all of them diverged.
+    None while an entry has no finished record, and if all of them diverged.
     """
     valid = {}
     for point in recipe.points(options):
@@ -128,7 +136,7 @@ def best_point(recipe: Recipe, options: Options, results: Path) -> str | None:
 
 
 def planned(recipe: Recipe, options: Options, results: Path) -> list[Run]:
-    """The runs of a row as far as they are known: the grid, then the chosen entry's seeds."""
+    """The runs of a row: the grid and, once it is finished, further seeds of the best entry."""
     runs = [run_of(recipe, point, 1, options, results) for point in recipe.points(options)]
     best = best_point(recipe, options, results)
     if best is not None:
@@ -140,7 +148,7 @@ def planned(recipe: Recipe, options: Options, results: Path) -> list[Run]:
 def due(rows: Iterable[Recipe], options: Options, results: Path) -> list[Run]:
     """The runs without a finished record, each once.
 
-    First seeds come first, so that there is early a table in which every cell has one run.
+    They are sorted by seed, so that every cell of the table soon has one run.
     """
     runs: dict[Path, Run] = {}
     for recipe in rows:

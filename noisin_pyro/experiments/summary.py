@@ -17,7 +17,7 @@ __all__ = ["Gain", "MeanStd", "Row", "summarise_row"]
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Mean and sample standard deviation over ``count`` runs; that of one run is NaN."""
+    """Mean and sample standard deviation over ``count`` runs; the deviation of one run is NaN."""
 
     mean: float
     std: float
@@ -25,7 +25,7 @@ class MeanStd:
 
     @classmethod
     def of(cls, values: list[float]) -> MeanStd | None:
-        """Of a list of values, None if it is empty.
+        """From a list of values; None if it is empty.
 
         Example:
             >>> str(MeanStd.of([140.0, 141.0, 142.0])), str(MeanStd.of([140.0]))
@@ -36,7 +36,7 @@ class MeanStd:
         return cls(mean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
     def level_with(self, other: MeanStd) -> bool:
-        """Whether the difference is within twice its standard error; never so after one run each.
+        """Whether the difference is within twice its standard error; False if either is one run.
 
         Example:
             >>> MeanStd(48.0, 0.6, 3).level_with(MeanStd(48.9, 0.6, 3))
@@ -54,12 +54,12 @@ class MeanStd:
 
 @dataclass(frozen=True)
 class Gain:
-    """What averaging over a number of noisy RNNs gains on the mean path, over seeds.
+    """The gain of an average over S noisy RNNs over the mean path, by seed.
 
     Args:
-        perplexity: its test perplexity.
-        nats: nats per token gained, for each seed.
-        errors: their paired standard errors over the text.
+        perplexity: test perplexity of the average.
+        nats: the gain of each seed, in nats per token.
+        errors: the standard error of each gain, paired over the tokens.
     """
 
     perplexity: MeanStd
@@ -89,10 +89,10 @@ class Row:
     """A row's records.
 
     Args:
-        recipe: what was run.
-        grid: by entry, the record of its first seed; None where there is none.
-        point: the entry chosen on validation, None while the grid is not finished.
-        seeds: the record of each wanted seed of that entry; None where there is none.
+        recipe: the recipe of the row.
+        grid: by entry of the grid, the record of its first seed; None if it has none.
+        point: the entry chosen on validation; None while the grid is not finished.
+        seeds: the records of the chosen entry by seed; None for a seed without one.
     """
 
     recipe: Recipe
@@ -102,7 +102,7 @@ class Row:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The finished ones of the seeds, but for those that diverged."""
+        """The records of the seeds that finished and did not diverge."""
         return [r for r in self.seeds if r and r["finished"] and r["final"]]
 
     @property
@@ -127,7 +127,7 @@ class Row:
 
     @property
     def shortfall(self) -> str:
-        """The seeds that :meth:`perplexity` lacks, in words; empty if it lacks none."""
+        """How many seeds are missing or diverged, in words; empty if none."""
         parts = [f"{len(self.records)} of {len(self.seeds)} seeds"] if self.missing else []
         parts += [f"{self.diverged} of {len(self.seeds)} diverged"] if self.diverged else []
         return ", ".join(parts)
@@ -143,7 +143,7 @@ class Row:
         return MeanStd.of([r[split] for r in results if r[split] is not None])
 
     def gains(self, variant: Variant) -> dict[int, Gain]:
-        """What a way of averaging gains, by the number of noisy RNNs; empty without records."""
+        """The gain of a variant of averaging, by number of noisy RNNs; empty without records."""
         readout, antithetic = variant
         entries = [
             entry
@@ -151,23 +151,23 @@ class Row:
             for entry in record["final"]["averaging"]
             if (entry["readout"], entry["antithetic"]) == (readout, antithetic)
         ]
-        found = {}
+        gains = {}
         for count in sorted({entry["samples"] for entry in entries}):
             of_count = [entry for entry in entries if entry["samples"] == count]
             perplexity = MeanStd.of([entry["test"] for entry in of_count])
             assert perplexity is not None
             nats, errors = ([entry[name] for entry in of_count] for name in ("gain", "error"))
-            found[count] = Gain(perplexity, nats, errors)
-        return found
+            gains[count] = Gain(perplexity, nats, errors)
+        return gains
 
     @property
     def minutes(self) -> MeanStd | None:
-        """Minutes of training, over all epochs of a run, however often it was cut off."""
+        """Minutes of training, over all epochs of a run, resumed or not."""
         return MeanStd.of([record["timing"]["seconds"] / 60 for record in self.records])
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Of the fastest epoch, which other work on the machine slowed down least."""
+        """Seconds of the fastest epoch, which other work on the machine slowed down least."""
         epochs = [e["seconds"] for r in self.records for e in r["timing"].get("epochs", ())]
         return min(epochs, default=None)
 

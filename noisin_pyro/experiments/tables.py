@@ -31,9 +31,10 @@ PAPER_CORPORA = {
 def comparison(rows: Sequence[Row]) -> str:
     """A line for each block and a column for each method, as the paper's Table 2.
 
-    A cell is the test perplexity on the mean path, mean ± standard deviation over seeds, then which
-    seeds it lacks, then the paper's value in brackets. Bold is the lowest of a line and what is
-    level with it: within twice the standard error of the difference.
+    A cell is the test perplexity on the mean path, mean ± standard deviation over seeds, then how
+    many seeds are missing or diverged, then the paper's value in brackets. Bold is the lowest of a
+    line and what is level with it, within twice the standard error of the difference; a single
+    seed is never bold.
     """
     methods = sorted({row.recipe.method for row in rows}, key=_method_rank)
     lines = []
@@ -52,7 +53,7 @@ def comparison(rows: Sequence[Row]) -> str:
 
 
 def _cell(row: Row, samples: int = 0, bold: bool = False) -> str:
-    """Test perplexity, and which seeds it lacks."""
+    """Test perplexity, and how many seeds are missing or diverged."""
     value = row.perplexity("test", samples)
     if value is None:
         return "diverged" if row.hopeless else "–"
@@ -74,7 +75,7 @@ def _lowest(rows: dict[str, Row]) -> list[str]:
 
 
 def details(rows: Sequence[Row]) -> str:
-    """A line for each row: what was tried, what was chosen, and the result."""
+    """A line for each row: the chosen hyper-parameter, the results, and the whole grid."""
     samples = sorted({count for row in rows for count in row.recipe.samples})[-1:]
     averaged = [f"test, {count} averaged" for count in samples]
     head = ["", "method", "chosen on validation", "seeds", "valid", "test", *averaged]
@@ -101,11 +102,11 @@ def _seconds(seconds: float | None) -> str:
 
 
 def averages(rows: Sequence[Row]) -> str:
-    """Averaging at test time: from how many noisy RNNs on it pays, then test perplexities.
+    """Averaging at test time: the number of noisy RNNs that it needs, then test perplexities.
 
-    In the first table a cell is the smallest S from which on every measured S is better than the
-    mean path in every seed, by more than twice the paired standard error. Rows without a record are
-    left out.
+    In the first table a cell is the smallest S such that S noisy RNNs, and every larger measured
+    number of them, are better than the mean path in every seed, by more than twice the paired
+    standard error. Rows without a record are left out.
     """
     names = list(VARIANTS.values())
     shown = (NUMBERS[0], 8, NUMBERS[-1])
@@ -128,7 +129,7 @@ def averages(rows: Sequence[Row]) -> str:
 
 
 def _fewest(gains: dict[int, Gain]) -> str:
-    """The smallest S from which on averaging pays in every seed."""
+    """The smallest S such that S and every larger number of noisy RNNs is a clear gain."""
     if not gains:
         return "–"
     paying: list[int] = []

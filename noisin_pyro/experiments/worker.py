@@ -1,8 +1,8 @@
 """One run in a process of its own: ``python -m noisin_pyro.experiments.worker FOLDER/job.json``.
 
-The worker holds the lock on its folder from its start to its end. If the reproduction that started
-it is killed, it finishes its run, and another reproduction waits for it. How far it is, it writes
-to ``progress.json`` beside the job.
+The worker keeps the lock on its folder from its start to its end. If the reproduction that started
+it is killed, it finishes its run, and another reproduction waits for it. It writes its progress to
+``progress.json`` beside the job.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
 
 def main(job_file: str) -> int:
-    """Carries out a job; returns the exit code, 128 + n after signal n.
+    """Carries out a job.
 
-    It is ``BUSY`` if another worker has the run or had it.
+    Args:
+        job_file: the file that describes the run, in the run's folder.
+
+    Returns:
+        The exit code: 0, ``BUSY`` if another worker has the run or has finished it, 128 + n after
+        signal n, or 1 if a file cannot be written.
     """
     folder = Path(job_file).parent
     try:
@@ -39,7 +44,7 @@ def main(job_file: str) -> int:
         return BUSY
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except OSError as error:  # a full disk, say; the parent tells the last line
+    except OSError as error:  # such as a full disk; the parent shows the last line
         traceback.print_exc()
         print(describe_failure(error), file=sys.stderr)
         return 1
@@ -69,10 +74,10 @@ def _carry_out(job_file: Path, folder: Path) -> int:
 
 
 def _read(job_file: Path) -> dict[str, Any] | None:
-    """The job; None if another worker has finished it, and perhaps removed its folder."""
+    """The job; None if another worker has finished it."""
     try:
         job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # the lock has made the folder anew
+    except FileNotFoundError:  # that worker removed the folder; taking the lock made it again
         return None
     record = read_record(Path(job["record"]))
     return None if record and record["finished"] else job
