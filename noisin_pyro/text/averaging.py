@@ -1,4 +1,4 @@
-"""How the fit improves with the number of noisy RNNs averaged over, and how surely."""
+"""Evaluation by number of averaged noisy RNNs, and standard errors of paired differences."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ def evaluate_each(
 ) -> dict[int, Evaluation]:
     """:func:`~noisin_pyro.text.evaluation.evaluate` for several numbers of noisy RNNs in one pass.
 
-    As many noisy RNNs run as the largest number asks for; the average over S is that over the
-    first S of them. So the results of different S share their noise.
+    ``max(samples)`` noisy RNNs run, and the average over S is that over the first S of them, so
+    that the results for different S share their noise.
 
     Args:
-        model, tokens, antithetic, readout, batch_size, unroll: as there.
+        model, tokens, antithetic, readout, batch_size, unroll: as in ``evaluate``.
         samples: the numbers S.
 
     Returns:
-        By S, what ``evaluate`` returns.
+        The result of ``evaluate`` for each S.
 
     Raises:
-        ValueError: if there is no S, one is below 1 or, with ``antithetic``, odd; or as there.
+        ValueError: if there is no S, one is below 1 or, with ``antithetic``, odd; or as
+            ``evaluate`` raises.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -65,9 +66,9 @@ def evaluate_each(
             model, stream, unroll, max(samples), antithetic=antithetic, readout=readout
         ):
             sums = window.logcumsumexp(1)  # (T, S, B)
-            for count, found in log_probs.items():
-                found.append(sums[:, count - 1] - math.log(count))
-    return {count: summarise(found, count) for count, found in log_probs.items()}
+            for count, parts in log_probs.items():
+                parts.append(sums[:, count - 1] - math.log(count))
+    return {count: summarise(parts, count) for count, parts in log_probs.items()}
 
 
 class Difference(NamedTuple):
@@ -81,17 +82,17 @@ def paired_difference(log_probs: Tensor, others: Tensor, block: int = 32) -> Dif
     """By how many nats per token one prediction of a text is better than another.
 
     Paired: both predict the same tokens, and the difference varies far less over the tokens than
-    either does. Tokens that stand near each other are not independent, so the standard error is
-    that of the means of blocks of consecutive tokens (batch means), which are nearly so.
+    either prediction does. Neighbouring tokens are not independent, so the standard error is that
+    of the means of blocks of consecutive tokens (batch means), which nearly are.
 
     Args:
         log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams.
-        others: those of the other prediction, with the same shape.
-        block: the number of consecutive tokens in a block. What is left over at the end of each
-            stream counts in the mean and not in the error.
+        others: the log-probabilities of the other prediction, with the same shape.
+        block: the number of consecutive tokens in a block. Tokens at the end of a stream that fill
+            no block count in the mean and not in the error.
 
     Returns:
-        The difference, positive where ``log_probs`` are the higher ones.
+        The difference, positive if ``log_probs`` is higher on average.
 
     Raises:
         ValueError: if the shapes differ or there are fewer than two whole blocks.

@@ -10,8 +10,8 @@ from torch import Tensor
 def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor:
     """Cuts a token sequence into `batch_size` contiguous pieces of one length, side by side.
 
-    A model reads all columns at once from top to bottom, carrying its state. What does not fill
-    a row, fewer than `batch_size` tokens at the end, is left out; ``batch_size=1`` keeps all.
+    A model reads all columns at once from top to bottom, carrying its state. Tokens at the end that
+    do not fill a row, fewer than `batch_size`, are left out; ``batch_size=1`` keeps all.
 
     Args:
         tokens: Token ids with shape (N,).
@@ -57,7 +57,7 @@ def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor
 
 
 def window_count(stream: Tensor, unroll: int) -> int:
-    """The number of windows that `windows` gives from the start, the last shorter one included.
+    """The number of windows that `windows` yields, with the shorter last one.
 
     Args:
         stream: Token ids with shape (L, B).
@@ -86,17 +86,17 @@ def windows(stream: Tensor, unroll: int, start: int = 0) -> Iterator[tuple[Tenso
 
     Args:
         stream: Token ids with shape (L, B), from `streams`.
-        unroll: T, the steps of a full window. The last window is shorter where T does not
+        unroll: T, the steps of a full window. The last window is shorter if T does not
             divide L - 1.
-        start: The window to begin with, counted from 0: an interrupted epoch goes on with the
-            number of windows it has done.
+        start: The window to begin with, counted from 0, which is the number of windows done when
+            an interrupted epoch is resumed.
 
     Returns:
         An iterator over pairs ``x, y`` of views of `stream`, both with shape (T, B);
         ``y[t] == x[t + 1]``.
 
     Raises:
-        ValueError: If `start` is negative or beyond the last window's end, or as `window_count`.
+        ValueError: If `start` is not in 0 to the number of windows, or as `window_count` raises.
 
     Example:
         >>> import torch

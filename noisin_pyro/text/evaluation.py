@@ -29,16 +29,17 @@ Weighting = Literal["equal", "filter"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out fit, and how it was predicted.
+    """The result of :func:`evaluate`.
 
     Attributes:
         nats: −log p̂(y_t | y_<t), averaged over the targets.
         tokens: the number of targets.
         samples: the number of noisy RNNs, 0 for the mean path.
         effective_samples: the effective number of particles, averaged over steps and streams;
-            None unless a particle filter weighted them.
-        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. Two models'
-            differences, token by token, give a paired standard error.
+            None without a particle filter.
+        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. From those of
+            two models :func:`~noisin_pyro.text.averaging.paired_difference` computes a standard
+            error.
     """
 
     nats: float
@@ -49,12 +50,12 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token), infinite where that overflows."""
+        """exp(nats per token), infinite if that overflows."""
         return perplexity(self.nats)
 
     @property
     def bits(self) -> float:
-        """Bits per token, or per character of a model of characters."""
+        """Bits per token: per character if the tokens are characters."""
         return self.nats / math.log(2)
 
     @property
@@ -84,17 +85,16 @@ def evaluate(
 
     ``samples=0`` runs the mean path z = h. ``samples=S`` averages the predictive probabilities
     of S noisy RNNs, each of which carries its own state (the paper's "averaging at test
-    time"); they run as one batch. Where γ or weights have priors each of the S draws its own, once
-    for the whole text, and they run in turn. Dropout is off, but for a tied RNN's, whose masks
-    belong to its noise and are drawn with it. The state is carried from one window to the next.
+    time"); they run as one batch. If γ or weights have priors, each noisy RNN draws its own once
+    for the whole text, and the RNNs run one after another. Dropout is off, except in a tied RNN,
+    whose dropout masks are drawn with its noise. The state is carried from window to window.
 
     Averaging estimates E[p(y_t | z_t)] with z drawn from the prior given the inputs. This is a
     proper predictive distribution: it sums to 1 and sees only the past. But it is p(y_t | y_<t)
-    of the model only where the noise never reaches a later step, as with one layer and
-    ``noise_to="output"``. Elsewhere the past observations say something about the states that
-    the later ones grew from, and the noisy RNNs need the weights of a particle filter:
-    ``weighting="filter"`` (:mod:`noisin_pyro.infer.particle_filter`), which calls the model once
-    per step.
+    of the model only if the noise never reaches a later step, as with one layer and
+    ``noise_to="output"``. Otherwise past observations are informative about past noise, and the
+    noisy RNNs must be weighted by a particle filter: ``weighting="filter"``
+    (:mod:`noisin_pyro.infer.particle_filter`), which calls the model once per step.
 
     Args:
         model: a model with an emission over tokens; its training mode is left as it was.
@@ -102,16 +102,16 @@ def evaluate(
         samples: S.
         antithetic: draw the noise in pairs (ε, −ε) for a symmetric base, and (F⁻¹(u), F⁻¹(1 − u))
             for another base with an ``icdf`` F⁻¹. The probabilities of a pair err in opposite
-            directions, so that their average varies less, at no cost. S must be even. The two of a
-            pair share a draw of what has a prior; dropout's masks are not paired.
+            directions, so that their average varies less, at no cost. S must be even. A pair shares
+            its draws of γ and weights that have priors; dropout masks are not paired.
         readout: what the emission reads: ``"noisy"``, the state z of the top layer, as in
             training, or ``"mean"``, its mean h. The recurrence reads z either way.
         weighting: ``"equal"``, or ``"filter"``: weigh each noisy RNN by how well it has predicted
             the text so far, and resample them where the weights are uneven. The predictions
-            then converge to p(y_t | y_<t) of the model as S grows. Refused where something is
-            drawn once per sequence or per text: a tied noise, or a prior on γ or on weights.
+            then converge to p(y_t | y_<t) of the model as S grows. Refused with a prior on γ or on
+            weights and, if they are ever resampled, with a tied noise.
         ess_threshold: the fraction of S below which the effective number of particles must fall
-            for them to be resampled.
+            for them to be resampled; 0 never resamples.
         batch_size: the text is read as this many contiguous streams, each with a state of its
             own. Every token but the first is predicted, up to fewer than ``batch_size`` at the
             end.
@@ -119,13 +119,13 @@ def evaluate(
             noise, whose ε is drawn anew for each window).
 
     Returns:
-        Nats per token, averaged over all predicted tokens.
+        Nats per token, averaged over all predicted tokens, and the log-probability of each.
 
     Raises:
         ValueError: if ``samples`` is negative or, with ``antithetic``, not even and at least 2; if
-            then a noise has no reflection (:mod:`noisin_pyro.noise.reflection`); if a particle
-            filter is asked of the mean path or of such a model; if the text is shorter than one
-            batch.
+            then a noise has no reflection (:mod:`noisin_pyro.noise.reflection`); if ``weighting``
+            is unknown, or ``"filter"`` with ``samples=0`` or a model that it refuses; if another
+            argument is out of range; or if the text is shorter than one batch.
 
     Example:
         >>> import torch
@@ -141,20 +141,19 @@ def evaluate(
         raise ValueError(f"samples must be 0 for the mean path or positive, got {samples}")
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting must be 'equal' or 'filter', got {weighting!r}")
-    if weighting == "filter":
-        if samples < 1:
-            raise ValueError("weighting='filter' weighs noisy RNNs, so samples must be at least 1")
-        check_filters(model, ess_threshold)
+    if weighting == "filter" and samples < 1:
+        raise ValueError("weighting='filter' weighs noisy RNNs, so samples must be at least 1")
     if antithetic:
         check_antithetic(model, samples)
     stream = streams(tokens, batch_size, overlap=True).to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
         if weighting == "filter":
-            found = list(
+            check_filters(model, ess_threshold, samples > 1 and ess_threshold > 0)
+            filtered = list(
                 _filtered(model, stream, unroll, samples, antithetic, readout, ess_threshold)
             )
-            effective = float(torch.cat([part.effective for part in found]).double().mean())
-            log_probs = [part.log_probs.double() for part in found]
+            effective = float(torch.cat([part.effective for part in filtered]).double().mean())
+            log_probs = [part.log_probs.double() for part in filtered]
             return summarise(log_probs, samples, effective)
         passes = by_copy(model, stream, unroll, samples, antithetic=antithetic, readout=readout)
         log_probs = [window.logsumexp(1) - math.log(window.shape[1]) for window in passes]
@@ -162,7 +161,7 @@ def evaluate(
 
 
 def summarise(log_probs: list[Tensor], samples: int, effective: float | None = None) -> Evaluation:
-    """From the log-probabilities of each window, with shape (T, B)."""
+    """The evaluation of a text from its windows' log-probabilities, each with shape (T, B)."""
     total, count = 0.0, 0
     for window in log_probs:
         total -= float(window.sum())
@@ -179,7 +178,7 @@ def _filtered(
     readout: Readout,
     ess_threshold: float,
 ) -> Iterator[Filtered]:
-    """Window by window what a particle filter says."""
+    """Runs a particle filter with ``count`` particles; yields its result for each window."""
     particles = Particles.start(count, stream.shape[1], next(model.parameters()))
     for x, y in windows(stream, unroll):
         filtered = filter_window(
@@ -205,10 +204,11 @@ def by_copy(
     antithetic: bool = False,
     readout: Readout = "noisy",
 ) -> Iterator[Tensor]:
-    """Window by window the targets' log-probabilities under each noisy RNN, with shape (T, S, B).
+    """Yields each window's log-probabilities under each noisy RNN, with shape (T, S, B).
 
-    S is 1 for the mean path. The two of an antithetic pair are next to each other, so that the
-    first 2k are k pairs. Where γ or weights have priors the noisy RNNs, or pairs, run in turn.
+    S is 1 for the mean path. An antithetic pair is next to each other in dimension 1, so that the
+    first 2k entries are k pairs. If γ or weights have priors, the noisy RNNs, or pairs, run one
+    after another.
     """
     step, sample = 2 if antithetic else 1, samples > 0
     if has_priors(model):
@@ -234,9 +234,9 @@ def _log_probs(
     readout: Readout,
     values: dict[str, Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Window by window the targets' log-probabilities, with shape (T, S, B), under S copies.
+    """Yields each window's log-probabilities under S copies, with shape (T, S, B).
 
-    ``values`` has those of what is random in the model but its noise.
+    ``values`` are values of γ and of weights that have priors, by the names of their sites.
     """
     state = None
     for x, y in windows(stream, unroll):
@@ -245,6 +245,6 @@ def _log_probs(
             drawn = antithetic_noise(model, *x.shape[:2]) if antithetic else None
             emitted, state = model.predict(x, state, sample=sample, readout=readout, drawn=drawn)
         log_probs = emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
-        if antithetic:  # the second of each pair, S/2 further on, comes next to the first
+        if antithetic:  # copy i and its antithetic copy i + S/2 become neighbours
             log_probs = log_probs.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
         yield log_probs

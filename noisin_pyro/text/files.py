@@ -1,4 +1,4 @@
-"""Text on disk: where the splits are found, and how one file becomes three. It imports no torch."""
+"""Finds the files of the three splits, or cuts one text into three. It imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def find_splits(folder: Path, names: Sequence[Sequence[str]]) -> list[Path]:
     """Finds one file per split.
 
     Args:
-        folder: Where to look.
+        folder: The folder to look in.
         names: For each split, the file names it may have, the usual one first.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Drawing text from a language model."""
+"""Draws text from a language model."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def sample_text(
         prompt: the text to continue. Unknown words are read as ``<unk>``, which is never drawn; an
             empty prompt starts a line.
         length: how many words or characters to draw.
-        vocabulary: of the model; by default the one that the model was saved with.
+        vocabulary: the model's vocabulary; ``model.vocabulary`` by default.
         temperature: τ in softmax(logits/τ).
         sample: True draws noise, from one noisy RNN for the whole text; False runs the mean path.
-        generator: seeds the draws, and torch's random state is then left as it was; by default
-            they are made from it.
+        generator: seeds the draws and leaves torch's random state as it was; by default the draws
+            use that state.
 
     Returns:
         The prompt and its continuation.
 
     Raises:
-        ValueError: if ``length`` or ``temperature`` is not positive, or no vocabulary is known.
+        ValueError: if ``length`` or ``temperature`` is not positive, ``temperature`` is infinite,
+            or there is no vocabulary.
 
     Example:
         >>> from noisin_pyro import NoisyRNN, Vocabulary
@@ -76,11 +77,11 @@ def sample_tokens(
     exclude: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Continues several texts side by side; they are drawn on the CPU, from any device alike.
+    """Continues a batch of texts. Tokens are drawn on the CPU, whatever the model's device.
 
     Args:
-        model, temperature, sample, generator: as of :func:`sample_text`.
-        x: the texts, with shape (T, B).
+        model, temperature, sample, generator: as in :func:`sample_text`.
+        x: token ids of the texts, with shape (T, B), on the model's device.
         steps: N, how many tokens to draw.
         exclude: the ids that are never drawn.
 
@@ -88,7 +89,7 @@ def sample_tokens(
         Ids with shape (N, B).
 
     Raises:
-        ValueError: if ``steps`` or ``temperature`` is not positive.
+        ValueError: if ``steps`` or ``temperature`` is not positive, or ``temperature`` is infinite.
 
     Example:
         >>> from noisin_pyro import NoisyRNN

@@ -1,4 +1,4 @@
-"""Where a text comes from, checked before torch is imported to load it."""
+"""Checks a corpus's name, or reads the files at its path, without importing torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["NAMES", "PUBLISHED", "check_data_dir", "check_source", "read_splits"
 
 #: The corpora that have a name.
 NAMES = ("enwik8", "hmm", "ptb", "pydoc", "text8", "wikitext-103", "wikitext-2")
-#: Those of them whose files are downloaded, or lie in a folder that is given.
+#: Those of them whose files are downloaded, or read from ``data_dir``.
 PUBLISHED = ("enwik8", "ptb", "text8", "wikitext-103", "wikitext-2")
-PREFIX = "hf:"  # of the names of data sets on the Hugging Face Hub
+PREFIX = "hf:"  # begins the name of a data set on the Hugging Face Hub
 
 
 def check_source(corpus: str, data_dir: str | None = None) -> None:
-    """Refuses a text that :func:`~noisin_pyro.text.corpora.load_corpus` could not load.
+    """Refuses a corpus that :func:`~noisin_pyro.text.corpora.load_corpus` could not load.
 
-    Files are read, which takes a hundredth of the time that torch takes to be imported; nothing is
+    Files at a path are read, which takes a hundredth of the time of importing torch. Nothing is
     downloaded.
 
     Raises:
-        ValueError: as ``load_corpus`` does.
+        ValueError: if there is no such corpus, or a file is missing, empty, not UTF-8 or too short.
     """
     check_data_dir(corpus, data_dir)
     if corpus not in NAMES and not corpus.startswith(PREFIX):
@@ -31,10 +31,10 @@ def check_source(corpus: str, data_dir: str | None = None) -> None:
 
 
 def check_data_dir(corpus: str | Path, data_dir: str | Path | None) -> None:
-    """Refuses a folder of published files for a text that is none.
+    """Refuses ``data_dir`` with a corpus that is not a published one.
 
     Raises:
-        ValueError: if there is one.
+        ValueError: if both are given.
     """
     if data_dir is not None and corpus not in PUBLISHED:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from noisin_pyro import Additive, LanguageModel, NoisyGRU, NoisyLSTM, SequenceModel
-from noisin_pyro.text.evaluation import evaluate
+from noisin_pyro.text.batching import streams
+from noisin_pyro.text.evaluation import by_copy, evaluate
 from tests.infer.known_models import kalman, linear_gaussian
 
 B = 2
@@ -71,6 +73,34 @@ def test_one_particle_is_one_noisy_rnn(kind: Any) -> None:
     assert one == type(one)(other.nats, other.tokens, 1)
     assert other.effective_samples == 1.0
     assert torch.equal(one.log_probs, other.log_probs)
+
+
+def test_particles_that_are_never_resampled_are_weighted_sequences() -> None:
+    """With a noise drawn once per sequence too; the same seed draws the same noise."""
+    rnn = NoisyLSTM(3, 4, noise=Additive(dist.Normal(0.0, 1.0)), spread=1.5, tied=True)
+    model = LanguageModel(7, rnn).double().eval()
+    tokens = torch.randint(7, (41,))
+    torch.manual_seed(1)
+    options: Any = {"weighting": "filter", "ess_threshold": 0.0, "batch_size": B}
+    filtered = evaluate(model, tokens, 5, **options)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        copies = torch.cat(list(by_copy(model, streams(tokens, B, overlap=True), 70, 5)))
+    log_evidence = (copies.sum(0).logsumexp(0) - math.log(5)).sum()  # (T, S, B) -> ()
+    assert filtered.log_evidence == pytest.approx(float(log_evidence), rel=1e-9)
+    assert filtered.effective_samples < 5
+
+
+def test_a_filter_of_a_training_model_with_dropped_words() -> None:
+    """An evaluation has dropout off, whatever the mode of the model was."""
+    rnn = NoisyLSTM(3, 4, noise=Additive(dist.Normal(0.0, 1.0)))
+    model, tokens = LanguageModel(7, rnn, dropout_words=0.5), torch.randint(7, (41,))
+    results = []
+    for mode in (True, False):
+        torch.manual_seed(1)
+        results.append(evaluate(model.train(mode), tokens, 4, weighting="filter", batch_size=B))
+        assert model.training is mode
+    assert results[0] == results[1]
 
 
 def test_log_probabilities_are_those_of_the_average() -> None:

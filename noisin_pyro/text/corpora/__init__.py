@@ -14,7 +14,7 @@ holding one function that returns a `Corpus`. Either is then named in ``registry
     hmm.py          a synthetic language whose optimal perplexity is known
     registry.py     names to corpora
 
-Which names there are and how text files are split stands in ``text/sources.py`` and
+The names of the corpora, and the splitting of text files, are in ``text/sources.py`` and
 ``text/files.py``, which import no torch.
 """
 

@@ -1,4 +1,4 @@
-"""Benchmark texts that lie on the web as one zip file: text8, enwik8, WikiText-103."""
+"""Benchmark texts that are published as one zip file: text8, enwik8, WikiText-103."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from noisin_pyro.tokens import Tokens
 
 __all__ = ["ENWIK8", "TEXT8", "WIKITEXT103", "PublishedArchive"]
 
-_PART = 1 << 20  # bytes that are read at a time
+_PART = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class PublishedArchive(Published):
 
     Attributes:
         file: The zip file.
-        members: The files in it, one for each split, or one that is cut.
-        most_bytes: Of a member; more are never unpacked.
-        cuts: Where one member is cut, in bytes.
-        tokens: What a token of it usually is.
+        members: The names of the files in it: one for each split, or a single one that is cut.
+        most_bytes: The largest size of a member, in bytes; a larger one is refused.
+        cuts: The two places, in bytes, at which a single member is cut into splits.
+        tokens: What a token is by default.
     """
 
     file: PublishedFile
@@ -51,7 +51,7 @@ class PublishedArchive(Published):
         Args:
             data_dir: The folder that holds it; downloaded into the user's cache by default.
             min_count: Words that occur fewer times in the training text become ``<unk>``.
-            tokens: What a token is, by default what it usually is.
+            tokens: What a token is; by default that of this benchmark.
 
         Raises:
             ValueError: If the file is missing, is not the published one, or cannot be downloaded.

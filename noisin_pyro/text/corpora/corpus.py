@@ -1,4 +1,4 @@
-"""Three texts to three tensors of token ids."""
+"""A corpus: a vocabulary, and the token ids of three splits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text as a language model reads it.
+    """A text in three splits, as token ids.
 
     Attributes:
-        name: What tables and records call it.
-        vocabulary: The words of the training split.
+        name: Its name in tables and records.
+        vocabulary: The tokens of the training split.
         train: Token ids, int64, with shape (N_train,).
         valid: Token ids, int64, with shape (N_valid,).
         test: Token ids, int64, with shape (N_test,).
-        sha256: Of the three raw texts in UTF-8, joined by NUL bytes; in a shell ``(cat train.txt;
+        sha256: SHA-256 of the raw texts in UTF-8, joined by NUL bytes; in a shell ``(cat train.txt;
             printf '\\0'; cat valid.txt; printf '\\0'; cat test.txt) | sha256sum``.
-        optimal_perplexity: What no model beats on `test`, where that is known.
+        optimal_perplexity: The lowest possible perplexity on `test`; None if it is not known.
 
     Example:
         >>> corpus = Corpus.from_texts("tiny", Texts("a b a\\nb a\\n", "a c\\n", "b a\\n"))
@@ -57,9 +57,8 @@ class Corpus:
     ) -> Corpus:
         """Tokenises three texts: words stand between whitespace, and every line ends in ``<eos>``.
 
-        An empty line is an ``<eos>`` too: so counted, Penn Treebank and WikiText-2 have the
-        published numbers of tokens. Characters and bytes are those of the text, and ``<eos>`` is
-        the newline.
+        An empty line is an ``<eos>`` too; Penn Treebank and WikiText-2 then have the published
+        numbers of tokens. If tokens are characters or bytes, ``<eos>`` is the newline.
 
         Args:
             name: The corpus's name.

@@ -15,7 +15,7 @@ __all__ = ["PREFIX", "load_dataset"]
 
 
 def load_dataset(source: str, min_count: int = 1, tokens: Tokens | None = None) -> Corpus:
-    """Loads a data set with a column of text; datasets runs no code of it.
+    """Loads a data set with a column of text; none of its code is run.
 
     Args:
         source: ``hf:NAME``, or ``hf:NAME:CONFIGURATION`` if it has several, such as
@@ -43,7 +43,7 @@ def load_dataset(source: str, min_count: int = 1, tokens: Tokens | None = None) 
         name, configuration = name.rsplit(":", 1)
     try:
         splits = datasets.load_dataset(name, configuration)
-    except Exception as error:  # its own, pyarrow's, and those of the network
+    except Exception as error:  # of datasets, of pyarrow, or of the network
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
             f"{source} cannot be loaded ({reason}); check the name and the configuration, as in "

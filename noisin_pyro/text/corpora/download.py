@@ -1,4 +1,4 @@
-"""Files from the web: verified by their SHA-256, limited in size, complete or absent."""
+"""Downloads files, verifies their SHA-256 and limits their size; a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 __all__ = ["MOST_BYTES", "Published", "PublishedFile", "fetch"]
 
-MOST_BYTES = 50_000_000  # of a file that names no other limit
+MOST_BYTES = 50_000_000  # the default limit of a file's size
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class PublishedFile:
 
     Attributes:
         name: The file's name on the web and in the cache.
-        sha256: Of its bytes. A file with any other is never used.
-        aliases: Other names under which the same file goes round.
-        most_bytes: More are never written, however well a server has compressed them.
+        sha256: The SHA-256 of its bytes. A file with another one is never used.
+        aliases: Other names that copies of the file have.
+        most_bytes: The largest size that is written to the disk, also if a server compresses it.
     """
 
     name: str
@@ -30,11 +30,12 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Published:
-    """A benchmark that lies on the web.
+    """A benchmark that can be downloaded.
 
     Attributes:
         name: The corpus's name.
-        base_url: Where its files lie; ``dataclasses.replace(PTB, base_url=...)`` is a mirror.
+        base_url: The URL of the folder of its files; for a mirror use
+            ``dataclasses.replace(PTB, base_url=...)``.
     """
 
     name: str
@@ -46,10 +47,10 @@ class Published:
         raise NotImplementedError
 
     def download(self, folder: str | Path | None = None) -> Path:
-        """Fetches what is not there yet; a file gets its name only once its SHA-256 is right.
+        """Downloads the files that are not there; each gets its name once its SHA-256 is verified.
 
         Args:
-            folder: Where the files go, by default ``pooch.os_cache("noisin_pyro") / name``.
+            folder: The folder to write to, by default ``pooch.os_cache("noisin_pyro") / name``.
 
         Returns:
             The folder.
@@ -66,13 +67,13 @@ class Published:
 
 
 def fetch(corpus: str, base_url: str, file: PublishedFile, folder: Path) -> None:
-    """Downloads a file unless it is there; it gets its name only once its SHA-256 is right.
+    """Downloads a file unless it is there; it gets its name once its SHA-256 is verified.
 
     Args:
-        corpus: Whose file it is, for the error.
-        base_url: Where it lies.
+        corpus: The corpus's name, for error messages.
+        base_url: The URL of the file's folder.
         file: The file.
-        folder: Where it goes.
+        folder: The folder to write to.
 
     Raises:
         ValueError: If the network fails or sends something else.
@@ -104,11 +105,11 @@ def fetch(corpus: str, base_url: str, file: PublishedFile, folder: Path) -> None
 
 
 class _TooLargeError(ValueError):
-    """A server sends more than the published file has."""
+    """A server sends more bytes than the limit."""
 
 
 class _Limited:
-    """A file that takes no more than so many bytes."""
+    """A file to write to that refuses more than ``most`` bytes."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self.file, self.left = file, most

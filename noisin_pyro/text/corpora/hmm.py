@@ -1,4 +1,4 @@
-"""A synthetic language from a hidden Markov model: how far a model is from the best possible."""
+"""A synthetic language from a hidden Markov model, whose lowest possible perplexity is known."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from noisin_pyro.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class HiddenMarkovLanguage:
-    """Sentences whose every token is emitted by a hidden state, Markov from token to token.
+    """Sentences of a hidden Markov model, with one state and one symbol per token.
 
-    State 0 is the end of a sentence, before the first one too: it emits symbol 0, ``<eos>``.
+    State 0 ends a sentence and emits symbol 0, ``<eos>``; the chain starts from it.
 
     Attributes:
         transition: Rows p(s_t | s_{t-1}), float64, with shape (S, S).
@@ -44,9 +44,10 @@ class HiddenMarkovLanguage:
     def draw(cls, states: int, words: int, generator: torch.Generator) -> HiddenMarkovLanguage:
         """Draws a language that rewards memory.
 
-        Each state but 0 ranks all words anew and emits them by Zipf's law, p ~ rank^-1.2. It
-        stays with probability 0.8 and favours a few successors otherwise, so what the state is
-        shows only over several words; a sentence ends after 20 tokens on average.
+        Each state but 0 has a random ranking of all words and emits them by Zipf's law,
+        p ~ rank^-1.2. A sentence ends with probability 0.05 per token; if it goes on, the state
+        stays with probability 0.8 and favours a few successors otherwise, so that only several
+        words together reveal it.
 
         Args:
             states: S, the end of a sentence included.
@@ -76,7 +77,7 @@ class HiddenMarkovLanguage:
         Returns:
             Symbols, int64, with shape (length,).
         """
-        # Inverse transform sampling. A row that rounding leaves below 1 gives its last entry.
+        # Inverse transform sampling; a row whose sum rounding leaves below 1 gives its last entry.
         to_state, to_symbol = torch.rand(2, length, generator=generator, dtype=torch.float64)
         rows = self.transition.cumsum(-1).tolist()
         path, state, last = [], 0, len(rows) - 1
@@ -109,8 +110,8 @@ class HiddenMarkovLanguage:
     def perplexity(self, symbols: Tensor) -> float:
         """Bayes-optimal perplexity: predicts each symbol but the first from all before it.
 
-        That is what evaluation asks of a model, in one stream from the first token to the last;
-        in several streams a model also pays for each new start.
+        An evaluation in one stream asks the same of a model. In several streams a model also has
+        no past at the start of each.
 
         Args:
             symbols: Symbols with shape (N,), N at least 2, the first of which starts a sentence.
@@ -137,12 +138,12 @@ def hmm(min_count: int = 1, tokens: Tokens | None = None) -> Corpus:
     """Builds the synthetic corpus: 12 states, 500 words, 60,000 + 8,000 + 8,000 tokens.
 
     On its test split word frequencies give a perplexity of about 200, pairs of words 150, and the
-    whole past 104, the optimum, which stands in `Corpus.optimal_perplexity`. It is exact for the
-    very tokens of the test split, also where `min_count` merges words.
+    whole past 104, the optimum. `Corpus.optimal_perplexity` is the exact optimum on the tokens of
+    the test split, also if `min_count` merges words.
 
     Args:
         min_count: Words that occur fewer times in the training text become ``<unk>``.
-        tokens: What a token is; a word by default. Of other tokens the optimum is not known.
+        tokens: What a token is; a word by default. For other tokens the optimum is not known.
 
     Raises:
         ValueError: If `min_count` is below 1.

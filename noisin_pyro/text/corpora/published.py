@@ -1,4 +1,4 @@
-"""Benchmark texts: three files with known SHA-256, downloaded where none are given."""
+"""Benchmark texts that are published as three files: Penn Treebank and WikiText-2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from noisin_pyro.tokens import Tokens
 
 @dataclass(frozen=True)
 class PublishedCorpus(Published):
-    """A benchmark that lies on the web as one text file per split.
+    """A benchmark that is published as one text file per split.
 
     Attributes:
         train: The training file.

@@ -17,11 +17,11 @@ def pydoc(min_count: int = 2, tokens: Tokens | None = None) -> Corpus:
 
     About 90,000 tokens and 2,300 words (84,000 and 2,250 in CPython 3.11, 91,000 and 2,350 in
     3.13); `Corpus.sha256` tells which edition it was. A token is a run of letters and digits or
-    one other mark, so ``__init__`` is five; case is kept, as in Python. Drawn lines are left out.
+    one other mark, so ``__init__`` is five; case is kept, as in Python. Drawn lines are removed.
 
-    A fifth of the paragraphs stand under more than one topic. They are kept once, before the
-    text is split, or a model would be tested on what it was trained on. Of every ten paragraphs
-    eight are trained on, one is for validation and one for the test.
+    A fifth of the paragraphs stand under more than one topic. Repetitions are removed before the
+    text is split, or test paragraphs would be in the training split too. Of every ten paragraphs
+    eight are for training, one is for validation and one for the test.
 
     Args:
         min_count: Words that occur fewer times in the training text become ``<unk>``. The text

@@ -1,4 +1,4 @@
-"""Names to corpora."""
+"""Loads a corpus by its name or path."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A whole text to token ids: words line by line, characters and bytes as arrays.
 
-A benchmark has a hundred million tokens. Their strings are never held at once.
+A benchmark may have a hundred million tokens, so a list of their strings is never built.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from noisin_pyro.vocabulary import Vocabulary
 
 __all__ = ["count_tokens", "encode_text"]
 
-_PART = 1 << 24  # characters that are looked up at a time
+_PART = 1 << 24  # characters converted at a time
 
 
 def count_tokens(text: str, tokens: Tokens) -> Mapping[str, int]:
@@ -25,7 +25,7 @@ def count_tokens(text: str, tokens: Tokens) -> Mapping[str, int]:
 
     Args:
         text: The raw text.
-        tokens: What to count. Of words, every line ends in ``<eos>``.
+        tokens: What to count. If words, every line ends in ``<eos>``.
 
     Example:
         >>> dict(count_tokens("a b a\\n", "words"))
@@ -48,7 +48,7 @@ def encode_text(text: str, vocabulary: Vocabulary) -> Tensor:
 
     Args:
         text: The raw text.
-        vocabulary: What they are, and their ids; what it does not hold becomes ``<unk>``.
+        vocabulary: The vocabulary; a token that is not in it becomes ``<unk>``.
 
     Returns:
         Ids, int64, with shape (N,).
