@@ -108,7 +108,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             so ``poutine.do`` on it changes nothing: intervene on ``noise_{layer}``, or on
             ``z_{layer}_{t}`` under ``"timestep"``.
             None has none: the noise is drawn by torch, also inside Pyro, for encoders, inference
-            networks and baselines.
+            networks and baselines. Vectorised particles then share one draw.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             masks then belong to the noise: they are drawn whenever it is, so also in an average
             over samples at test time. See ``TrainConfig.variational_dropout``.
