@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, also after a loss of power."""
+"""Writing files atomically: old or new content, never a part, also after a loss of power."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PARTIAL = ".partial"  # the suffix of a file that is being written
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` at the end of the block.
+    """Yields a temporary path in the folder of `path`, and renames it to `path` after the block.
 
-    A reader of `path` sees the old file or the whole new one. If the block raises, the temporary
-    file is removed and `path` stays as it was. At the end of the block the data is on the disk.
+    A reader of `path` sees the old file or the complete new one. If the block raises, the temporary
+    file is removed and `path` is unchanged. When the context exits, the data is on the disk.
 
     Args:
         path: The file to write.
-        keep: What the old file, if there is one, is renamed to instead of being replaced.
+        keep: A path to which an old file is renamed; by default it is replaced.
 
     Raises:
-        OSError: If the disk is full, say. Its `filename` is `path`, also where a write failed, of
-            which Python does not name the file.
+        OSError: If the file cannot be written, for example because the disk is full. Its `filename`
+            is `path`, also after a failed write, for which Python gives none.
 
     Example:
         >>> import tempfile
@@ -53,7 +53,10 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 def describe_failure(error: OSError) -> str:
-    """What is told of a file that could not be used, and what to do.
+    """One sentence about a file that could not be read or written, with a remedy.
+
+    Args:
+        error: The error; its `filename` is the file.
 
     Example:
         >>> describe_failure(PermissionError(13, "Permission denied", "runs/a"))
@@ -68,7 +71,7 @@ def describe_failure(error: OSError) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file's data, or a folder's entries, are on the disk."""
     if os.name != "posix" and path.is_dir():  # only POSIX opens folders
         return
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)

@@ -1,4 +1,4 @@
-"""A language model for the Hugging Face Hub."""
+"""A language model with ``push_to_hub`` and ``from_pretrained`` for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -47,12 +47,13 @@ class HubLanguageModel(
     paper_url="https://arxiv.org/abs/1805.01500",
     model_card_template=CARD,
 ):
-    """A :class:`LanguageModel` with ``push_to_hub``, and whose folder may lie on the Hub.
+    """A :class:`LanguageModel` that can be pushed to the Hugging Face Hub and loaded from there.
 
-    What is on the Hub is the folder of :meth:`LanguageModel.save_pretrained` and a model card. Any
-    folder of a :class:`LanguageModel`, so also of ``noisin train``, can be read as this class and
+    A repository on the Hub contains the folder of :meth:`LanguageModel.save_pretrained` and a model
+    card. Any such folder, including that of ``noisin train``, can be loaded as this class and
     pushed. Arguments are those of :class:`LanguageModel`; the methods are those of
-    ``huggingface_hub.PyTorchModelHubMixin``.
+    ``huggingface_hub.PyTorchModelHubMixin``
+    (https://huggingface.co/docs/huggingface_hub/package_reference/mixins).
 
     Example:
         >>> import tempfile
@@ -67,12 +68,15 @@ class HubLanguageModel(
     def save_pretrained(  # type: ignore[override]
         self, folder: str | Path, vocabulary: Vocabulary | None = None, **options: Any
     ) -> str | None:
-        """Writes the folder and, if there is none in it, a model card ``README.md``.
+        """Writes the model's folder, with a model card ``README.md`` unless there is one.
 
         Args:
-            folder: where they go.
-            vocabulary: the words; by default the model's own. They become the model's own.
+            folder: the folder to write.
+            vocabulary: the words, which become ``self.vocabulary``; by default that is written.
             options: ``push_to_hub``, ``repo_id`` and the other options of the mixin.
+
+        Returns:
+            The URL of the commit if ``push_to_hub`` is True, otherwise None.
 
         Raises:
             ValueError, ImportError: as :meth:`LanguageModel.save_pretrained` does.
@@ -84,7 +88,7 @@ class HubLanguageModel(
     def _save_pretrained(self, save_directory: Path) -> None:
         save_folder(self, save_directory, self.vocabulary)
 
-    # Not the mixin's: that would hand all that a stranger's config.json holds to the constructor.
+    # The mixin's method would pass every entry of a stranger's config.json to the constructor.
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls: type[Model],
@@ -94,17 +98,24 @@ class HubLanguageModel(
         trust_code: bool = False,
         **options: Any,
     ) -> Model:
-        """The model in a folder, or in a repository of the Hub.
+        """Loads a model from a folder or from a repository on the Hub.
 
         Args:
-            folder: a folder if there is one of this name; otherwise a repository, as ``"me/mine"``.
+            folder: the path of a folder; if there is none, the name of a repository such as
+                ``"me/mine"``.
             name, trust_code: as in :meth:`LanguageModel.from_pretrained`.
             options: ``revision``, ``token``, ``cache_dir``, ``force_download`` and
                 ``local_files_only`` of ``huggingface_hub.snapshot_download``.
 
+        Returns:
+            The model, in evaluation mode on the CPU.
+
         Raises:
-            ValueError: if there is no such folder and the name is no repository's, and as
+            ValueError: if there is no such folder and no repository can have this name, and as
                 :meth:`LanguageModel.from_pretrained` does.
+            ImportError: if safetensors is not installed.
+            huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError:
+                if the repository does not exist or cannot be reached.
         """
         path = Path(folder)
         if not path.is_dir():

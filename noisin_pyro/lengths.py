@@ -1,4 +1,4 @@
-"""Sequences of different lengths, padded to one: masks, checks, last steps, reversal."""
+"""Padded sequences of different lengths: masks, checks, last steps, reversal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ __all__ = ["check_lengths", "filled", "last_step", "length_mask", "reverse"]
 
 
 def length_mask(lengths: Tensor, steps: int) -> Tensor:
-    """True where a step lies within its sequence: lengths (B,) -> (T, B).
+    """True where a step lies within its sequence.
+
+    Args:
+        lengths: each sequence's number of steps, with shape (B,).
+        steps: T.
+
+    Returns:
+        The mask, with shape (T, B).
 
     Example:
         >>> length_mask(torch.tensor([1, 2]), 3).int()
@@ -23,13 +30,17 @@ def length_mask(lengths: Tensor, steps: int) -> Tensor:
 
 
 def filled(targets: Tensor, mask: Tensor | None) -> Tensor:
-    """Targets whose padding, whatever stands there (−100, NaN), is each sequence's first target.
+    """Replaces the padding of targets, such as −100 or NaN, by each sequence's first target.
 
-    A density that is masked must be finite all the same, or its gradient would be NaN.
+    A masked log-density must be finite too, because 0 · NaN in the backward pass is NaN.
 
     Args:
-        targets: with shape (\\*S, T, B, \\*), \\* being as many dimensions as the mask's after B.
-        mask: True within a sequence, with shape (T, B) and further dimensions of size 1.
+        targets: the targets, with shape (\\*S, T, B, \\*E).
+        mask: True within a sequence, with shape (T, B, 1, ..., 1), a 1 for each dimension in \\*E;
+            None if there is no padding.
+
+    Returns:
+        The targets, with the same shape.
 
     Example:
         >>> filled(torch.tensor([[3, 4], [5, -100]]), length_mask(torch.tensor([2, 1]), 2))
@@ -42,7 +53,16 @@ def filled(targets: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> None:
-    """Raises ValueError unless ``lengths`` holds one number in 1..T for each sequence."""
+    """Checks the lengths of a batch of sequences.
+
+    Args:
+        lengths: the lengths, by a user.
+        steps: T.
+        batch: B.
+
+    Raises:
+        ValueError: unless they are a tensor of B integers in 1 … T.
+    """
     if not isinstance(lengths, Tensor):
         got = repr(lengths)
     elif lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.shape != (batch,):
@@ -61,15 +81,30 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> None:
 
 
 def last_step(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """A copy of each sequence's last step: (\\*S, T, B, H) -> (\\*S, 1, B, H)."""
+    """A copy of each sequence's last step.
+
+    Args:
+        sequence: with shape (\\*S, T, B, H).
+        lengths: each sequence's number of steps, with shape (B,), or None for T.
+
+    Returns:
+        The last steps, with shape (\\*S, 1, B, H).
+    """
     if lengths is None:
-        return sequence[..., -1:, :, :].clone()  # a state is often reset in place
+        return sequence[..., -1:, :, :].clone()  # users reset a state in place
     columns = torch.arange(sequence.shape[-2], device=sequence.device)
     return sequence[..., lengths - 1, columns, :].unsqueeze(-3)
 
 
 def reverse(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence backwards in time, its padding left where it is; (\\*S, T, B, F).
+    """Reverses each sequence in time, with its padding still at the end.
+
+    Args:
+        sequence: with shape (\\*S, T, B, F).
+        lengths: each sequence's number of steps, with shape (B,), or None for T.
+
+    Returns:
+        The reversed sequences, with the same shape.
 
     Example:
         >>> x = torch.tensor([[1, 5], [2, 6], [0, 7]]).unsqueeze(-1)

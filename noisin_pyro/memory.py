@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""The memory that this process can allocate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["available_memory"]
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may have, ``sys.maxsize`` where Python cannot tell.
+    """The limit of this process's memory in bytes; ``sys.maxsize`` if Python cannot determine it.
 
-    That is the least of the machine's memory, the limit of its container, and the process's own.
+    It is the least of the machine's physical memory, the container's limit (cgroup v2) and the
+    process's address space limit. Memory in use is not subtracted.
 
     Example:
         >>> available_memory() > 0

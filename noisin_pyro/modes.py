@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a module, set for a block."""
+"""A context manager for the evaluation mode of a module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["evaluating"]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """A block in which a module is in evaluation mode; then each of its parts is as it was.
+    """Runs a block with a module in evaluation mode, then restores the mode of each submodule.
+
+    Args:
+        module: the module, whose submodules may be in different modes.
 
     Example:
         >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())

@@ -1,4 +1,4 @@
-"""Text files: UTF-8 that holds something, or one sentence that says what is wrong."""
+"""Reading UTF-8 text files, with an error of one sentence for each way to fail."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ def read_text(path: Path, sha256: str | None = None) -> str:
 
     Args:
         path: The file.
-        sha256: The SHA-256 its bytes must have; any by default.
+        sha256: The expected SHA-256 of its bytes, in hexadecimal; unchecked by default.
 
     Raises:
-        ValueError: If the file is missing, has another SHA-256, is binary, is not UTF-8, or
-            holds nothing but whitespace.
+        ValueError: If the file is missing, has another SHA-256, contains NUL bytes, is not UTF-8,
+            or contains nothing but whitespace.
+        OSError: If it cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path")

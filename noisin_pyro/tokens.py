@@ -1,4 +1,4 @@
-"""What a text is cut into, and how a character is spelled where a word may hold no whitespace."""
+"""Tokens: words, characters or bytes, all as strings without whitespace."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Literal, get_args
 __all__ = ["EOS", "TOKENS", "UNK", "Tokens", "code_of", "join", "spell", "split"]
 
 Tokens = Literal["words", "characters", "bytes"]
-"""What a text is read as: words between whitespace, Unicode characters, or bytes of UTF-8."""
+"""The kind of tokens: words between whitespace, Unicode characters, or bytes of UTF-8."""
 
 TOKENS: tuple[str, ...] = get_args(Tokens)
 
 UNK = "<unk>"
 EOS = "<eos>"
-"""The end of a line; among characters and bytes it is the newline itself."""
+"""The end of a line. Among characters and bytes it is the newline character."""
 
 _NEWLINE = ord("\n")
 
 
 def spell(code: int, tokens: Tokens = "characters") -> str:
-    """A character or a byte as a word: itself, or ``<0x20>`` where that would be invisible.
+    """The token of a character or a byte: the character, or a form such as ``<0x20>``.
+
+    Newline is ``<eos>``. The hexadecimal form stands for whitespace, for other invisible
+    characters, and for bytes outside ASCII.
 
     Args:
-        code: of the character, or the byte.
-        tokens: which of the two it is; of bytes only those of ASCII are spelled as themselves.
+        code: the character's code point, or the byte's value.
+        tokens: ``"characters"`` or ``"bytes"``.
 
     Example:
         >>> [spell(ord(character)) for character in "aß \\n\\t"]
@@ -39,7 +42,7 @@ def spell(code: int, tokens: Tokens = "characters") -> str:
 
 
 def code_of(word: str) -> int | None:
-    """The code that :func:`spell` spelled; None for any other word.
+    """The inverse of :func:`spell`: the code of a token; None for any other word.
 
     Example:
         >>> code_of("a"), code_of("<0x20>"), code_of("<unk>")
@@ -57,11 +60,11 @@ def code_of(word: str) -> int | None:
 
 
 def split(text: str, tokens: Tokens) -> list[str]:
-    """Cuts a short text, such as a prompt.
+    """Splits a short text, such as a prompt, into tokens.
 
     Args:
-        text: any text.
-        tokens: into what.
+        text: the text.
+        tokens: the kind of tokens.
 
     Example:
         >>> split("a cat", "words"), split("a c", "characters")
@@ -75,11 +78,11 @@ def split(text: str, tokens: Tokens) -> list[str]:
 
 
 def join(words: Iterable[str], tokens: Tokens) -> str:
-    """The text of words or of spelled characters; bytes that are no UTF-8 become ``�``.
+    """The text of a sequence of tokens; bytes that are not UTF-8 become ``�``.
 
     Args:
-        words: what :func:`split` gave.
-        tokens: what they are.
+        words: the tokens, such as :func:`split` returns.
+        tokens: the kind of tokens.
 
     Example:
         >>> join(["a", "cat", "<eos>", "a", "dog"], "words")

@@ -1,4 +1,4 @@
-"""Words to ids and back."""
+"""The vocabulary of a model: from tokens to ids and back."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ __all__ = ["Vocabulary"]
 
 @dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """The words a model knows; a word's id is its position among them.
+    """The words of a language model; a word's id is its index.
 
-    `Vocabulary.build` orders words by falling frequency, ties alphabetically, so that one text
-    always gives one vocabulary.
+    `Vocabulary.build` sorts words by falling frequency, then alphabetically, so that a text
+    determines its vocabulary.
 
     Args:
         words: All words in the order of their ids, ``<unk>`` and ``<eos>`` among them.
-        tokens: What they are. Characters and bytes are spelled by `noisin_pyro.tokens.spell`.
+        tokens: The kind of the words. Characters and bytes have the form of
+            `noisin_pyro.tokens.spell`.
 
     Raises:
-        ValueError: If a word occurs twice, is empty or holds whitespace, is no character or byte
-            where it should be, or if ``<unk>`` or ``<eos>`` is missing.
+        ValueError: If a word occurs twice, is empty or contains whitespace, if a word among
+            characters or bytes does not have their form, or if ``<unk>`` or ``<eos>`` is missing.
 
     Example:
         >>> vocabulary = Vocabulary.build("the cat saw the dog <eos>".split())
@@ -76,12 +77,13 @@ class Vocabulary:
     def build(
         cls, words: Iterable[str] | Mapping[str, int], min_count: int = 1, tokens: Tokens = "words"
     ) -> Vocabulary:
-        """Collects the vocabulary of a text, which should be the training split alone.
+        """The vocabulary of a text, which should be the training split alone.
 
         Args:
-            words: The running words of the text, ``<eos>`` included, or how often each occurs.
-            min_count: Words that occur fewer times count as ``<unk>``.
-            tokens: What they are.
+            words: The text's words in order, ``<eos>`` included, or a mapping from each word to its
+                count.
+            min_count: Words that occur fewer times become ``<unk>``.
+            tokens: The kind of the words.
 
         Raises:
             ValueError: If `min_count` is below 1.
@@ -95,11 +97,11 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
-        """The id of every word."""
+        """The mapping from each word to its id."""
         return {word: index for index, word in enumerate(self.words)}
 
     def encode(self, words: Iterable[str]) -> Tensor:
-        """Looks up words; one that is not in the vocabulary becomes ``<unk>``.
+        """The ids of words; a word that is not in the vocabulary gets the id of ``<unk>``.
 
         Args:
             words: N words.
@@ -108,7 +110,7 @@ class Vocabulary:
             Their ids, int64, with shape (N,).
 
         Raises:
-            TypeError: If `words` is one string, which would be read letter by letter.
+            TypeError: If `words` is a string, which Python would iterate letter by letter.
         """
         if isinstance(words, str):
             raise TypeError(f"encode takes a list of words, got the string {words!r}; split it")
@@ -117,18 +119,21 @@ class Vocabulary:
         return torch.from_numpy(array)
 
     def split(self, text: str) -> list[str]:
-        """Cuts a short text, such as a prompt, into this vocabulary's kind of words."""
+        """Splits a short text, such as a prompt, into words of this vocabulary's kind."""
         return split(text, self.tokens)
 
     def join(self, words: Iterable[str]) -> str:
-        """The text of words that `split` or `decode` gave."""
+        """The text of a sequence of words, such as `split` and `decode` return."""
         return join(words, self.tokens)
 
     def decode(self, ids: Tensor | Iterable[int]) -> list[str]:
-        """Spells out ids.
+        """The words of ids.
 
         Args:
             ids: N ids, as a tensor with shape (N,) or as integers.
+
+        Returns:
+            N words.
 
         Raises:
             ValueError: If an id is negative or not below the size of the vocabulary.
@@ -143,17 +148,17 @@ class Vocabulary:
         return [self.words[index] for index in indices]
 
     def save(self, path: str | Path) -> None:
-        """Writes one word per line; `path` is never half-written."""
+        """Writes a file with one word per line; it is complete or unchanged at any time."""
         with replacing(Path(path)) as temporary:
             temporary.write_bytes("".join(f"{word}\n" for word in self.words).encode())
 
     @classmethod
     def load(cls, path: str | Path, tokens: Tokens = "words") -> Vocabulary:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Args:
-            path: The file, which does not say what its words are.
-            tokens: What they are.
+            path: The file.
+            tokens: The kind of its words, which the file does not contain.
 
         Raises:
             ValueError: If the file is missing or is not such a list of words.

@@ -1,4 +1,4 @@
-"""Transitions h_t = f(x_t, z_{t-1}; W): what a cell tells the engine, and its readable step."""
+"""The interface of a recurrent cell, the transition h_t = f(x_t, z_{t-1}; W) of a layer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from noisin_pyro.noise.base import Range
 __all__ = ["Cell", "State", "TorchCell", "Weights", "loop_clean"]
 
 State = tuple[Tensor, ...]
-"""(z, \\*clean): the state that a layer hands to the next step.
+"""(z, \\*clean): the state of a layer after a step.
 
-z is the noisy state. The clean parts, which get no noise, are what a cell carries beside it: an
-LSTM's c, and nothing in most cells.
+z is the noisy state. The clean parts get no noise: an LSTM has one, its cell state c, and most
+cells have none.
 """
 
 W = TypeVar("W")
 
 
 class Weights(NamedTuple):
-    """One layer's weights, named and shaped as in ``torch.nn.RNNBase``; G gates of H units."""
+    """The weights of a layer with G gates of H units, named and shaped as in ``nn.RNNBase``."""
 
     w_ih: Tensor  # (G·H, I)
     w_hh: Tensor  # (G·H, H)
@@ -33,21 +33,24 @@ class Weights(NamedTuple):
 
 
 class Cell(Generic[W]):
-    """One transition. A new cell is a file with a subclass: its :meth:`step`, and what it can do.
+    """The transition of a recurrent layer.
 
-    A cell holds no weights: it is given those of a layer, in whatever form W it reads them.
+    A new cell is a subclass that implements :meth:`project` and :meth:`step`; the other methods run
+    these over a sequence, and a subclass overrides them where it has a faster way. A cell holds no
+    weights: each method takes a layer's weights, in a form W that the subclass chooses.
 
     Attributes:
-        name: as the errors call it.
-        range: the interval of h, given that of z.
-        keeps_range: whether h lies in ``range`` whatever z was.
-        kernel: torch's fused kernel for the deterministic layer, if there is one.
-        folds: whether recurrent noise enters linearly before anything nonlinear, so that
-            additive noise is an extra input (see :mod:`noisin_pyro.layers.folding`).
-        recurrent_weights: whether the cell has recurrent weights, and :meth:`step_reading` can give
-            them something else to read than the state.
-        weights_alone: whether z enters a step through the recurrent weights alone. In a GRU it does
-            not: the update gate carries it on as well.
+        name: the cell's name in error messages.
+        range: the interval that contains h if it contains z_{t-1}.
+        keeps_range: whether h lies in ``range`` for every z_{t-1}.
+        kernel: the name of torch's fused kernel for the deterministic layer, None if torch has
+            none.
+        folds: whether additive noise can be an extra input of a fused kernel, because z_{t-1}
+            enters the step linearly (see :mod:`noisin_pyro.layers.folding`).
+        recurrent_weights: whether the cell has recurrent weights and implements
+            :meth:`step_reading`.
+        weights_alone: whether z_{t-1} enters the step through the recurrent weights alone. False
+            for a GRU, whose update gate also carries z_{t-1} into h_t.
     """
 
     name: str
@@ -62,30 +65,39 @@ class Cell(Generic[W]):
         return f"{type(self).__name__}({self.name!r})"
 
     def state_sizes(self, hidden: int) -> tuple[int, ...]:
-        """The widths of the state's parts: H, and that of each clean part."""
+        """The widths of the state's parts: H, then the width of each clean part."""
         return (hidden,)
 
     def project(self, x: Tensor, weights: W) -> Tensor:
-        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H)."""
+        """The gates' terms in the input, for all steps at once: (\\*, I) -> (\\*, G·H)."""
         raise NotImplementedError
 
     def step(self, gates: Tensor, state: State, weights: W) -> State:
-        """One step, in plain torch, as a textbook writes it.
+        """One step in plain torch, written as in a textbook.
 
         Args:
             gates: :meth:`project` of the input, with shape (\\*, G·H).
-            state: that of the step before, with the noisy z, each part with shape (\\*, H).
+            state: (z_{t-1}, \\*clean), each part with shape (\\*, H).
             weights: the layer's weights.
 
         Returns:
-            The new state, with the clean h, each part with shape (\\*, H).
+            (h_t, \\*clean), each part with shape (\\*, H). The caller adds the noise to h_t.
         """
         raise NotImplementedError
 
     def step_reading(self, gates: Tensor, read: Tensor, state: State, weights: W) -> State:
-        """:meth:`step` with recurrent weights that read ``read`` in the place of the state's h.
+        """:meth:`step` whose recurrent weights multiply ``read`` instead of the state's first part.
 
-        Asked of cells with :attr:`recurrent_weights`.
+        Only called if :attr:`recurrent_weights` is True.
+
+        Args:
+            gates: as in :meth:`step`.
+            read: the operand of the recurrent weights, with shape (\\*, H).
+            state: (h_{t-1}, \\*clean), each part with shape (\\*, H).
+            weights: the layer's weights.
+
+        Returns:
+            (h_t, \\*clean), each part with shape (\\*, H).
         """
         raise NotImplementedError
 
@@ -97,19 +109,20 @@ class Cell(Generic[W]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> State:
-        """Runs a layer with affine noise over a sequence, one :meth:`step` after the other.
+        """Runs a layer with noise z = h · m + a over a sequence, one :meth:`step` after the other.
 
-        Cells with a backward pass written by hand do the same faster (:mod:`.scan`).
+        This is the readable form. Most cells override it with a faster one (:mod:`.scan`,
+        :mod:`.linear`), and tests compare the two.
 
         Args:
-            gates: the input's part of the gates, with shape (T, B, G·H).
+            gates: :meth:`project` of the input, with shape (T, B, G·H).
             state: the carried state, each part with shape (B, H).
             weights: the layer's weights.
             mult: m, with shape (T, B, H), or None for 1.
             add: a, with shape (T, B, H), or None for 0.
 
         Returns:
-            The states of all steps, with z = h · m + a, each part with shape (T, B, H).
+            (z, \\*clean) of all steps, each part with shape (T, B, H).
         """
         states: list[State] = []
         for t, gate in enumerate(gates.unbind(0)):
@@ -128,7 +141,7 @@ class Cell(Generic[W]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> State:
-        """Projects the input, with shape (T, B, I), and scans; the rest is as in :meth:`scan`."""
+        """:meth:`scan` of an input with shape (T, B, I); the other arguments are the same."""
         return self.scan(self.project(x, weights), state, weights, mult, add)
 
     def scan_clean(
@@ -139,12 +152,12 @@ class Cell(Generic[W]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """As :meth:`scan`, for a layer that hands up h though its next step reads z.
+        """:meth:`scan` that also returns the clean h, the output with ``noise_to="recurrence"``.
 
-        The scan gives the states, and one :meth:`step` for all of them h.
+        h is recomputed from the states, for all steps in one call of :meth:`step`.
 
         Returns:
-            h with shape (T, B, H), and the states of all steps.
+            h with shape (T, B, H), and (z, \\*clean) of all steps.
         """
         states = self.scan(gates, state, weights, mult, add)
         before = tuple(
@@ -161,9 +174,12 @@ class Cell(Generic[W]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> State:
-        """Runs a layer in which the recurrent weights alone read noise: m_t h_{t-1} + a_t.
+        """Runs a layer whose recurrent weights multiply m_t h_{t-1} + a_t, with no other noise.
 
-        The arguments are those of :meth:`scan`. The states are clean, and so is the carried one.
+        The arguments are those of :meth:`scan`, but the carried state is clean.
+
+        Returns:
+            (h, \\*clean) of all steps, each part with shape (T, B, H).
         """
         states: list[State] = []
         for t, gate in enumerate(gates.unbind(0)):
@@ -183,16 +199,19 @@ class Cell(Generic[W]):
         training: bool = False,
         bidirectional: bool = False,
     ) -> tuple[Tensor, State]:
-        """Layers without noise, in one call of torch's fused :attr:`kernel`.
+        """L layers without noise, in one call of torch's fused :attr:`kernel`.
+
+        Only called if there is one.
 
         Args:
             x: the input, with shape (T, B, I).
-            state: the start, each part with shape (D·L, B, H), D being 2 if ``bidirectional``.
-            layers: the weights of the L layers, of both directions in turn.
+            state: the initial state, each part with shape (D·L, B, H); D is 2 if
+                ``bidirectional``, otherwise 1.
+            layers: the weights of D·L layers, (layer 0 forward, layer 0 backward, layer 1, ...).
             lengths: each sequence's number of steps, with shape (B,), or None for T.
-            dropout: probability of zeroing, between layers, while ``training``.
+            dropout: the probability of zeroing a unit between layers, while ``training``.
             training: whether dropout acts.
-            bidirectional: whether every layer has a second direction.
+            bidirectional: whether every layer also runs backwards in time.
 
         Returns:
             The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final
@@ -203,11 +222,11 @@ class Cell(Generic[W]):
     def folded(
         self, x: Tensor, state: State, weights: W, lengths: Tensor | None
     ) -> tuple[Tensor, State]:
-        """One deterministic layer by a fused kernel; asked of cells that :attr:`folds`.
+        """One layer without noise, by a fused kernel; only called if :attr:`folds` is True.
 
         Args:
             x: the input, with shape (T, B, I).
-            state: the start, each part with shape (1, B, H).
+            state: the initial state, each part with shape (1, B, H).
             weights: the layer's weights.
             lengths: each sequence's number of steps, with shape (B,), or None for T.
 
@@ -217,9 +236,9 @@ class Cell(Generic[W]):
         return self.deterministic(x, state, [weights], lengths)
 
     def folding_pays(self, rows: int, hidden: int) -> bool:
-        """Whether, on a CPU, folding costs less than the scan.
+        """Whether folding costs less than :meth:`scan` on a CPU; only called if they fold.
 
-        Folding adds a product as large as all the recurrence's. Only asked of cells that fold.
+        Folding costs one more matrix product, as large as those of all recurrent steps together.
 
         Args:
             rows: B.
@@ -236,7 +255,10 @@ def loop_clean(
     mult: Tensor | None = None,
     add: Tensor | None = None,
 ) -> tuple[Tensor, State]:
-    """:meth:`Cell.scan_clean` in one loop, for a cell whose step may draw something."""
+    """:meth:`Cell.scan_clean` in one loop, for a cell whose :meth:`~Cell.step` may be random.
+
+    :meth:`Cell.scan_clean` would call such a step twice, with two different draws.
+    """
     hs: list[Tensor] = []
     states: list[State] = []
     for t, gate in enumerate(gates.unbind(0)):
@@ -249,7 +271,7 @@ def loop_clean(
 
 
 class TorchCell(Cell[Weights]):
-    """What torch's own cells share: the form of their weights, and a fused kernel."""
+    """Base of the cells that torch has too: its layout of weights, and its fused kernels."""
 
     recurrent_weights = True
     weights_alone = True
@@ -258,9 +280,9 @@ class TorchCell(Cell[Weights]):
         return self.step(gates, (read, *state[1:]), weights)
 
     def project(self, x: Tensor, weights: Weights) -> Tensor:
-        """The input's part of the gates, for a whole sequence: (\\*, I) -> (\\*, G·H).
+        """W_ih x + b_ih + b_hh for all steps at once: (\\*, I) -> (\\*, G·H).
 
-        It has the dtype of the weights, under autocast too, and so has the recurrence.
+        The result has the weights' dtype, also under autocast, because the recurrence runs in it.
         """
         bias = weights.b_ih
         if bias is not None and weights.b_hh is not None:

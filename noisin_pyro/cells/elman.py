@@ -1,4 +1,4 @@
-"""The simple recurrent network of Elman (1990), as ``torch.nn.RNN``, with four nonlinearities.
+"""The simple recurrent network of Elman (1990), the cell of ``torch.nn.RNN``, in four variants.
 
 https://doi.org/10.1207/s15516709cog1402_1
 """
@@ -37,12 +37,13 @@ class ElmanCell(TorchCell):
     """h_t = act(W_ih x_t + b_ih + W_hh z_{t-1} + b_hh).
 
     Args:
-        name: the nonlinearity.
-        range: of h.
-        activation: act, and ``activation_`` the same in place.
-        slope: act′ in terms of h.
-        kernel: torch's fused kernel for it, if there is one.
-        folds: whether additive noise can be an extra input to :meth:`deterministic`.
+        name: the name of the nonlinearity.
+        range: the interval that contains h.
+        activation: the function act.
+        activation_: act in place.
+        slope: the derivative of act as a function of h = act(a).
+        kernel: the name of torch's fused kernel, None if torch has none.
+        folds: whether additive noise can be an extra input of :meth:`folded`.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class ElmanCell(TorchCell):
 
 
 class SigmoidCell(ElmanCell):
-    """A sigmoid layer, which torch has no kernel for, through the tanh kernel.
+    """A sigmoid layer, computed by torch's tanh kernel because torch has no sigmoid kernel.
 
-    σ(a) = (1 + tanh(a/2))/2, so with u = 2h − 1
+    σ(a) = (1 + tanh(a/2))/2, so u = 2h − 1 follows
 
         u_t = tanh(W_ih x_t / 2 + W_hh u_{t-1} / 4 + (b_ih + b_hh + W_hh 1/2) / 2).
     """
@@ -100,6 +101,8 @@ class SigmoidCell(ElmanCell):
 
 
 class _Scan(torch.autograd.Function):
+    """:meth:`ElmanCell.scan` with a hand-written backward pass (arguments: :mod:`.scan`)."""
+
     @staticmethod
     def forward(
         cell: ElmanCell,

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
+from noisin_pyro.cells.gru_gates import gate_factors, write_gates
 from noisin_pyro.cells.gru_reading import ReadingScan
 from noisin_pyro.cells.scan import (
     noisy,
     run,
     save,
     saved,
-    scaled,
     shifted,
     twice_differentiable,
     workspace,
@@ -30,10 +30,11 @@ __all__ = ["GRU", "GRUCell"]
 
 
 class GRUCell(TorchCell):
-    """h_t = (1 − u) n + u z_{t-1}: the reset gate in n multiplies W_hn z_{t-1} + b_hn.
+    """h_t = (1 − u) n + u z_{t-1}, with n = tanh(W_in x_t + b_in + r (W_hn z_{t-1} + b_hn)).
 
-    Recurrent noise does not enter linearly, so it does not fold; and h interpolates with the noisy
-    z, so it is unbounded where the noise is.
+    r and u are σ(W_i x_t + b_i + W_h z_{t-1} + b_h), each with its rows of the weights. Since r
+    multiplies the recurrent product, noise cannot be folded into the input. h interpolates with the
+    noisy z, so it is unbounded if the noise is.
     """
 
     name = "gru"
@@ -85,6 +86,8 @@ GRU = GRUCell()
 
 
 class _Scan(torch.autograd.Function):
+    """:meth:`GRUCell.scan` with a hand-written backward pass (arguments: :mod:`.scan`)."""
+
     @staticmethod
     def forward(
         cell: TorchCell,
@@ -108,10 +111,7 @@ class _Scan(torch.autograd.Function):
         product = small_products(w_hh, batch, steps)
         for t, gate in enumerate(gates.unbind(0)):
             product(bias, z_prev, p)
-            ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
-            r, u = ru.sigmoid_().chunk(2, 1)
-            n_z[t] = p[:, 2 * hidden :]
-            n = torch.addcmul(gate[:, 2 * hidden :], r, n_z[t], out=act[t, :, 2 * hidden :]).tanh_()
+            u, n = write_gates(gate, p, act[t], n_z[t])
             torch.lerp(n, z_prev, u, out=h[t])  # (1 − u) n + u z
             z_prev = noisy(h[t], t, mult, add, z[t])
         return z, act, n_z, h
@@ -127,17 +127,11 @@ class _Scan(torch.autograd.Function):
         (_, z0, _, w_hh, b_hh, mult, _), (z, act, n_z, h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
-        r, u, n = act.chunk(3, -1)
         before = shifted(z0, z)
-        # what ∂L/∂z is multiplied by to give ∂L/∂(r, u, n) before their nonlinearities
-        to_n = scaled((1 - u) * (1 - n * n), mult)
-        to_u = scaled((before - n) * u * (1 - u), mult)
-        to_r = to_n * n_z * r * (1 - r)
+        to_n, factors = gate_factors(act, n_z, before, mult)
+        u = act[..., hidden : 2 * hidden]
         carry = u if mult is None else u * mult
-        dz = torch.empty_like(h)
-        # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
-        factors = torch.stack([to_r, to_u, to_n * r], 2)
-        drec = torch.empty_like(act)
+        dz, drec = torch.empty_like(h), torch.empty_like(act)
         product = small_products(w_hh.t(), batch, steps)
         for t in range(steps - 1, -1, -1):
             if t == steps - 1:

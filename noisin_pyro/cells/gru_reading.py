@@ -1,8 +1,8 @@
-"""A GRU whose recurrent weights alone read noise, as under variational dropout.
+"""A GRU with noise on the operand of its recurrent weights alone, as in variational dropout.
 
     p_t = W_hh (m_t h_{t-1} + a_t) + b_hh,    h_t = (1 − u_t) n_t + u_t h_{t-1}
 
-The gates u and r, and n, are computed from p_t as in :mod:`.gru`; what u carries on is h itself.
+r, u and n are computed from p_t as in :mod:`.gru`; the update gate u carries the clean h_{t-1}.
 """
 
 from __future__ import annotations
@@ -13,21 +13,15 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, TorchCell
-from noisin_pyro.cells.scan import (
-    noisy,
-    save,
-    saved,
-    shifted,
-    twice_differentiable,
-    workspace,
-)
+from noisin_pyro.cells.gru_gates import gate_factors, write_gates
+from noisin_pyro.cells.scan import noisy, save, saved, shifted, twice_differentiable, workspace
 from noisin_pyro.kernels.onednn import outer, small_products
 
 __all__ = ["ReadingScan"]
 
 
 class ReadingScan(torch.autograd.Function):
-    """The scan of :meth:`.Cell.scan_reading`, with its backward pass by hand."""
+    """:meth:`.Cell.scan_reading` with a hand-written backward pass (arguments: :mod:`.scan`)."""
 
     @staticmethod
     def forward(
@@ -52,10 +46,7 @@ class ReadingScan(torch.autograd.Function):
         product = small_products(w_hh, batch, steps)
         for t, gate in enumerate(gates.unbind(0)):
             product(bias, noisy(h_prev, t, mult, add, read), p)
-            ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[t, :, : 2 * hidden])
-            r, u = ru.sigmoid_().chunk(2, 1)
-            n_h[t] = p[:, 2 * hidden :]
-            n = torch.addcmul(gate[:, 2 * hidden :], r, n_h[t], out=act[t, :, 2 * hidden :]).tanh_()
+            u, n = write_gates(gate, p, act[t], n_h[t])
             h_prev = torch.lerp(n, h_prev, u, out=h[t])  # (1 − u) n + u h
         return h, act, n_h
 
@@ -70,13 +61,9 @@ class ReadingScan(torch.autograd.Function):
         (_, h0, _, w_hh, b_hh, mult, add), (h, act, n_h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
-        r, u, n = act.chunk(3, -1)
         before = shifted(h0, h)
-        # what ∂L/∂h is multiplied by to give ∂L/∂(r, u, n) before their nonlinearities
-        to_n = (1 - u) * (1 - n * n)
-        to_r = to_n * n_h * r * (1 - r)
-        # (r, u, n·r) is the gradient of the recurrent product, (r, u, n) that of the input's
-        factors = torch.stack([to_r, (before - n) * u * (1 - u), to_n * r], 2)
+        to_n, factors = gate_factors(act, n_h, before)
+        u = act[..., hidden : 2 * hidden]
         dh, dread, drec = torch.empty_like(h), torch.empty_like(h), torch.empty_like(act)
         product, zero = small_products(w_hh.t(), batch, steps), h.new_zeros(())
         for t in range(steps - 1, -1, -1):

@@ -1,12 +1,12 @@
-"""What the linear recurrences share: h_t = a_t ⊙ z_{t-1} + b_t, with a and b of the input alone.
+"""Linear recurrent cells h_t = a_t ⊙ z_{t-1} + b_t, where a and b depend on the input alone.
 
-Noise that is affine in the state stays inside such a recurrence,
+A noisy layer is again a linear recurrence,
 
     z_t = m_t (a_t z_{t-1} + b_t) + n_t = (m_t a_t) z_{t-1} + (m_t b_t + n_t),
 
-so a noisy layer is the same recurrence with other coefficients, and one scan in parallel over time
-(:mod:`noisin_pyro.kernels.blocked_scan`). Since h is linear in z and a and b do not read it, the
-noise is unbiased over all steps: given the layer's input, E[z_t] is the deterministic h_t.
+so one scan in parallel over time computes it (:mod:`noisin_pyro.kernels.blocked_scan`). Since h is
+linear in z, and a and b do not depend on z, the noise is unbiased over all steps: given the layer's
+input, E[z_t] is the deterministic h_t.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ __all__ = ["LinearCell", "LinearWeights", "at_least_single"]
 
 
 class LinearWeights(NamedTuple):
-    """One layer's weights: G gates of H units, all of them read from the input."""
+    """The weights of a layer with G gates of H units, which are functions of the input alone."""
 
     w_ih: Tensor  # (G·H, I)
     b_ih: Tensor | None  # (G·H,)
-    decay: Tensor | None = None  # (H,), of cells that have one
+    decay: Tensor | None = None  # (H,), in cells with LinearCell.decays
 
 
 def at_least_single(gates: Tensor) -> Tensor:
-    """Gates as the coefficients are computed from them: half precision in float32.
+    """Gates in float32 or float64, the dtypes in which coefficients are computed.
 
-    bfloat16 has nothing between 0.996 and 1, so that a memory of 500 steps would have no end.
+    bfloat16 has no number between 0.996 and 1, so a unit that should forget in 500 steps would
+    never forget.
     """
     return gates.to(torch.promote_types(gates.dtype, torch.float32))
 
 
 class LinearCell(Cell[LinearWeights]):
-    """h_t = a_t ⊙ z_{t-1} + b_t. A cell is its name and its :meth:`coefficients`.
+    """h_t = a_t ⊙ z_{t-1} + b_t; a subclass sets the attributes and has :meth:`coefficients`.
 
     Attributes:
         gates: G, the number of gates.
-        decays: whether the cell has a decay per unit.
+        decays: whether the cell has a parameter ``decay`` for each unit.
     """
 
     range = Range(-math.inf, math.inf)
@@ -70,7 +71,7 @@ class LinearCell(Cell[LinearWeights]):
     def noisy(
         self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """m a and m b + n, each with shape (T, B, H)."""
+        """The noisy layer's coefficients m a and m b + n, each with shape (T, B, H)."""
         a, b = self.coefficients(gates, weights)
         if mult is not None:
             a, b = mult * a, mult * b
@@ -96,7 +97,7 @@ class LinearCell(Cell[LinearWeights]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> State:
-        """On a CPU piece after piece of the sequence, with the state carried (:mod:`.pieces`)."""
+        """As :meth:`.Cell.run`; on a CPU in pieces of the sequence (:mod:`.pieces`)."""
         if (
             x.is_cuda
             or weights.w_ih.dtype not in (torch.float32, torch.float64)

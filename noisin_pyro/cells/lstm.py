@@ -1,4 +1,4 @@
-"""The long short-term memory of Hochreiter and Schmidhuber (1997), as ``torch.nn.LSTM``.
+"""The long short-term memory of Hochreiter and Schmidhuber (1997), the cell of ``torch.nn.LSTM``.
 
 https://doi.org/10.1162/neco.1997.9.8.1735
 """
@@ -31,9 +31,9 @@ _WIDE = 300  # hidden units above which the scan costs less than folding; measur
 
 
 class LSTMCell(TorchCell):
-    """i, f, g, o = gates(x_t, z_{t-1});  c_t = f c_{t-1} + i g;  h_t = o tanh(c_t).
+    """c_t = σ(f) c_{t-1} + σ(i) tanh(g), h_t = σ(o) tanh(c_t).
 
-    The cell state c is clean.
+    (i, f, g, o) = W_ih x_t + b_ih + W_hh z_{t-1} + b_hh. The cell state c has no noise.
     """
 
     name = "lstm"
@@ -68,6 +68,8 @@ LSTM = LSTMCell()
 
 
 class _Scan(torch.autograd.Function):
+    """:meth:`LSTMCell.scan` with a hand-written backward pass (arguments: :mod:`.scan`)."""
+
     @staticmethod
     def forward(
         cell: TorchCell,
@@ -112,7 +114,7 @@ class _Scan(torch.autograd.Function):
         steps, batch, hidden = c.shape
         grad_z = torch.zeros_like(c) if grad_z is None else grad_z
         i, f, g, o = act.chunk(4, -1)
-        # ∂z/∂o and ∂z/∂c, and what ∂L/∂c is multiplied by to give ∂L/∂(i, f, g) before their σ
+        # ∂z/∂o, ∂z/∂c and ∂c/∂(i, f, g), with respect to the gates before their nonlinearities
         to_o = scaled(tanh_c * o * (1 - o), mult)
         to_c = scaled(o * (1 - tanh_c * tanh_c), mult)
         to_ifg = torch.stack([g * i * (1 - i), shifted(c0, c) * f * (1 - f), i * (1 - g * g)], 2)

@@ -16,8 +16,8 @@ __all__ = ["MINGRU", "MinGRUCell"]
 class MinGRUCell(LinearCell):
     """h_t = (1 − u_t) z_{t-1} + u_t g_t, with u = σ(W_u x_t + b_u) and g = W_g x_t + b_g.
 
-    This is the paper's first form. Its other one, in log space, keeps g positive and has no place
-    for noise that changes a sign.
+    This is the paper's first form. Its second one, in log space, needs positive states, and noise
+    can change a state's sign.
     """
 
     name = "mingru"
@@ -31,7 +31,7 @@ class MinGRUCell(LinearCell):
     def noisy(
         self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """m (1 − u) as m − v, and m u g as v g, with v = m u: one product fewer."""
+        """m (1 − u) = m − v and m u g + n = v g + n, with v = m u, which saves one product."""
         if mult is None:
             return super().noisy(gates, weights, mult, add)
         u, g = gates.chunk(2, -1)

@@ -14,10 +14,10 @@ __all__ = ["MINLSTM", "MinLSTMCell"]
 
 
 class MinLSTMCell(LinearCell):
-    """h_t = f′ z_{t-1} + i′ g_t, with f′ = f/(f + i), i′ = i/(f + i) and three gates of the input.
+    """h_t = f′ z_{t-1} + i′ g_t, with f′ = f/(f + i) and i′ = i/(f + i).
 
     f = σ(W_f x_t + b_f), i = σ(W_i x_t + b_i), g = W_g x_t + b_g. The quotient is computed as
-    f′ = σ(log f − log i), which is defined where both gates round to zero.
+    f′ = σ(log f − log i), which stays defined if both gates round to zero.
     """
 
     name = "minlstm"

@@ -1,9 +1,9 @@
-"""A user's own cell: any module that is called like ``torch.nn.LSTMCell``."""
+"""The cell around a user's module, which is called like ``torch.nn.LSTMCell``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,23 +17,23 @@ from noisin_pyro.noise.base import Range
 __all__ = ["Form", "ModuleCell", "form_of"]
 
 EVERYWHERE = Range(-math.inf, math.inf)
-ROWS = 7  # of a trial call; no state has so many parts, so none is unpacked from rows
+ROWS = 7  # N of a trial call, more than any state has parts: a pair unpacked from rows would fail
 ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError)
 
 
 class Form(NamedTuple):
-    """How a module takes and returns its state.
+    """The form of the state that a module takes and returns.
 
     Attributes:
         sizes: the widths of its parts.
-        kind: the class of the tuple that holds them; None for a single tensor.
+        kind: the class of the tuple of parts; None if the state is a single tensor.
     """
 
     sizes: tuple[int, ...]
     kind: type | None
 
     def pack(self, state: State) -> Any:
-        """The state as the module takes it."""
+        """The state in the module's form."""
         if self.kind is None:
             return state[0]
         make: Any = getattr(self.kind, "_make", tuple)  # a NamedTuple's constructor
@@ -41,16 +41,16 @@ class Form(NamedTuple):
 
 
 class ModuleCell(Cell[nn.Module]):
-    """(h_t, ...) = module(x_t, (z_{t-1}, ...)), with the module in the place of the weights.
+    """(h_t, ...) = module(x_t, (z_{t-1}, ...)); the ``weights`` of this cell are the module.
 
-    The module is called once per step, with x of shape (N, I) and every part of the state of shape
-    (N, F): particles and sequences are rows, and so is padding. Nothing of it can be computed
-    beforehand for all steps, so :meth:`project` is the identity.
+    The module is called once per step, with x of shape (N, I) and each part of the state of shape
+    (N, F). Its N rows are all sequences of all particles, padding included. Nothing can be computed
+    for all steps at once, so :meth:`project` is the identity.
 
     Args:
-        name: as the errors call it.
-        form: how the module takes its state.
-        range: the interval of h, the whole real line if omitted.
+        name: the cell's name in error messages.
+        form: the form of the module's state.
+        range: the interval that contains h; the whole real line if omitted.
     """
 
     def __init__(self, name: str, form: Form, range: Range | None = None) -> None:
@@ -76,7 +76,7 @@ class ModuleCell(Cell[nn.Module]):
                 f"{type(weights).__name__} must return a state shaped as the one it was given, "
                 f"{[tuple(old.shape) for old in rows]}, got {[tuple(part.shape) for part in parts]}"
             )
-        # under autocast a module may answer in half precision, whose rounding would add up
+        # Under autocast a module may return half precision, whose rounding adds up over steps.
         parts = tuple(part.to(old.dtype) for part, old in zip(parts, rows))
         return parts if len(lead) == 1 else tuple(part.unflatten(0, lead) for part in parts)
 
@@ -88,25 +88,27 @@ class ModuleCell(Cell[nn.Module]):
         mult: Tensor | None = None,
         add: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """In one loop: a module may draw a dropout mask, which a second step would draw anew."""
+        """As :meth:`.Cell.scan_clean`, in one loop, because the module may contain dropout."""
         return loop_clean(self, gates, state, weights, mult, add)
 
 
 @torch.no_grad()
 def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
-    """Finds out how a module takes its state, by a call without a state and one with what it gave.
+    """Determines the form of a module's state by trial calls.
 
-    If it needs a state, its ``hidden_size`` says how wide, and one tensor and a pair are tried in
-    turn. Of a compiled module the plain one is called. The random state of torch, the module's
-    training mode and its buffers are left as they were.
+    The first call has no state. If it fails and the module has a ``hidden_size``, calls with one
+    tensor and with a pair of that width follow. The state that a call returns is then passed to
+    another call. A compiled module is called uncompiled. Afterwards torch's random state, and the
+    module's training mode, buffers and public attributes, are as before.
 
     Args:
         module: the module.
         input_size: I.
-        like: a tensor whose dtype and device the input gets.
+        like: a tensor with the dtype and device of the input.
 
     Raises:
-        ValueError: if no call succeeds, or one returns something else than a state.
+        ValueError: if no call succeeds, if a call does not return a state, if the module rejects
+            the state that it returned, or if it writes into its arguments.
 
     Example:
         >>> form_of(nn.LSTMCell(3, 5), 3, torch.zeros(()))
@@ -139,14 +141,14 @@ def form_of(module: nn.Module, input_size: int, like: Tensor) -> Form:
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
-    """A block in which a module is in evaluation mode, and after which it is as it was before.
+    """Runs a block with a module in evaluation mode, and restores its parts afterwards.
 
-    That includes its buffers, and what its parts keep from call to call as attributes.
+    Restored are their training modes, buffers and public attributes.
     """
     kept = [
         (vars(part), {name: value for name, value in vars(part).items() if name[:1] != "_"})
         for part in module.modules()
-        if not isinstance(part, nn.modules.lazy.LazyModuleMixin)  # which becomes another class
+        if not isinstance(part, nn.modules.lazy.LazyModuleMixin)  # its first call changes its class
     ]
     buffers = [
         (part._buffers, name, buffer, buffer.clone())
@@ -158,16 +160,21 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
         with evaluating(module):
             yield
     finally:
-        for held, before in kept:
-            for name in [name for name in held if name[:1] != "_" and name not in before]:
-                del held[name]
-            held.update(before)
-        for names, name, buffer, copy in buffers:
-            names[name] = buffer.copy_(copy)
+        for attributes, before in kept:
+            new = [name for name in attributes if name[:1] != "_" and name not in before]
+            for name in new:
+                del attributes[name]
+            attributes.update(before)
+        for registered, name, buffer, copy in buffers:
+            registered[name] = buffer.copy_(copy)
 
 
 def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
-    """The form of a state that a module returned, if it is one and can be given back to it."""
+    """Checks the state that a module returned for the input x, and determines its form.
+
+    Raises:
+        ValueError: if it is not a state, or as :func:`_check_takes` does.
+    """
     parts = state if isinstance(state, (tuple, list)) else (state,)
     shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in parts]
     rule = (
@@ -180,14 +187,33 @@ def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
         raise ValueError(f"{rule}, all of them real, got {[str(part.dtype) for part in parts]}")
     kind = type(state) if isinstance(state, tuple) else tuple if len(parts) > 1 else None
     form = Form(tuple(part.shape[1] for part in parts), kind)
-    given = tuple(part.to(x.dtype) for part in parts)
+    _check_takes(module, form, x, parts, f"{rule}, got {shapes}")
+    return form
+
+
+def _check_takes(
+    module: nn.Module, form: Form, x: Tensor, state: Sequence[Tensor], message: str
+) -> None:
+    """Calls a module with a state that it returned.
+
+    Args:
+        module: the module.
+        form: the form of its state.
+        x: the input, with shape (N, I).
+        state: the parts of the state, each with shape (N, F).
+        message: the beginning of the error.
+
+    Raises:
+        ValueError: if the call fails, or writes into its arguments.
+    """
+    given = tuple(part.to(x.dtype) for part in state)
     counted = [part for part in (x, *given) if not part.is_inference()]
     versions = [part._version for part in counted]
     try:
         module(x, form.pack(given))
     except ERRORS as error:
         raise ValueError(
-            f"{rule}, got {shapes}, which it does not take as its state ({error}); around a cell "
+            f"{message}, which it does not take as its state ({error}); around a cell "
             "that returns an output beside its state write one that returns the state alone"
         ) from error
     if versions != [part._version for part in counted]:
@@ -195,4 +221,3 @@ def _form(module: nn.Module, x: Tensor, state: Any) -> Form:
             f"{type(module).__name__} writes into its input or its state, so that earlier steps "
             "would change; let it return new tensors, as h * a in the place of h.mul_(a)"
         )
-    return form

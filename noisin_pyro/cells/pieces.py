@@ -1,10 +1,11 @@
-"""A linear layer from its input to its states, piece after piece of the sequence.
+"""A layer with a linear cell, from its input to its states, in pieces of the sequence.
 
-Over a long sequence, what a layer computes between two tensors of its size costs as much as the
-products do, because each of them leaves the CPU's cache. So pieces that fit the cache run through
-all of it, one after the other with the state carried: projection, coefficients, noise, scan. The
-backward pass takes the pieces from the last to the first, with the state's gradient carried. Of
-each piece the gates are kept, and the coefficients computed again from them.
+Over a long sequence the elementwise operations of a layer cost as much as its matrix products,
+because their operands do not fit a CPU's cache. So the sequence is cut into pieces that fit, and
+each runs through the whole layer before the next: projection, coefficients, noise, scan. The state
+is carried from piece to piece. The backward pass runs from the last piece to the first and carries
+the gradient of the state. The forward pass saves the gates of each piece, and the backward pass
+recomputes the coefficients from them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_pieces"]
 
-_PIECE = 1 << 19  # numbers per tensor of a piece
-_SHORTEST = 128  # steps of a piece; with fewer the scan itself costs more
+_PIECE = 1 << 19  # elements of a piece's states
+_SHORTEST = 128  # least number of steps in a piece; the scan of fewer steps is slower
 
 
 def run_pieces(
@@ -39,7 +40,7 @@ def run_pieces(
     """z_t = m_t (a_t z_{t-1} + b_t) + n_t, with derivatives of any order.
 
     Args:
-        cell: whose coefficients a and b are.
+        cell: the cell that computes a and b.
         x: the input, with shape (T, B, I).
         z0: the state before the first step, with shape (B, H).
         weights: the layer's weights.
@@ -55,6 +56,7 @@ def run_pieces(
 
 
 def _pieces(x: Tensor, z0: Tensor) -> Iterator[slice]:
+    """The steps of each piece."""
     size = max(_SHORTEST, _PIECE // max(z0.numel(), 1))
     return (slice(start, min(start + size, len(x))) for start in range(0, len(x), size))
 
@@ -92,7 +94,7 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, z0, w_ih, b_ih, decay, mult, add, z, *kept = ctx.saved_tensors
+        x, z0, w_ih, b_ih, decay, mult, add, z, *gates_of_pieces = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or backward_is_mapped(grad):
             inputs = (x, z0, w_ih, b_ih, decay, mult, add)
@@ -104,39 +106,63 @@ class _Pieces(torch.autograd.Function):
         ddecay = torch.zeros_like(decay) if to_decay else None
         dmult, dadd = (grad.new_empty(grad.shape) if to else None for to in (to_mult, to_add))
         carried: Tensor | None = None
-        for rows, gates in reversed(list(zip(_pieces(x, z0), kept))):
-            leaves = {"gates": gates.detach().requires_grad_()}
-            if to_decay:
-                leaves["decay"] = decay.detach().requires_grad_()
-            if to_mult:
-                leaves["mult"] = mult[rows].detach().requires_grad_()
-            weights = ctx.cell.weights(w_ih, b_ih, leaves.get("decay", decay))
-            with torch.enable_grad():
-                m = leaves.get("mult", _at(mult, rows))
-                a, b = ctx.cell.noisy(leaves["gates"], weights, m, _at(add, rows))
+        for rows, gates in reversed(list(zip(_pieces(x, z0), gates_of_pieces))):
+            weights = ctx.cell.weights(w_ih, b_ih, decay)
+            m, n = _at(mult, rows), _at(add, rows)
+            a, b, leaves = _coefficients(ctx.cell, gates, weights, m, n, to_decay, to_mult)
             before = z[rows.start - 1] if rows.start else z0
-            da, db_t = scan_gradients(grad[rows], a.detach(), before, z[rows], after=carried)
-            carried = a.detach()[0] * db_t[0]
-            found = torch.autograd.grad((a, b), list(leaves.values()), (da, db_t))
-            gradients = dict(zip(leaves, found))
-            dgates = gradients["gates"]
+            grad_a, grad_b = scan_gradients(grad[rows], a.detach(), before, z[rows], after=carried)
+            carried = a.detach()[0] * grad_b[0]
+            gradients = torch.autograd.grad((a, b), list(leaves.values()), (grad_a, grad_b))
+            of = dict(zip(leaves, gradients))
             if dx is not None:
-                dx[rows] = linear(dgates, w_ih.t())
+                dx[rows] = linear(of["gates"], w_ih.t())
             if dw is not None:
-                dw += outer(dgates.flatten(0, 1), x[rows].flatten(0, 1))
+                dw += outer(of["gates"].flatten(0, 1), x[rows].flatten(0, 1))
             if db is not None:
-                db += dgates.sum((0, 1))
+                db += of["gates"].sum((0, 1))
             if ddecay is not None:
-                ddecay += gradients["decay"]
+                ddecay += of["decay"]
             if dmult is not None:
-                dmult[rows] = gradients["mult"]
+                dmult[rows] = of["mult"]
             if dadd is not None:
-                dadd[rows] = db_t
+                dadd[rows] = grad_b
         return None, None, dx, carried if to_z0 else None, dw, db, ddecay, dmult, dadd
 
 
+def _coefficients(
+    cell: LinearCell,
+    gates: Tensor,
+    weights: LinearWeights,
+    mult: Tensor | None,
+    add: Tensor | None,
+    to_decay: bool,
+    to_mult: bool,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The noisy coefficients of a piece, differentiable by the gates, the decay and ``mult``.
+
+    Args:
+        cell, gates, weights, mult, add: those of :meth:`.LinearCell.noisy`.
+        to_decay, to_mult: whether the gradients by the decay and by ``mult`` are needed.
+
+    Returns:
+        The coefficients, and the tensors to differentiate them by.
+    """
+    leaves = {"gates": gates.detach().requires_grad_()}
+    if to_decay:
+        assert weights.decay is not None
+        leaves["decay"] = weights.decay.detach().requires_grad_()
+        weights = weights._replace(decay=leaves["decay"])
+    if to_mult:
+        assert mult is not None
+        mult = leaves["mult"] = mult.detach().requires_grad_()
+    with torch.enable_grad():
+        a, b = cell.noisy(leaves["gates"], weights, mult, add)
+    return a, b, leaves
+
+
 def _differentiable_gradients(cell: LinearCell, inputs: Any, wanted: Any, grad: Tensor) -> Any:
-    """The gradients by torch, with derivatives if these are wanted, also for a mapped ``grad``."""
+    """The gradients by autograd, which takes a mapped ``grad`` and gives further derivatives."""
     differentiated = torch.is_grad_enabled()
     x, z0, w_ih, b_ih, decay, mult, add = inputs
     weights = cell.weights(w_ih, b_ih, decay)

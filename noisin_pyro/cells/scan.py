@@ -1,18 +1,18 @@
-"""What the hand-written scans of the cells share.
+"""Shared parts of the cells' scans: loops over time with a hand-written backward pass.
 
-A layer is scanned where noise cannot be folded into the input (multiplicative noise; the GRU, whose
-reset gate multiplies the recurrent product) or where folding costs more (large layers on a CPU).
-Only what must be sequential is in the loop: the input's product is done before it, activation
-derivatives before the backward loop, and the recurrent weight's gradient in one product after it
-instead of one per step. The readable form is :meth:`.Cell.scan`, which also gives the second
-derivatives.
+A layer is scanned if its noise cannot be folded into the input (multiplicative noise; the GRU,
+whose reset gate multiplies the recurrent product) or if folding costs more (large layers on a CPU).
+The loops contain only the sequential operations: the product with the input comes before the
+forward loop, the activations' derivatives before the backward loop, and the gradient of the
+recurrent weight after it, in one product instead of one per step.
 
-All noise met here is affine in the state: z_t = h_t · m_t + a_t, either of m and a absent.
+The noise is z_t = h_t · m_t + a_t; m is None for 1, and a None for 0.
 
-Each scan is a ``torch.autograd.Function`` of the same arguments: the cell, seven tensors (gates,
-z0, c0, w_hh, b_hh, mult, add), and whether there will be a backward pass. The tensors that its
-backward pass needs follow its outputs. Under ``torch.func``, whose ``vmap`` has no rule for buffers
-that are filled in place, the readable form runs.
+Each scan is a ``torch.autograd.Function`` with the arguments (cell, gates, z0, c0, w_hh, b_hh,
+mult, add, keep). ``keep`` says whether there will be a backward pass. The tensors that the backward
+pass needs are returned after the outputs, as ``setup_context`` requires. :meth:`.Cell.scan` is the
+readable form. It runs in place of the scan for second derivatives, and under ``torch.func``, whose
+``vmap`` cannot write into a buffer.
 """
 
 from __future__ import annotations
@@ -51,15 +51,19 @@ def run(
     reads_bias: bool = False,
     readable: Callable[..., State] = Cell.scan,
 ) -> State:
-    """Runs a cell's ``torch.autograd.Function``; the arguments are those of :meth:`.Cell.scan`.
+    """Runs a scan, or the readable form under ``torch.func``.
 
     The recurrence runs in the weights' dtype, under autocast too, because its rounding adds up
     over steps.
 
     Args:
         function: the ``torch.autograd.Function``.
-        reads_bias: whether the recurrent bias is not yet in ``gates``.
-        readable: the same in plain torch.
+        cell, gates, state, weights, mult, add: see :meth:`.Cell.scan`.
+        reads_bias: whether the function adds the recurrent bias; otherwise ``gates`` contains it.
+        readable: the method of :class:`.Cell` that computes the same in plain torch.
+
+    Returns:
+        The states of all steps, each part with shape (T, B, H).
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
     gates, state = gates.contiguous(), tuple(part.to(w_hh.dtype) for part in state)
@@ -72,7 +76,7 @@ def run(
 
 
 def _has_backward(*parts: Tensor | None) -> bool:
-    """Whether anything will be differentiated."""
+    """Whether autograd will need a backward pass."""
     return torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parts)
 
 
@@ -91,7 +95,7 @@ def noisy(h: Tensor, t: int, mult: Tensor | None, add: Tensor | None, out: Tenso
 
 
 def scaled(factor: Tensor, mult: Tensor | None) -> Tensor:
-    """∂z/∂h folded into a derivative that multiplies ∂L/∂z."""
+    """``factor`` times ∂z/∂h = m, in place."""
     return factor if mult is None else factor.mul_(mult)
 
 
@@ -101,13 +105,13 @@ def shifted(first: Tensor, rest: Tensor) -> Tensor:
 
 
 def save(ctx: Any, inputs: Any, outputs: Sequence[Tensor], needed: Sequence[Tensor]) -> None:
-    """Keeps for the backward pass the seven tensors and all that the forward pass returned.
+    """Saves the seven input tensors and all returned ones for the backward pass.
 
     Args:
         ctx: the function's context.
-        inputs: its arguments.
-        outputs: what its caller wants.
-        needed: what only the backward pass needs.
+        inputs: the function's arguments.
+        outputs: the returned tensors that :func:`run` hands on.
+        needed: the returned tensors that only the backward pass needs.
     """
     ctx.cell = inputs[0]
     ctx.mark_non_differentiable(*needed)
@@ -116,9 +120,9 @@ def save(ctx: Any, inputs: Any, outputs: Sequence[Tensor], needed: Sequence[Tens
 
 
 def saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The seven tensors, and what the forward pass returned.
+    """The seven input tensors, and the returned ones.
 
-    Saved tensors are read once, because activation checkpointing hands them out once.
+    A backward pass calls this once, because activation checkpointing allows one access only.
     """
     tensors = ctx.saved_tensors
     return tensors[:7], tensors[7:]
@@ -127,13 +131,13 @@ def saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 def twice_differentiable(
     readable: Callable[..., State],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Runs the backward pass of the readable form where that by hand cannot serve.
+    """Decorates a hand-written backward pass: autograd replaces it in cases it cannot handle.
 
-    That is where a gradient of the gradient is wanted, or where torch maps the backward pass over
-    many gradients of the output.
+    These are gradients of gradients, and backward passes that torch maps over many gradients of the
+    output (:func:`.backward_is_mapped`).
 
     Args:
-        readable: the forward pass in plain torch, :meth:`.Cell.scan` or its like.
+        readable: the forward pass in plain torch, a method of :class:`.Cell`.
     """
 
     def decorate(by_hand: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,9 +1,9 @@
-"""Zoneout (Krueger et al. 2016): a unit of the state keeps its old value with some probability.
+"""Zoneout (Krueger et al. 2016): a unit of the state keeps its previous value with probability p.
 
-    h_t = d_t ⊙ h_{t-1} + (1 − d_t) ⊙ h̃_t,    d_t ~ Bernoulli(p)
+    h_t = d_t ⊙ z_{t-1} + (1 − d_t) ⊙ h̃_t,    d_t ~ Bernoulli(p)
 
-h̃_t is what the cell computes. While nothing is drawn, p stands for d_t, whose expectation it is.
-An LSTM's c does the same with a rate and a mask of its own, and its h̃_t is computed from c̃_t.
+h̃_t is the cell's new state. In evaluation d_t is replaced by its expectation p. The cell state c of
+an LSTM has its own rate and mask, and h̃_t is computed from the c̃_t before zoneout.
 https://arxiv.org/abs/1606.01305.
 """
 
@@ -25,22 +25,22 @@ __all__ = ["with_zoneout"]
 def with_zoneout(
     cell: Cell[Any], sizes: Sequence[int], rates: Sequence[float], drawing: bool
 ) -> Cell[Any]:
-    """A cell whose state zones out.
+    """A cell followed by zoneout of its state.
 
     Args:
-        cell: the transition.
+        cell: the cell.
         sizes: the widths of the parts of its state.
-        rates: p, of each part.
-        drawing: whether masks are drawn, anew for each step, or p stands for them.
+        rates: p of each part.
+        drawing: True draws a mask for each step, False takes p in its place.
     """
     kind = _LinearZoneout if isinstance(cell, LinearCell) else _Zoneout
     return kind(cell, sizes, rates, drawing)
 
 
 class _Zoneout(Cell[Any]):
-    """A cell's :meth:`step` with zoneout after it. The masks are the last columns of its gates."""
+    """A cell's :meth:`step`, then zoneout. The masks are further columns of the gates."""
 
-    keeps_range = False  # what is kept may be a noisy z
+    keeps_range = False  # the previous value may be a noisy z
 
     def __init__(
         self, cell: Cell[Any], sizes: Sequence[int], rates: Sequence[float], drawing: bool
@@ -80,13 +80,13 @@ class _Zoneout(Cell[Any]):
         return loop_clean(self, gates, state, weights, mult, add)
 
     def _split(self, gates: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The cell's own gates, and for each part of the state what it keeps."""
-        own, *kept = gates.split([gates.shape[-1] - sum(self.widths), *self.widths], -1)
-        return own, kept
+        """The gates of the cell, and the mask of each part of the state."""
+        inner, *kept = gates.split([gates.shape[-1] - sum(self.widths), *self.widths], -1)
+        return inner, kept
 
 
 class _LinearZoneout(_Zoneout):
-    """z_t = m_t ((d + (1 − d) a_t) z_{t-1} + (1 − d) b_t) + n_t, in one scan over time."""
+    """z_t = m_t ((d_t + (1 − d_t) a_t) z_{t-1} + (1 − d_t) b_t) + n_t, in one scan over time."""
 
     cell: LinearCell
 
@@ -111,7 +111,7 @@ class _LinearZoneout(_Zoneout):
 
 
 def _zoned(new: State, old: State, kept: Sequence[Tensor]) -> State:
-    """The new state where nothing is kept; torch's lerp is exact at weights 0 and 1."""
+    """``new`` where a mask is 0 and ``old`` where it is 1; torch's lerp is exact at both."""
     return tuple(
         torch.lerp(part, before.to(part.dtype), k) if k.shape[-1] else part
         for part, before, k in zip(new, old, kept)

@@ -1,6 +1,6 @@
-"""The command line, a file for each command: ``noisin train | tune | evaluate | ...``.
+"""The command line, ``noisin train | tune | evaluate | ...``, with a file for each command.
 
-Each command imports what it needs when it runs, so that ``--help`` answers at once.
+A command imports torch and the library in its function, so that ``--help`` answers at once.
 """
 
 from noisin_pyro.cli.entry import main

@@ -1,4 +1,4 @@
-"""The commands by the names that one types."""
+"""The commands by the names that a user types."""
 
 from __future__ import annotations
 

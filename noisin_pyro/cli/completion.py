@@ -10,16 +10,16 @@ __all__ = ["completion"]
 
 
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
-    """Print a script that completes commands and options in a shell.
+    """Print a script with which a shell completes commands and options.
 
     Args:
-        shell: the shell. In bash, eval "$(noisin completion bash)" in .bashrc is enough.
+        shell: the shell. For bash, put eval "$(noisin completion bash)" into .bashrc.
     """
     from noisin_pyro.cli.commands import COMMANDS
     from noisin_pyro.cli.parser import parser_of
 
     try:
-        import shtab  # noqa: F401  # what jsonargparse makes the script with
+        import shtab  # noqa: F401  # jsonargparse makes the script with it
     except ImportError:
         raise ImportError(
             'completion needs shtab; run pip install "noisin-pyro[completion]"'

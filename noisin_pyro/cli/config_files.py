@@ -1,4 +1,4 @@
-"""The files of ``--config``."""
+"""Reads the YAML files of ``--config``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ __all__ = ["read_config_files"]
 
 
 def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The options in the files of ``--config``, and the arguments without them."""
+    """Reads the files of ``--config``.
+
+    Args:
+        name: the command, ``train`` or ``tune``.
+        arguments: the typed arguments.
+
+    Returns:
+        The options in the files, where a later file overrides an earlier one, and the arguments
+        without ``--config``.
+
+    Raises:
+        ValueError: if a file is no configuration.
+        ArgumentError: if a ``--config`` names no file.
+    """
     from argparse import ArgumentParser
     from pathlib import Path
 
@@ -21,12 +34,13 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
     given: dict[str, Any] = {}
     for path in map(Path, files.config):
         values = load_yaml(path)
-        values.update({"precision": "32"} if values.get("precision") == 32 else {})
+        if values.get("precision") == 32:  # YAML reads 32 as a number
+            values["precision"] = "32"
         try:
             check_file(values)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None
         if name == "train" and is_run_folder(path.parent) and path.name == "config.yaml":
-            values["out"] = str(path.parent)  # also where the folder has been moved
+            values["out"] = str(path.parent)  # wherever the run folder lies now
         given.update(values)
     return given, rest

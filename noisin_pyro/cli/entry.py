@@ -1,4 +1,4 @@
-"""The entry point: runs a command, and turns what goes wrong into one sentence and a code."""
+"""The entry point: runs a command, and turns errors into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import sys
 from collections.abc import Sequence
 
 from noisin_pyro.atomic import describe_failure
+from noisin_pyro.cli.arguments import parse
 from noisin_pyro.cli.commands import COMMANDS
-from noisin_pyro.cli.config_files import read_config_files
 from noisin_pyro.cli.output import open_closed_streams, silence, warn
 from noisin_pyro.cli.parser import parser_of
-from noisin_pyro.cli.sentences import sentence_of
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code, 2 for bad input and 128 + n after signal n."""
+    """Runs a command.
+
+    Args:
+        arguments: the command and its options; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for bad input, or 128 + n after signal n.
+
+    Raises:
+        SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.
+    """
     open_closed_streams()
     try:
         from noisin_pyro.training.interrupt import Interrupted, interrupting
@@ -33,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not ran_out(error):
             raise
         warn("memory ran out, what is on the disk stays; lower hidden_size, layers or batch_size")
-    except BrokenPipeError:  # nobody reads the progress any more
+    except BrokenPipeError:  # the reader of stderr has closed the pipe
         silence(sys.stderr)
-        return 128 + 13  # that of SIGPIPE, which Python ignores
+        return 128 + 13  # as a process that SIGPIPE kills; Python ignores the signal
     except OSError as error:
         warn(describe_failure(error))
     return 2
@@ -43,38 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        from argparse import ArgumentError
-
         import jsonargparse  # noqa: F401
     except ImportError:
         raise ImportError(
             'the command line needs the extra lm; run pip install "noisin-pyro[lm]"'
         ) from None
-    name = arguments[0] if arguments else "--help"
     if not arguments:
-        parser_of(name, {}).print_help()
+        parser_of("--help", {}).print_help()
         return 2
-    try:
-        trains = name in ("train", "tune")
-        given, arguments = read_config_files(name, arguments) if trains else ({}, arguments)
-        # jsonargparse imports the class that a default names; that of a file is not trusted yet.
-        named = {key: value for key, value in given.items() if isinstance(value, dict)}
-        parser = parser_of(name, {key: given[key] for key in given.keys() - named.keys()})
-        options = parser.parse_args(arguments)[name].as_dict()
-    except ArgumentError as error:
-        text = sentence_of(str(error.message))
-        raise ValueError(
-            text if name not in COMMANDS else f"{text}; see noisin {name} --help"
-        ) from None
-    if trains:
-        from noisin_pyro.training.config import TrainConfig
-
-        del options["config"]
-        own = {key: options.pop(key) for key in ("trials", "storage") if key in options}
-        typed = parser.parse_args(arguments, defaults=False)[name].as_dict()
-        options.update({key: named[key] for key in named.keys() - typed.keys()})
-        if name == "tune":
-            own["fixed"] = given.keys() | typed.keys()
-        options = {"config": TrainConfig(**options), **own}
-    COMMANDS[name](**options)
+    options = parse(arguments)
+    COMMANDS[arguments[0]](**options)
     return 0

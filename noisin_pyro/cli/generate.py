@@ -6,7 +6,7 @@ from noisin_pyro.cli.output import say, warn
 
 __all__ = ["generate"]
 
-COLDEST = 1e-3  # the temperature at which the likeliest word is always drawn
+COLDEST = 1e-3  # lowest temperature; logits divided by a much lower one overflow
 
 
 def generate(
@@ -18,16 +18,20 @@ def generate(
     seed: int = 1,
     trust_code: bool = False,
 ) -> None:
-    """Continue a prompt with a finished run's model, or a shared one.
+    """Continue a prompt with the model of a run, or a saved one.
 
     Args:
-        run: the folder that ``noisin train`` or ``save_pretrained`` wrote.
+        run: the folder of a finished run, or of a model saved by save_pretrained.
         prompt: the text to continue.
-        words: how many words, or characters if the model predicts these, to draw.
+        words: number of tokens to draw: words, characters or bytes, whichever the model predicts.
         temperature: below 1 sharpens the predictions, above 1 flattens them.
-        noise: draw from a noisy RNN instead of its mean path.
-        seed: of the draws.
+        noise: draw the RNN's noise too; by default its mean path is run.
+        seed: seed of the draws.
         trust_code: import and call any class that the run's noise names by class_path.
+
+    Raises:
+        ValueError: if there is no such run, an option does not fit, or the model knows no word of
+            the prompt.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What the command line prints, safe for any terminal, and for none."""
+"""Printing to standard output and error: safe for any terminal, and for closed streams."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["open_closed_streams", "say", "silence", "warn"]
 
 
 def open_closed_streams() -> None:
-    """Opens the standard streams that a daemon is started without, on the null device.
+    """Opens closed standard streams, as a daemon may have them, on the null device.
 
-    Python has None for them, and the next file that is opened would get their number, so that what
-    a library prints would go into it.
+    Otherwise the next file to be opened would get the descriptor of a closed stream, and what a
+    library prints to that stream would be written into the file.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
+        if getattr(sys, name) is None:  # as Python leaves it if the stream is closed
             setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def say(text: str) -> None:
-    """Prints to standard output, without control sequences and in its encoding."""
+    """Prints to standard output, without control characters."""
     from noisin_pyro.training.printable import printable
 
-    encoding = sys.stdout.encoding or "utf-8"  # one that has no γ shows a question mark
+    encoding = sys.stdout.encoding or "utf-8"  # in ASCII, γ becomes a question mark
     _print(printable(text).encode(encoding, "replace").decode(encoding), sys.stdout)
 
 
@@ -39,7 +39,7 @@ def warn(text: str) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Prints; if the reader of a pipe, such as head, has enough, what follows is not needed."""
+    """Prints; if the reader of a pipe has closed it, as head does, further output is dropped."""
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
@@ -47,7 +47,7 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Sends what is left in a stream's buffer, and all that follows, to the null device."""
+    """Redirects a stream to the null device, with what is left in its buffer."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

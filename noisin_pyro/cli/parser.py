@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from noisin_pyro.cli.commands import COMMANDS
@@ -10,11 +12,11 @@ __all__ = ["parser_of"]
 
 
 def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
-    """The parser of all commands, with the options of one: reading those of all takes a second.
+    """The parser of all commands, but with the options of few: adding all takes a second.
 
     Args:
         name: the command whose options it has.
-        given: values that stand for the defaults of these options.
+        given: values that replace the defaults of these options.
         more: further commands whose options it has.
     """
     from jsonargparse import ArgumentParser, set_loader
@@ -26,16 +28,16 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
 
     parser = ArgumentParser(
         prog="noisin",
-        description="Noise-based regularisation of RNNs.",
+        description="Language models whose RNN has unbiased noise on its hidden state (NOISIN).",
         exit_on_error=False,
         default_env=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for known, command in COMMANDS.items():
-        summary = (command.__doc__ or "").strip().splitlines()[0]
+        description = _description(command)
         sub = ArgumentParser(
-            description=summary, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
+            description=description, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
         )
         if known == name or known in more:
             _add_options(sub, known)
@@ -43,20 +45,29 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
             if name == "tune":
                 sub.set_defaults({"out": "runs/tune"})
             sub.set_defaults(given)
-        commands.add_subcommand(known, sub, help=summary)
+        commands.add_subcommand(known, sub, help=description.splitlines()[0])
         sub.prog = f"noisin {known}"
     return parser
 
 
-def _add_options(parser: Any, name: str) -> None:
-    if name in ("train", "tune"):
-        from noisin_pyro.training.config import TrainConfig
+def _description(command: Callable[..., None]) -> str:
+    """The docstring of a command's function above its arguments."""
+    return (inspect.getdoc(command) or "").partition("\nArgs:")[0].strip()
 
-        parser.add_argument("--config", action="config", help="a YAML file with any of the options")
-        if name == "tune":
-            parser.add_argument("--trials", type=int, default=20, help="trials in all")
-            where = "a journal file or a database's URL that several machines share"
-            parser.add_argument("--storage", type=str | None, default=None, help=where)
-        parser.add_class_arguments(TrainConfig)
+
+def _add_options(parser: Any, name: str) -> None:
+    if name not in ("train", "tune"):
+        parser.add_function_arguments(COMMANDS[name], as_positional=True, as_group=False)
         return
-    parser.add_function_arguments(COMMANDS[name], as_positional=True)
+    from noisin_pyro.training.config import TrainConfig
+
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    if name == "tune":
+        trials = "number of trials of the study, in all its processes together"
+        parser.add_argument("--trials", type=int, default=20, help=trials)
+        storage = (
+            "path of a journal file, or URL of a database, that holds the study; a journal in "
+            "the folder out if omitted"
+        )
+        parser.add_argument("--storage", type=str | None, default=None, help=storage)
+    parser.add_class_arguments(TrainConfig, as_group=False)

@@ -34,23 +34,33 @@ def reproduce(
     gpus: int = 0,
     **options: Any,
 ) -> None:
-    """Run and render the paper's tables and figures.
+    """Train the models of the paper's tables and figures, and render them.
+
+    Every model without a finished record is trained, or its interrupted run continued; then tables
+    and pictures are made from the records. Choices are made on the validation split.
 
     Args:
         experiment: table1, table2, table3, figure2, icml (tables 3 and 4 of the paper of 2018),
-            spread (γ by epoch), samples (averaging), regularisers (what else one would
-            use) or linear (recurrences without a tanh).
-        rows: some rows of it, separated by commas; all if omitted. Their texts are rendered whole.
-        jobs: trainings at a time.
-        results: where records and what is rendered from them go.
-        work: where checkpoints go until a run has its record.
-        render: only render what the records hold.
+            spread (a learned γ by epoch), samples (averaging at test time), regularisers (noise,
+            dropout, zoneout and others) or linear (minGRU and minLSTM).
+        rows: the rows to train, separated by commas, such as 1-tanh-none,1-tanh-noisin of table2;
+            all if omitted. The tables of their corpora show every row that has a record.
+        jobs: number of trainings to run at the same time.
+        results: the folder for the records, and for the tables and pictures made from them.
+        work: the folder for checkpoints, which are removed when a run has its record.
+        render: train nothing; make tables and pictures from the records that there are.
         quiet: show no progress.
-        cluster: send each training to Slurm as a job, or to submitit on this machine.
+        cluster: submit each training as a job by submitit, to slurm or on this machine (local).
         partition: Slurm's partition.
-        hours: the limit of a job, which is put in the queue again when it reaches it.
-        cpus: cores of a job.
+        hours: time limit of a job; a job that reaches it is queued again and goes on.
+        cpus: CPU cores of a job.
         gpus: GPUs of a job.
+        **options: the fields of :class:`~noisin_pyro.experiments.recipe.Options`.
+
+    Raises:
+        ValueError: if an option, the corpus or a record does not fit.
+        Interrupted: after a signal; the same command continues.
+        SystemExit: with 1 if a training failed, after the others have ended.
     """
     from dataclasses import fields
     from pathlib import Path

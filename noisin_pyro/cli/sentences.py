@@ -1,4 +1,4 @@
-"""One sentence in place of what jsonargparse says of a wrong argument."""
+"""One sentence in place of jsonargparse's message about a wrong argument."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import re
 
 __all__ = ["sentence_of"]
 
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
-def sentence_of(message: str) -> str:
-    """The value and the rule in what jsonargparse says of a wrong argument."""
-    command = re.match(r"argument COMMAND: invalid choice: ('.*?') \(choose from (.*)\)", message)
-    if command:
-        known = command[2].replace("'", "")
-        return f"unknown command {command[1]}; the known ones are {known}"
+
+def sentence_of(command: str, message: str) -> str:
+    """The option, the rule it breaks and its value, from jsonargparse's message.
+
+    Args:
+        command: the name of the command that was typed.
+        message: the message of the exception.
+    """
+    unknown = re.match(r"argument COMMAND: invalid choice: ('.*?') \(choose from (.*)\)", message)
+    if unknown:
+        known = unknown[2].replace("'", "")
+        return f"unknown command {unknown[1]}; the known ones are {known}"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
         message = message.removeprefix("argument ")
@@ -25,14 +32,17 @@ def sentence_of(message: str) -> str:
     if choices:
         known = choices[1].replace("'", "")
         return f"unknown {key} {value[1]!r}; the known ones are {known}"
+    return f"{key} must be {_kind(command, key, text)}, got {value[1]}"
+
+
+def _kind(command: str, key: str, text: str) -> str:
+    """The type of an option in words."""
     from noisin_pyro.training.config import HINTS
     from noisin_pyro.training.option_types import describe_type
 
-    if key in HINTS:
-        return f"{key} must be {describe_type(HINTS[key])}, got {value[1]}"
-    subtypes = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
-    subtypes = subtypes or re.search(r"Expected an? (.*?)\.", text)
-    names = re.sub(r"<class '(\w+)'>", r"\1", subtypes[1]) if subtypes else "?"
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    kinds = " or ".join(words.get(name, name) for name in sorted(names.split(", ")))
-    return f"{key} must be {kinds}, got {value[1]}"
+    if command in ("train", "tune") and key in HINTS:
+        return describe_type(HINTS[key])
+    types = re.search(r"Subtypes: \[(.*)\]\s+Errors", text)
+    types = types or re.search(r"Expected an? (.*?)\.", text)
+    names = set(re.sub(r"<class '(\w+)'>", r"\1", types[1]).split(", ")) if types else {"?"}
+    return " or ".join(_TYPES.get(name, name) for name in sorted(names - {"NoneType"}))

@@ -11,19 +11,30 @@ __all__ = ["train"]
 
 
 def train(config: Any) -> None:
-    """Train a language model and its deterministic twin."""
+    """Train a language model with noise, and the same model without it.
+
+    The defaults train on the corpus pydoc, in minutes on two cores. The run folder (--out) gets the
+    weights, checkpoints, the options, a record of every perplexity and a picture of them.
+
+    Args:
+        config: the options.
+
+    Raises:
+        ValueError, FloatingPointError, Interrupted, OSError: as
+            :func:`noisin_pyro.training.run.train` does.
+    """
     from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.hosts import is_first
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.training.out import check_folder
 
-    if config.nodes == 1:  # what is wrong is told before torch is imported, which takes seconds
+    if config.nodes == 1:  # refuse bad input before importing torch, which takes seconds
         check_folder(config)
         check_source(config.corpus, config.data_dir)
     from noisin_pyro.training.report import render_table
     from noisin_pyro.training.run import train as run
 
-    first = is_first(config)  # of the processes on several hosts one prints
+    first = is_first(config)  # of several processes, the only one that prints
     if first:
         say(f"{config.corpus}: {config.layers}-layer {config.cell}, {config.hidden_size} units")
     try:

@@ -11,12 +11,26 @@ __all__ = ["tune"]
 
 
 def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
-    """Search γ, the kind of noise and dropout on validation perplexity."""
+    """Search γ, the kind of noise and dropout for the lowest validation perplexity.
+
+    Of noise, injection, noise_to, spread and the dropout_* rates, those that are not given are
+    searched; every other option is fixed. Start the same command several times with --resume true,
+    and the processes share the trials.
+
+    Args:
+        config: the options, with the defaults of those that are searched.
+        fixed: the names of the options that are given.
+        trials: number of trials of the study, in all its processes together.
+        storage: path of a journal file, or URL of a database; a journal in ``out`` if None.
+
+    Raises:
+        ValueError, ImportError, Interrupted: as :func:`noisin_pyro.tuning.tune.tune` does.
+    """
     from noisin_pyro.text.sources import check_source
     from noisin_pyro.training.interrupt import Interrupted
     from noisin_pyro.tuning.study import check_folder, require_optuna, trial_folder
 
-    require_optuna()  # what is wrong is told before torch is imported, which takes seconds
+    require_optuna()  # refuse bad input before importing torch, which takes seconds
     check_folder(config)
     check_source(config.corpus, config.data_dir)
     from noisin_pyro.tuning.report import study_table

@@ -24,16 +24,21 @@ EXPERIMENTS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What a reproduction may change about its recipes.
+    """The options of a reproduction that change its runs.
 
     Args:
-        corpus: another text than the paper's, such as pydoc.
-        data_dir: the folder with the published corpora's files or folders; downloaded if omitted.
-        epochs: another limit than the recipes'.
-        grid: try only this many of each method's hyper-parameters.
-        seeds: seeds of the hyper-parameter with the lowest validation perplexity.
-        device: auto, cpu, cuda, mps or xpu.
-        precision: another precision than 32.
+        corpus: train on this corpus, such as pydoc, in place of the recipes'.
+        data_dir: the folder with the files of a published corpus, or with a folder of such files
+            for each corpus; they are downloaded if omitted.
+        epochs: maximum number of epochs, in place of the recipes'.
+        grid: try only the first values of each method's hyper-parameter, this many.
+        seeds: number of seeds of the value with the lowest validation perplexity; the grid itself
+            has seed 1.
+        device: where to train; auto takes an accelerator if there is one.
+        precision: precision of training, in place of the recipes'.
+
+    Raises:
+        ValueError: if a number is below 1.
     """
 
     corpus: str | None = None

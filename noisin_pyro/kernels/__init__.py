@@ -1,1 +1,1 @@
-"""Fast tensor functions that know nothing of cells."""
+"""Fast tensor functions, independent of cells and noise."""

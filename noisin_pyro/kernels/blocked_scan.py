@@ -1,21 +1,22 @@
 """The linear recurrence h_t = a_t ⊙ h_{t-1} + b_t and its gradients, computed in blocks of steps.
 
-Two steps in turn are again one such step, h_{t+1} = (a_{t+1} a_t) h_{t-1} + (a_{t+1} b_t +
-b_{t+1}). So the sequence can be cut into blocks that are computed side by side (Blelloch 1990,
-https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf), with some 3 √T tensor operations instead of T:
+Two consecutive steps compose to one step of the same form, h_{t+1} = (a_{t+1} a_t) h_{t-1} +
+(a_{t+1} b_t + b_{t+1}). So the sequence can be cut into √T blocks that run in parallel (Blelloch
+1990, https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf), with about 3 √T tensor operations instead of
+T:
 
-1. For each block, the product P of its a, and its last state S when it starts from zero: step by
-   step within the blocks, all blocks at once.
-2. The state E that each block starts from: E_{j+1} = P_j ⊙ E_j + S_j, block by block.
-3. The recurrence itself from these states: step by step within the blocks, all blocks at once.
+1. For each block, the product P of its a, and its last state S if it started from zero: a loop over
+   the steps of a block, for all blocks at once.
+2. The initial state E of each block, E_{j+1} = P_j ⊙ E_j + S_j: a loop over the blocks.
+3. The states h of each block from its E: a loop over the steps of a block, for all blocks at once.
 
-A long sequence on a CPU is first cut into chunks that fit the cache, one after the other. The work
-is O(T), and pass 3 multiplies by single a only, as the loop does. The product P may overflow where
+On a CPU a long sequence is first cut into chunks that fit the cache. The work is O(T). Pass 3 does
+the same multiplications as the plain loop, and rounds as it does. The product P can overflow where
 the loop's h is finite (h = 0 and a = 1e30 twice). Then some E is infinite or NaN, and the loop
-computes the steps of this chunk instead.
+computes this chunk instead.
 
 The gradient is the same recurrence in reverse (Martin and Cundy 2018,
-https://arxiv.org/abs/1709.04057). With g_t = ∂L/∂h_t as it comes from the loss,
+https://arxiv.org/abs/1709.04057). With g_t the gradient by h_t of the loss at fixed later states,
 
     ∂L/∂b_t = g_t + a_{t+1} ⊙ ∂L/∂b_{t+1}
     ∂L/∂a_t = h_{t-1} ⊙ ∂L/∂b_t
@@ -34,18 +35,18 @@ from torch import Tensor
 
 __all__ = ["ends_of", "scan_gradients", "scan_into"]
 
-_CHUNK = 1 << 19  # numbers per tensor that pass 3 still finds in a CPU's cache after pass 1
-_FEWEST = 16  # steps for which blocks pay
+_CHUNK = 1 << 19  # elements per tensor that stay in a CPU's cache from pass 1 to pass 3
+_FEWEST = 16  # up to this number of steps the loop is as fast as blocks
 
 
 def scan_into(a: Tensor, b: Tensor, h0: Tensor, out: Tensor, reverse: bool = False) -> None:
-    """Writes h_t = a_t ⊙ h_{t-1} + b_t for t = 1 … T; without a gradient of its own.
+    """Writes h_t = a_t ⊙ h_{t-1} + b_t for t = 1 … T into a buffer, without autograd.
 
     Args:
-        a, b: with shape (T, \\*B, H) and of one dtype, float32 or float64.
+        a, b: the coefficients and inputs, with shape (T, \\*B, H), both float32 or both float64.
         h0: the state before the first step, with shape (\\*B, H).
-        out: where h goes, with shape (T, \\*B, H).
-        reverse: run from the last step to the first, h_t = a_t ⊙ h_{t+1} + b_t, where h0 is the
+        out: the buffer for h, with shape (T, \\*B, H).
+        reverse: run from the last step to the first, h_t = a_t ⊙ h_{t+1} + b_t; h0 is then the
             state after the last step.
 
     Example:
@@ -67,14 +68,14 @@ def scan_gradients(
     reverse: bool = False,
     after: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of :func:`scan_into` by a and b; that by h0 is a_1 ⊙ ∂L/∂b_1.
+    """The gradients of :func:`scan_into` by a and b; the gradient by h0 is a_1 ⊙ ∂L/∂b_1.
 
     Args:
-        grad: ∂L/∂h as it comes from the loss, with shape (T, \\*B, H).
+        grad: g, the gradients by the outputs h, with shape (T, \\*B, H).
         a, h0, reverse: as in :func:`scan_into`.
-        h: what it wrote.
-        after: what the steps after these add to the gradient of the last state, with shape
-            (\\*B, H).
+        h: the states that :func:`scan_into` wrote.
+        after: if the sequence goes on in another call, the gradient by the last state through the
+            later steps, with shape (\\*B, H).
 
     Returns:
         ∂L/∂a and ∂L/∂b, with shape (T, \\*B, H).
@@ -93,17 +94,19 @@ def scan_gradients(
 
 
 def ends_of(reverse: bool) -> tuple[slice, slice, int, int]:
-    """In order of computation: all steps but the last, all but the first, the first, the last.
+    """Indices of all steps but the last, all but the first, the first, and the last.
+
+    First and last are meant in the order of computation.
 
     Args:
-        reverse: whether the last step is the first to be computed.
+        reverse: whether the steps are computed from the last to the first.
     """
     early, late = slice(None, -1), slice(1, None)
     return (late, early, -1, 0) if reverse else (early, late, 0, -1)
 
 
 def _chunks(like: Tensor, reverse: bool) -> Iterator[slice]:
-    """Pieces of the sequence in the order of computation; on a GPU the whole."""
+    """The chunks of the sequence in the order of computation; on a GPU the whole sequence."""
     steps = len(like)
     size = steps if like.is_cuda else _CHUNK // max(like[:1].numel(), 1)
     size = max(size, _FEWEST)
@@ -116,8 +119,8 @@ def _blocked(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Ten
 
     Args:
         a, b, out: with shape (N, \\*B, H).
-        h: with shape (\\*B, H).
-        reverse: whether the last step is the first to be computed.
+        h: the state before them, with shape (\\*B, H).
+        reverse: whether the steps are computed from the last to the first.
     """
     steps = len(b)
     if steps <= _FEWEST:
@@ -171,14 +174,14 @@ def _stepwise(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Te
 
 
 def _accelerated(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) -> bool:
-    """As :func:`_blocked`, by accelerated-scan; False if it cannot or its products overflow."""
+    """As :func:`_blocked`, by accelerated-scan; False if it is missing or its products overflow."""
     kernel = _accelerated_scan() if out.dtype == torch.float32 else None
     if kernel is None:
         return False
     first = -1 if reverse else 0
     b = b.clone()
     b[first].addcmul_(a[first], h)  # the kernel starts from zero
-    # (N, *B, H) -> (B·H, 1, N), time from the left to the right
+    # (N, *B, H) -> (B·H, 1, N), in the order of computation
     rows = (part.reshape(len(part), -1).t().unsqueeze(1) for part in (a, b))
     found = kernel(*(part.flip(-1) if reverse else part.contiguous() for part in rows))
     found = found.flip(-1) if reverse else found

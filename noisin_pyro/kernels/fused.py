@@ -1,4 +1,4 @@
-"""torch's own recurrent kernels, with sequences of different lengths."""
+"""torch's fused recurrent kernels, for sequences of different lengths."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def fused(
     options: tuple[bool, int, float, bool, bool],
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Layers of torch's own recurrent kernel.
+    """Runs the layers of an RNN by one of torch's fused kernels.
 
-    Under autocast on a CPU whose oneDNN has no LSTM for halves, and where ``nn.LSTM`` therefore
-    fails, the layers run in the dtype of their weights.
+    oneDNN has no half-precision LSTM on some CPUs, where ``nn.LSTM`` therefore fails under
+    autocast. There the layers run in the dtype of their weights.
 
     Args:
         kernel: ``"rnn_tanh"``, ``"rnn_relu"``, ``"lstm"`` or ``"gru"``.
         x: the input, with shape (T, B, I).
-        state: the start: h, and of an LSTM the cell state c too, each with shape (D·L, B, H).
-        weights: flat, as the kernel takes them.
-        options: whether there are biases, L, dropout between layers, whether it acts, and whether
-            there is a second direction.
+        state: the initial state, h and for an LSTM also c, each with shape (D·L, B, H); D is the
+            number of directions.
+        weights: w_ih, w_hh and, with biases, b_ih and b_hh of each layer and direction, flat.
+        options: the kernel's arguments (has_biases, num_layers, dropout, train, bidirectional).
         lengths: each sequence's number of steps, with shape (B,), or None for T.
 
     Returns:
         The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final state
-        of each sequence, shaped as the start.
+        of each sequence, with the shapes of the initial one.
     """
     halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if halves and kernel == "lstm" and not _lstm_runs_in(torch.get_autocast_dtype("cpu")):
@@ -59,13 +59,13 @@ def fused(
 
 
 def _joined(state: tuple[Tensor, ...]) -> Any:
-    """The state as torch's kernels take it."""
+    """The state in the form of torch's kernels: a tuple for an LSTM, otherwise a tensor."""
     return state if len(state) > 1 else state[0]
 
 
 @cache
 def _lstm_runs_in(dtype: torch.dtype) -> bool:
-    """Whether torch's LSTM runs under autocast on this CPU; without AVX-512 oneDNN's does not."""
+    """Whether torch's LSTM runs in a half precision on this CPU; it needs AVX-512."""
     on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the default device is
     state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
     weights = [weight, weight]

@@ -1,7 +1,7 @@
-"""Linear recurrences h_t = a_t ⊙ h_{t-1} + b_t as a differentiable function of tensors.
+"""The linear recurrence h_t = a_t ⊙ h_{t-1} + b_t as a differentiable function.
 
-The values and the gradients are computed by :mod:`.blocked_scan`. This module adds derivatives of
-any order, ``torch.func`` and ``torch.compile``, and has the loop that tests compare it with.
+:mod:`.blocked_scan` computes values and gradients. This module adds derivatives of any order,
+``torch.func`` and ``torch.compile``. :func:`linear_loop` is the readable form.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["linear_loop", "linear_scan"]
 
 
 def linear_loop(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
-    """The readable form of :func:`linear_scan`: the same call, and torch's own gradients.
+    """The readable form of :func:`linear_scan`: a loop with autograd's gradients.
 
     Args:
-        a: the coefficients, with shape (T, \\*B, H), or any that broadcasts with b's.
+        a: the coefficients, with shape (T, \\*B, H), or a shape that broadcasts to it.
         b: the inputs, with shape (T, \\*B, H).
         h0: the state before the first step, with shape (\\*B, H); zero if omitted.
 
@@ -48,12 +48,12 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
 
     It has derivatives of any order, and works under ``torch.func`` (reverse mode and ``vmap``) and
     ``torch.compile``. Half precision is computed in float32 and returned in half precision. Where
-    \\|a\\| > 1, rounding errors grow with the products of a, as they do in the loop. On a GPU, the
-    kernel of the package accelerated-scan does float32 if it is installed.
+    \\|a\\| > 1, rounding errors grow with the products of a, as in the loop. On a GPU, the package
+    accelerated-scan computes float32 if it is installed.
 
     Args:
-        a: the coefficients, with shape (T, \\*B, H), or any that broadcasts with b's: (H,), say,
-            or (T, 1, 1). They may have either sign, be zero, or exceed 1.
+        a: the coefficients, with shape (T, \\*B, H), or a shape that broadcasts to it, such as
+            (H,) or (T, 1, 1). They may have either sign, be zero, or exceed 1.
         b: the inputs, with shape (T, \\*B, H).
         h0: the state before the first step, with shape (\\*B, H); zero if omitted.
 
@@ -61,14 +61,15 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
         h, with shape (T, \\*B, H).
 
     Raises:
-        TypeError: if a tensor is not of real floating-point numbers.
-        ValueError: if the shapes do not fit.
+        TypeError: if a tensor is not real floating-point.
+        ValueError: if the shapes do not broadcast.
 
     Example:
         >>> linear_scan(torch.tensor([2.0, 0.5, 1.0]), torch.ones(3))
         tensor([1.0000, 1.5000, 2.5000])
 
-        A minGRU's recurrence (Feng et al. 2024), with multiplicative noise m inside it:
+        The recurrence of a minGRU (Feng et al. 2024, https://arxiv.org/abs/2410.01201) with
+        multiplicative noise m:
 
         >>> k, g, m = torch.randn(3, 100, 8, 4).unbind(0)  # (T, B, H) each
         >>> a, b = torch.sigmoid(-k), torch.sigmoid(k) * g
@@ -85,7 +86,11 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
 def _prepared(
     a: Tensor, b: Tensor, h0: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, torch.dtype]:
-    """a, b and h0 in full shape and in the dtype to compute in, and the dtype of the result."""
+    """a, b and h0 broadcast and in the dtype of the computation, and the dtype of the result.
+
+    Raises:
+        TypeError, ValueError: as :func:`linear_scan`.
+    """
     given = [part for part in (a, b, h0) if part is not None]
     for part in given:
         if not part.is_floating_point():
@@ -107,10 +112,10 @@ def _prepared(
 
 
 class _Scan(torch.autograd.Function):
-    """The recurrence and its gradients; ``reverse`` runs it from the last step to the first.
+    """The recurrence with its gradients; ``reverse`` is that of :func:`.scan_into`.
 
-    Reversed, h_t = a_t ⊙ h_{t+1} + b_t and h0 is the state after the last step. Each direction is
-    the gradient of the other, so both have all derivatives.
+    The gradient of each direction is the recurrence in the other direction, so both have
+    derivatives of any order.
     """
 
     @staticmethod
@@ -142,7 +147,7 @@ class _Scan(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, a: Tensor, b: Tensor, h0: Tensor, reverse: bool
     ) -> tuple[Tensor, int]:
-        """The mapped dimension becomes one more batch dimension, after time."""
+        """Moves the mapped dimension behind time, where it is one more batch dimension."""
 
         def moved(part: Tensor, dim: int | None, to: int) -> Tensor:
             if dim is not None:
@@ -157,7 +162,7 @@ class _Scan(torch.autograd.Function):
 def _differentiable_gradients(
     grad: Tensor, a: Tensor, h0: Tensor, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """∂L/∂a and ∂L/∂b as functions with derivatives."""
+    """:func:`.scan_gradients` with autograd, for further derivatives."""
     early, late, _, last = ends_of(reverse)
 
     def joined(part: Tensor, end: Tensor, at_the_end: bool) -> Tensor:
@@ -186,25 +191,21 @@ def _gradients(
 
 
 def _linked(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
-    """The recurrence as a function with derivatives."""
-    if not _is_batched(b):
+    """The recurrence with autograd, also if ``b`` is mapped by ``is_grads_batched=True``.
+
+    That option of ``torch.autograd.grad`` uses an older vmap than ``torch.func``, without a rule
+    for :class:`_Scan`, so the loop runs.
+    """
+    if not torch._C._functorch.is_legacy_batchedtensor(b):
         return _Scan.apply(a, b, h0, reverse)  # type: ignore[no-any-return, no-untyped-call]
     if reverse:
         return linear_loop(a.flip(0), b.flip(0), h0).flip(0)
     return linear_loop(a, b, h0)
 
 
-def _is_batched(grad: Tensor) -> bool:
-    """Whether ``torch.autograd.grad(is_grads_batched=True)`` maps over it.
-
-    It does so by an older vmap, which knows nothing of :meth:`_Scan.vmap` and gets the loop.
-    """
-    return torch._C._functorch.is_legacy_batchedtensor(grad)
-
-
-# torch.compile would unroll these loops, so it gets them as operations it cannot look into, with
-# _Scan's gradient. Eager mode has _Scan itself, because an operation costs some 30 µs more, has no
-# vmap, and no derivatives of derivatives.
+# torch.compile would unroll the loops, so they are custom operations to it, with _Scan's gradient.
+# Eager mode uses _Scan, because a custom operation costs about 30 µs more per call, and has neither
+# vmap nor second derivatives.
 _states_op = torch.library.custom_op("noisin_pyro::linear_scan", _states, mutates_args=())
 _gradients_op = torch.library.custom_op(
     "noisin_pyro::linear_scan_backward", _gradients, mutates_args=()
@@ -225,5 +226,5 @@ _states_op.register_autograd(_Scan.backward, setup_context=_Scan.setup_context)
 
 
 def _is_traced(part: Tensor) -> bool:
-    """Whether a compiler or exporter records what is done to it."""
+    """Whether a compiler or exporter records the operations on a tensor."""
     return torch.compiler.is_compiling() or isinstance(part, (FakeTensor, FunctionalTensor))

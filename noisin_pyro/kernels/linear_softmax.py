@@ -1,19 +1,19 @@
-"""log softmax(V z + b)[y] with one matrix of logits in memory, and its backward pass by hand.
+"""log softmax(V z + b)[y] with one matrix of logits in memory and a hand-written backward pass.
 
-torch's chain ``linear -> log_softmax -> nll_loss`` holds three such matrices in turn: the
-log-probabilities, their gradient (zero but for one number a row) and the logits' gradient. At
-10,000 words each is 28 MB for a window of 35 x 20 words, new in every step, and on a CPU the
-memory's first touch costs more than what is computed in it. Here softmax(V z + b) − onehot(y)
-takes the place of the logits, and with g = ∂L/∂log p both products follow from it:
+torch's ``linear -> log_softmax -> nll_loss`` allocates three matrices of that size in turn: the
+log-probabilities, their gradient (one nonzero number in each row) and the gradient of the logits.
+With 10,000 words and a window of 35 x 20 each has 28 MB. They are new in every training step, and
+on a CPU the page faults of new memory cost more than the arithmetic. Here softmax(V z + b) −
+onehot(y) overwrites the logits, and with g = ∂L/∂log p it gives both gradients:
 
     ∂L/∂z = −g (softmax − onehot) V        ∂L/∂V = −(softmax − onehot)ᵀ (g z)
 
-Over a long window even one such matrix is too large: 4.4 GB for 4,096 x 8 rows of 33,278 words.
-Beyond a size the rows are taken in parts, and no part's logits outlive it. If they were computed
-again in the backward pass, a training step would have four products instead of three. So the
-forward pass computes both gradients for g = −1 while a part is there, and the backward pass scales
-them. That is all where every row has the same g, as in a sum or a mean over the rows. Where g
-differs, as under a mask, the backward pass computes the logits again, part by part.
+Over a long window even one matrix is too large: 4.4 GB for 4,096 x 8 rows and 33,278 words. Above
+``_LARGE`` logits the rows are split into parts whose logits are discarded. Recomputing them in the
+backward pass would cost a fourth matrix product in a training step that has three. So the forward
+pass computes both gradients of each part for g = −1, and the backward pass scales them. This is
+exact if all rows have the same g, as in a sum or mean over rows. If they differ, as under a mask,
+the backward pass recomputes the logits part by part.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from noisin_pyro.kernels.onednn import linear, outer
 
 __all__ = ["linear_log_softmax"]
 
-_LARGE = 1 << 27  # logits, 512 MB, above which no matrix of them all is made
+_LARGE = 1 << 27  # logits (512 MB in float32); above this number the rows are split into parts
 _PART = 1 << 23  # logits of a part
-_CACHED = 1 << 19  # numbers that a CPU's cache holds between two passes over them
+_CACHED = 1 << 19  # logits that stay in a CPU's cache between two passes over them
 
-_NO_CLASS = torch.iinfo(torch.int64).min  # cross_entropy's own default takes a target for padding
+_NO_CLASS = torch.iinfo(torch.int64).min  # an ignore_index that no target has
 
 
 def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
-    """The log-probability of each row's target.
+    """The log-probability log softmax(V z + b)[y] of each row's target, without validation.
 
     Args:
-        z: with shape (N, H).
+        z: the features, with shape (N, H).
         weight: V, with shape (K, H).
-        bias: b, with shape (K,).
-        target: y, of dtype int64 with shape (N,).
+        bias: b, with shape (K,), or None for 0.
+        target: y, classes in 0 … K − 1 of dtype int64, with shape (N,).
 
     Returns:
-        With shape (N,), in float32 under autocast.
+        The log-probabilities, with shape (N,), in float32 if the inputs or autocast have half
+        precision.
 
     Example:
         >>> linear_log_softmax(torch.zeros(2, 3), torch.zeros(4, 3), None, torch.tensor([0, 3]))
@@ -77,22 +78,31 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
 
 
 def _plain(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
-    """The readable form."""
+    """:func:`linear_log_softmax` in torch's own functions."""
     logits = F.linear(z, weight, bias)
     return -F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)
 
 
 def _rows(count: int, size: int) -> Iterator[slice]:
-    """All rows, in parts of ``size``."""
+    """Slices of ``size`` rows that cover all rows; one empty slice if there are none."""
     size = max(1, size)
     return (slice(start, min(start + size, count)) for start in range(0, max(count, 1), size))
 
 
 def _to_softmax(logits: Tensor, target: Tensor, excess: bool = False) -> Tensor:
-    """log p_y of each row; the logits become softmax(logits), less onehot(y) if ``excess``.
+    """The log-probability of each row's target; the logits are overwritten.
 
-    Rows that fit a CPU's cache are taken together, halves in single precision meanwhile. With
-    p_max = 1/Σ exp(logits − max), one exponential a number gives both.
+    Since max softmax = 1/Σ exp(logits − max), the softmax gives the normaliser too, and each logit
+    needs one exponential. Half precision is computed in float32.
+
+    Args:
+        logits: with shape (N, K). They become softmax(logits), or softmax(logits) − onehot(y) if
+            ``excess``.
+        target: y, with shape (N,).
+        excess: whether to subtract onehot(y).
+
+    Returns:
+        The log-probabilities, in float32 or float64, with shape (N,).
     """
     single = torch.promote_types(logits.dtype, torch.float32)
     log_prob = logits.new_empty(len(logits), dtype=single)
@@ -113,12 +123,14 @@ def _to_softmax(logits: Tensor, target: Tensor, excess: bool = False) -> Tensor:
 def _log_prob_and_excess(
     z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(V z + b)[y] with shape (N,), and softmax(V z + b) − onehot(y)."""
+    """The log-probabilities, with shape (N,), and softmax − onehot, with shape (N, K)."""
     logits = linear(z, weight, bias)
     return _to_softmax(logits, target, excess=True), logits
 
 
 class _LinearLogSoftmax(torch.autograd.Function):
+    """The log-probabilities, then softmax − onehot, which is saved for the backward pass."""
+
     @staticmethod
     def forward(
         z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
@@ -150,7 +162,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
 
 
 class _InParts(torch.autograd.Function):
-    """As :class:`_LinearLogSoftmax`, without a matrix of all logits."""
+    """The log-probabilities, computed in parts of the rows."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
@@ -180,7 +192,16 @@ def _in_parts(
     grad: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """The log-probabilities, and the gradients by z, V and b for g = ``grad``, or −1 if None."""
+    """The log-probabilities and the gradients by z, V and b, in parts of the rows.
+
+    Args:
+        z, weight, bias, target: those of :func:`linear_log_softmax`.
+        grad: g, with shape (N,), or None for −1.
+        wanted: whether to compute the gradients by z, V and b.
+
+    Returns:
+        The log-probabilities with shape (N,), and each gradient or None.
+    """
     single = torch.promote_types(weight.dtype, torch.float32)  # for sums over many parts
     dz = torch.empty_like(z) if wanted[0] else None
     dw = weight.new_zeros(weight.t().shape, dtype=single) if wanted[1] else None
@@ -207,7 +228,7 @@ def _in_parts(
 def _differentiable_gradients(
     grad: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
 ) -> list[Tensor | None]:
-    """Those of :func:`_plain`, with derivatives if these are wanted; for a mapped ``grad`` too."""
+    """The gradients by autograd, which takes a mapped ``grad`` and gives further derivatives."""
     differentiated = torch.is_grad_enabled()
     parts = [z, weight, bias]
     wanted = [part for part in parts if part is not None and part.requires_grad]

@@ -1,4 +1,4 @@
-"""Whether torch maps a function over one more dimension, for which kernels here have no rule."""
+"""Detects torch's vmaps, for which the kernels of this package have no rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["backward_is_mapped", "is_mapped"]
 def is_mapped(*parts: Tensor | None) -> bool:
     """Whether ``torch.func.vmap`` maps over one of these tensors.
 
-    Not where a gradient is taken inside of it, since torch computes that from the kernels' parts.
+    False inside a ``torch.func.grad`` within the ``vmap``: there torch differentiates a kernel by
+    its decomposition, which has vmap rules.
     """
     functorch = torch._C._functorch
     top: Any = functorch.peek_interpreter_stack()
@@ -23,14 +24,14 @@ def is_mapped(*parts: Tensor | None) -> bool:
 
 
 def backward_is_mapped(*grads: Tensor | None) -> bool:
-    """Whether a backward pass is for many gradients of the output at once.
+    """Whether torch maps a backward pass over many gradients of the output.
 
     ``torch.autograd.grad(is_grads_batched=True)``, and with it
-    ``torch.autograd.functional.jacobian(vectorize=True)``, maps the backward pass by an older vmap
-    than ``torch.func``. Neither can write into a buffer that it does not map over.
+    ``torch.autograd.functional.jacobian(vectorize=True)``, does so by an older vmap than
+    ``torch.func``. Under neither can a backward pass write into a new buffer, which is not mapped.
 
     Args:
-        grads: the gradients that the backward pass is given.
+        grads: the arguments of the backward pass.
     """
     legacy = torch._C._functorch.is_legacy_batchedtensor
     return torch._C._are_functorch_transforms_active() or any(

@@ -1,9 +1,9 @@
-"""Matrix products on a CPU through oneDNN, which torch carries and runs its own LSTM with.
+"""Matrix products on a CPU by oneDNN, a library that is part of torch.
 
-torch's general product in single precision is MKL's; on an AMD EPYC oneDNN's was twice as fast, for
-all sizes met here (``benchmarks/products.py``). And a recurrence's many products with one matrix,
-each with a batch of few rows, take that matrix arranged beforehand. What this brings to a whole
-step: ``benchmarks/step_cost.py``.
+torch computes float32 products by MKL. On an AMD EPYC oneDNN was twice as fast at all sizes of this
+library (``benchmarks/products.py``). A recurrence multiplies few rows by the same matrix in every
+step, and oneDNN can reorder that matrix in advance. ``benchmarks/step_cost.py`` measures the effect
+on a training step.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["FEWEST", "linear", "outer", "packs", "small_products"]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
-FEWEST = 4  # products for which arranging the matrix pays
-_LARGE = 1_000_000  # multiplications, above which a product is worth oneDNN's longer call
+FEWEST = 4  # least number of products for which reordering the matrix pays
+_LARGE = 1_000_000  # least number of multiplications for which oneDNN's longer call pays
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, with its gradients of any order, by the faster library.
+    """``F.linear`` by the faster of the two libraries, with derivatives of any order.
 
     Args:
-        x: with shape (\\*, H).
+        x: the input, with shape (\\*, H).
         weight: W, with shape (G, H).
-        bias: b, with shape (G,).
+        bias: b, with shape (G,), or None for 0.
 
     Returns:
         x Wᵀ + b, with shape (\\*, G).
@@ -51,14 +51,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_n left_n right_nᵀ, a weight's gradient, by the faster library.
+    """Σ_n left_n right_nᵀ, the gradient of a weight, by the faster of the two libraries.
 
     Args:
         left: with shape (N, G).
         right: with shape (N, H).
 
     Returns:
-        With shape (G, H).
+        The sum, with shape (G, H).
     """
     if not _by_onednn(right.t(), left.t()):
         return left.t() @ right
@@ -71,17 +71,19 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * len(weight) >= _LARGE
         and packs(weight)
         and packs(x)
-        and (weight.is_contiguous() or weight.t().is_contiguous())  # or it takes a thousandfold
+        and (weight.is_contiguous() or weight.t().is_contiguous())  # others are 1,000 times slower
         and not torch.is_autocast_enabled("cpu")
         and not backward_is_mapped(x, weight)
     )
 
 
 class _Linear(torch.autograd.Function):
+    """:func:`linear` by oneDNN."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        bias = None if bias is None else bias.contiguous()  # oneDNN reads it as if it were
+        bias = None if bias is None else bias.contiguous()  # oneDNN ignores strides
         library: Any = torch.ops.mkldnn
         return library._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
@@ -98,12 +100,12 @@ class _Linear(torch.autograd.Function):
 
 
 def small_products(weight: Tensor, rows: int, count: int) -> Product:
-    """The function (addend, x, out) -> out = addend + x Wᵀ, for repeated use without gradients.
+    """A function (addend, x, out) that writes addend + x Wᵀ into out, without autograd.
 
     Args:
         weight: W, with shape (G, H).
-        rows: B, the rows of each x.
-        count: how many products there will be.
+        rows: B, the number of rows of each x.
+        count: the expected number of calls.
 
     Example:
         >>> import torch
@@ -126,10 +128,10 @@ def small_products(weight: Tensor, rows: int, count: int) -> Product:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether oneDNN takes this matrix: float32 on a CPU, in a torch that has it.
+    """Whether oneDNN can multiply by this matrix: float32, on a CPU, and a torch with oneDNN.
 
-    The two operations are torch's own, for its compiler, and not of its public interface; so they
-    are tried once, and without them everything runs by ``addmm``.
+    The operations used here belong to torch's compiler and are not public. So they are tried once;
+    if they fail, all products run by ``addmm``.
     """
     if torch._C._get_tracing_state() is not None:  # torch.jit cannot record these operations
         return False
@@ -139,6 +141,7 @@ def packs(weight: Tensor) -> bool:
 
 @cache
 def _works() -> bool:
+    """Whether this torch has the two operations, with the expected arguments."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:

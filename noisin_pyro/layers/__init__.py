@@ -1,1 +1,1 @@
-"""One layer over a whole sequence, by the fastest exact way."""
+"""One layer over a whole sequence, by the fastest exact algorithm."""

@@ -1,12 +1,12 @@
-"""Layers over a whole sequence, by the fastest exact way that the cell and the noise allow.
+"""Layers over a whole sequence, by the fastest exact algorithm for the cell and the noise.
 
-    recurrent noise     cell                         backend
+    recurrent noise     cell                         algorithm
     none                tanh, relu, lstm, gru        torch's kernel
-    none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, while its product is small
-    any                 all                          the cell's own :meth:`~.Cell.run`
+    none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, if it costs less than a scan
+    any                 all                          :meth:`.Cell.run`
 
-``noise_to="output"`` leaves the recurrence without noise, whatever the noise. Everything here is
-plain torch, and nothing is drawn but dropout's masks.
+With ``noise_to="output"`` the recurrence has no noise. This module knows torch alone and not Pyro,
+and draws nothing but the masks of dropout.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from noisin_pyro.lengths import last_step, length_mask
 __all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer", "under_vmap"]
 
 NoiseTo = Literal["both", "output", "recurrence", "weights"]
-"""Where the noise goes: both, output, recurrence, or what the recurrent weights read."""
+"""Where the noise goes: both, output, recurrence, or the operand of the recurrent weights."""
 
-# Particles S lead every shape and are folded into the batch for the kernels:
+# Particle dimensions *S come first in every shape. The kernels take them as part of the batch:
 #
 #     x, mult, add    (*S, T or 1, B or 1, F)    ->    (T, S·B, F)
 #     h, c            (*S, D·L, B, H)            ->    (D·L, S·B, H)
@@ -45,17 +45,18 @@ def clean_layers(
     training: bool = False,
     bidirectional: bool = False,
 ) -> tuple[Tensor, State]:
-    """All layers without noise, in one call of the kernel of a cell that has one.
+    """Runs L layers without noise in one call of torch's kernel.
 
     Args:
-        cell: a cell with a kernel.
+        cell: a cell with a :attr:`~.Cell.kernel`.
         x: the input, with shape (\\*S, T, B, I).
-        state: the start, each part with shape (\\*S, D·L, B, H), D being 2 if ``bidirectional``.
-        layers: the weights of the L layers, of both directions in turn.
-        lengths: each sequence's number of steps, with shape (B,).
-        dropout: probability of zeroing, between layers, while ``training``.
+        state: the initial state, each part with shape (\\*S, D·L, B, H); D is 2 if
+            ``bidirectional``, otherwise 1.
+        layers: the weights of D·L layers, (layer 0 forward, layer 0 backward, layer 1, ...).
+        lengths: each sequence's number of steps, with shape (B,), or None for T.
+        dropout: the probability of zeroing a unit between layers, while ``training``.
         training: whether dropout acts.
-        bidirectional: whether every layer has a second direction.
+        bidirectional: whether every layer also runs backwards in time.
 
     Returns:
         The top layer's h with shape (\\*S, T, B, D·H), 0 past a sequence's end, and the final
@@ -69,7 +70,14 @@ def clean_layers(
 
 
 def under_vmap(x: Tensor, state: State, layers: list[Any], add: Tensor | None = None) -> bool:
-    """Whether ``torch.func.vmap`` leaves a call without torch's kernels, and with the loop."""
+    """Whether ``torch.func.vmap`` maps a call's tensors, which torch's fused kernels cannot take.
+
+    Args:
+        x: the input.
+        state: the initial state.
+        layers: the weights of each layer, tuples of tensors or modules.
+        add: the additive noise.
+    """
     weights = [weight for layer in layers if isinstance(layer, tuple) for weight in layer]
     return is_mapped(x, *state, *weights, add)
 
@@ -85,37 +93,37 @@ def noisy_layer(
     *,
     noise_to: NoiseTo = "both",
 ) -> tuple[Tensor, State]:
-    """One layer whose noise z = h · mult + add is known for all steps.
+    """Runs one layer with noise z = h · mult + add that is already drawn for all steps.
 
     Args:
         cell: the transition.
         x: the input, with shape (\\*S, T, B, I).
-        state: the start, each part with shape (\\*S, 1, B, H).
+        state: the initial state, each part with shape (\\*S, 1, B, H).
         weights: the layer's weights.
-        mult: with shape (\\*S, T or 1, B, H), or None for 1.
-        add: likewise, or None for 0.
-        lengths: each sequence's number of steps, with shape (B,).
-        noise_to: whether the output, the next step, or both read z; the other reads h. With
-            ``"weights"`` step t's recurrent weights read h_{t-1} · mult_t + add_t, and nothing else
-            is noisy.
+        mult: the factor, with shape (\\*S, T or 1, B, H), or None for 1.
+        add: the summand, with shape (\\*S, T or 1, B, H), or None for 0.
+        lengths: each sequence's number of steps, with shape (B,), or None for T.
+        noise_to: ``"output"`` makes z the layer's output and h the state that the next step reads,
+            ``"recurrence"`` the reverse, and ``"both"`` makes both z. With ``"weights"`` the
+            recurrent weights of step t multiply h_{t-1} · mult_t + add_t, and all else is clean.
 
     Returns:
-        z, or h where the output reads no noise, with shape (\\*S, T, B, H), 0 past a sequence's
-        end, and the final state, each part with shape (\\*S, 1, B, H).
+        The layer's output, with shape (\\*S, T, B, H) and 0 past a sequence's end, and the final
+        state, each part with shape (\\*S, 1, B, H).
     """
     lead, (steps, batch) = _lead(x, mult, add, *state), x.shape[-3:-1]
     x, lengths = _flat(x, lead, steps, batch), _repeated(lengths, lead)
     mult = None if mult is None else _flat(mult, lead, steps, batch)
     add = None if add is None else _flat(add, lead, steps, batch)
     start = _flat_state(state, lead, 1, batch)
-    if noise_to == "recurrence":
+    if noise_to in ("recurrence", "weights"):
         gates, first = cell.project(x, weights), tuple(part[0] for part in start)
-        output, states = cell.scan_clean(gates, first, weights, mult, add)
+        if noise_to == "recurrence":
+            output, states = cell.scan_clean(gates, first, weights, mult, add)
+        else:
+            states = _scan_reading(cell, gates, first, weights, mult, add)
+            output = states[0]
         final = tuple(last_step(part, lengths) for part in states)
-    elif noise_to == "weights":
-        gates, first = cell.project(x, weights), tuple(part[0] for part in start)
-        output, *clean = _reading(cell, gates, first, weights, mult, add)
-        final = tuple(last_step(part, lengths) for part in (output, *clean))
     elif noise_to == "both":
         output, final = _recurrence(cell, x, start, weights, mult, add, lengths)
     else:
@@ -126,7 +134,7 @@ def noisy_layer(
     return _deep(output, lead, batch), tuple(_deep(part, lead, batch) for part in final)
 
 
-def _reading(
+def _scan_reading(
     cell: Cell[Any],
     gates: Tensor,
     state: State,
@@ -134,9 +142,10 @@ def _reading(
     mult: Tensor | None,
     add: Tensor | None,
 ) -> State:
-    """The clean states of all steps, with noise on what the recurrent weights read.
+    """:meth:`.Cell.scan_reading`, by the faster ``scan_clean`` where the cell allows it.
 
-    Where nothing else reads the state, what step t + 1 reads is step t's z.
+    That is where the state enters through the recurrent weights alone. Then m_{t+1} h_t + a_{t+1}
+    is the noisy state z_t of a layer with the noise shifted by one step.
     """
     if not cell.weights_alone:
         return cell.scan_reading(gates, state, weights, mult, add)
@@ -155,13 +164,13 @@ def add_noise(h: Tensor, mult: Tensor | None, add: Tensor | None) -> Tensor:
 
 
 def dropout(x: Tensor, rate: float, active: bool, tied: bool) -> Tensor:
-    """torch's dropout, or with one mask for all steps of a sequence.
+    """torch's dropout, optionally with the same mask in all steps of a sequence.
 
     Args:
-        x: with shape (\\*S, T, B, F).
-        rate: the probability of zeroing.
-        active: whether to drop at all.
-        tied: whether the mask is one for all steps, with shape (\\*S, 1, B, F).
+        x: the features, with shape (\\*S, T, B, F).
+        rate: the probability of zeroing a feature.
+        active: whether dropout acts.
+        tied: whether all steps share a mask, with shape (\\*S, 1, B, F).
 
     Example:
         >>> x = dropout(torch.ones(5, 2, 3), 0.5, active=True, tied=True)
@@ -182,7 +191,13 @@ def _recurrence(
     add: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, State]:
-    """z with shape (T, B, H), and the final state, each part with shape (1, B, H)."""
+    """Runs a layer whose output and state are both z, by the first algorithm that applies.
+
+    The arguments are those of :func:`noisy_layer` without the dimensions \\*S.
+
+    Returns:
+        z with shape (T, B, H), and the final state, each part with shape (1, B, H).
+    """
     mapped = under_vmap(x, state, [weights], add)
     if mult is None and add is None and cell.kernel is not None and not mapped:
         z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
@@ -196,10 +211,10 @@ def _recurrence(
 
 
 def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | None) -> bool:
-    """Whether the noise can be extra input, and costs less so than in the scan.
+    """Whether the noise can be folded into the input, and folding costs less than the scan.
 
-    On a GPU, and without oneDNN, it always does. ``torch.func`` is left to folding, whose kernels
-    it can differentiate.
+    It costs less on a GPU, without oneDNN, and under ``torch.func``, where a scan is the readable
+    loop.
     """
     if mult is not None or not cell.folds:
         return False
@@ -211,7 +226,7 @@ def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | Non
 
 
 def _lead(*parts: Tensor | None) -> torch.Size:
-    """The particle dimensions \\*S of tensors with three more."""
+    """The common particle dimensions \\*S of tensors with three further dimensions."""
     shapes = (part.shape[:-3] for part in parts if part is not None)
     return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return]
 

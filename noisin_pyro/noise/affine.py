@@ -1,11 +1,12 @@
-"""Unbiased noise made from any distribution, standardised.
+"""Unbiased additive and multiplicative noise from any distribution.
 
     Additive(base)            z = h + γ ε            Std[z | h] = γ
     Multiplicative(base)      z = h (1 + γ ε)        Std[z | h] = γ |h|
 
-with ε = (x − μ)/σ, x ~ base. The three properties that §3 of the paper's first version asks of a
-noise (E[z | h] = h, a free spread γ, the gradients of the original RNN) hold by construction. A
-noise is a frozen value; the spread γ belongs to the RNN.
+with ε = (x − μ)/σ, x ~ base. The three properties that §3 of the paper's first version
+(https://arxiv.org/abs/1805.01500v1) requires of a noise hold by construction: E[z | h] = h, a free
+spread γ, and the gradients of the original RNN. A noise is a frozen value; the spread γ is an
+attribute of the RNN.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["Additive", "AffineNoise", "Multiplicative"]
 
 
 def _check_support(name: str, base: Distribution) -> None:
-    """Raises ValueError if a base does not say where its density lies."""
+    """Raises ValueError if a base does not implement ``support``."""
     try:
         base.support  # noqa: B018
     except NotImplementedError:
@@ -36,7 +37,7 @@ def _check_support(name: str, base: Distribution) -> None:
 
 
 def _check_density(name: str, base: Distribution, mean: float) -> None:
-    """Raises ValueError if a base does not give a log-probability for each of several values."""
+    """Raises ValueError if the ``log_prob`` of a base does not work elementwise."""
     exact = moved(base, torch.float64, torch.device("cpu"))
     values = torch.full((3, 2), mean, dtype=torch.float64)
     try:
@@ -52,7 +53,7 @@ def _check_density(name: str, base: Distribution, mean: float) -> None:
 
 @dataclass(frozen=True)
 class AffineNoise(Noise):
-    """A noise z = h · m + a, with m and a affine in a standardised draw ε of the base."""
+    """A noise z = h · m + a, where m and a are affine functions of a standardised draw ε."""
 
     base: Distribution
     mean: float | None = field(default=None, kw_only=True)
@@ -105,7 +106,16 @@ class AffineNoise(Noise):
         object.__setattr__(self, "stddev", stddev)
 
     def _known_or_given(self, name: str, known: float, scale: float) -> float:
-        """A moment that the base knows, or else the one that the user gave."""
+        """The moment that the base implements, or else the user's.
+
+        Args:
+            name: ``"mean"`` or ``"stddev"``.
+            known: the base's moment, NaN if it implements none.
+            scale: the base's standard deviation, for the tolerance.
+
+        Raises:
+            ValueError: if the user's moment differs from the base's.
+        """
         given: float | None = getattr(self, name)
         if given is None or math.isinf(known):
             return known
@@ -121,15 +131,15 @@ class AffineNoise(Noise):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_cache": {}}  # another machine may lack the tensors' device
+        return {**vars(self), "_cache": {}}  # its tensors may be on a GPU that a reader lacks
 
     def standardized(self, like: Tensor) -> Standardized:
-        """The distribution of ε, batch shape ``()``, in the dtype and on the device of ``like``.
+        """The distribution of ε, with batch shape ``()`` and the dtype and device of ``like``.
 
         Args:
             like: any floating-point tensor.
         """
-        # tensors made in inference mode, or later from such, cannot be trained with
+        # Tensors made in inference mode cannot be used in training.
         key = (like.dtype, like.device, torch.is_inference_mode_enabled())
         if key not in self._cache:
             assert self.mean is not None and self.stddev is not None
@@ -137,11 +147,14 @@ class AffineNoise(Noise):
         return self._cache[key]
 
     def affine(self, epsilon: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The pair (m, a) with z = h · m + a, where ``None`` stands for 1 and for 0.
+        """The pair (m, a) of z = h · m + a, with None for m = 1 or a = 0.
 
         Args:
-            epsilon: standardised noise, with shape (\\*, T, B, H).
+            epsilon: ε, with shape (\\*, T, B, H).
             spread: γ, broadcastable with ``epsilon``.
+
+        Returns:
+            m and a, each None or with the broadcast shape of the arguments.
         """
         raise NotImplementedError
 
@@ -151,15 +164,16 @@ class Additive(AffineNoise):
     """z = h + γ ε: the spread γ is the standard deviation of z given h.
 
     Args:
-        base: any univariate distribution with finite mean and variance, Pyro's or torch's.
-        mean: its mean, for a base that knows none of its own.
-        stddev: its standard deviation (not its variance), likewise.
+        base: any univariate distribution with finite mean and variance, of Pyro or torch.
+        mean: its mean, needed only for a base that does not implement ``mean``.
+        stddev: its standard deviation (not its variance), needed only for a base that does not
+            implement ``variance``.
 
     Raises:
         TypeError: if ``base`` is no distribution.
-        ValueError: if it has a batch or event dimension, an infinite, zero or unknown variance,
-            no density or support, a parameter that requires a gradient, or moments other than those
-            given.
+        ValueError: if ``base`` has a batch or event dimension, an infinite, zero or unknown
+            variance, no density or support, a parameter that requires a gradient, a tensor on the
+            device meta, or moments that contradict ``mean`` or ``stddev``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -180,8 +194,8 @@ class Additive(AffineNoise):
 class Multiplicative(AffineNoise):
     """z = h (1 + γ ε): the spread γ is the coefficient of variation of z given h.
 
-    With ``base = dist.Bernoulli(k)`` and γ = sqrt((1 − k)/k) this is inverted dropout with
-    keep probability k. Arguments and errors are those of :class:`Additive`.
+    ``base = dist.Bernoulli(k)`` with γ = sqrt((1 − k)/k) is inverted dropout with keep probability
+    k. Arguments and errors are those of :class:`Additive`.
 
     Example:
         >>> import torch, pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""What every noise is: a distribution p(z | h, γ) whose mean is the state h."""
+"""The interface of a noise: a distribution p(z | h, γ) with mean h."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Noise", "Range"]
 
 
 class Range(NamedTuple):
-    """The interval that a transition's states h lie in.
+    """The interval of a transition's states h.
 
     Attributes:
         low, high: its ends, which may be infinite.
-        closed: whether ``low`` belongs to it; ``high`` never does.
+        closed: whether ``low`` belongs to the interval; ``high`` never does.
     """
 
     low: float
@@ -26,14 +26,15 @@ class Range(NamedTuple):
 
 
 class Noise:
-    """A distribution p(z | h, γ) with E[z | h] = h; see :class:`Additive` and its siblings.
+    """A distribution p(z | h, γ) with E[z | h] = h.
 
-    Bases compare by identity, because torch's distributions define no ``==``: two noises are equal
-    if they hold the same base object.
+    The subclasses are :class:`Additive`, :class:`Multiplicative` and :class:`MeanParameterized`.
+    Two noises are equal if they are of the same class and have the same base object, because
+    torch's distributions define no ``==``.
     """
 
     def distribution(self, h: Tensor, spread: Tensor) -> Any:
-        """p(z | h).
+        """p(z | h, γ).
 
         Args:
             h: the clean state, with shape (\\*, B, H).
@@ -45,23 +46,27 @@ class Noise:
         raise NotImplementedError
 
     def check_range(self, states: Range, transition: str) -> None:
-        """Checks that this noise can have any state of a transition as its mean.
+        """Checks that every state of a transition is a possible mean of this noise.
 
         Args:
             states: the range of the states.
-            transition: its name, for the error.
+            transition: the transition's name, for the error.
 
         Raises:
-            ValueError: if it cannot.
+            ValueError: if some state is not.
         """
 
     def clamp(self, h: Tensor, states: Range) -> Tensor:
-        """Clamps h just inside its open range, where rounding can put it on the end.
+        """Moves a state that rounding put on an open end of its range just inside the range.
 
-        Only a :class:`MeanParameterized` noise needs it, which is not defined on the end itself.
+        Only :class:`MeanParameterized` does so, because its distribution is undefined at the end;
+        other noises return h.
 
         Args:
             h: the clean state, of any shape.
             states: its range.
+
+        Returns:
+            The state, with the same shape.
         """
         return h

@@ -1,7 +1,7 @@
-"""Distributions named in a configuration: which names are accepted, and how they are built.
+"""Distributions by their class path in a configuration: checked, built, and described.
 
-A configuration can come from a stranger, and importing a module runs it. The name alone therefore
-decides what may be imported. It imports torch only to build or to describe one.
+A configuration can come from a stranger, and importing a module runs its code. So the class path is
+checked before anything is imported. torch is imported only to build or describe a distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_distribution", "check_class_path", "describe_distribution", "dtype_of"]
 
-#: The packages whose distributions can be named without ``--trust_code true``.
+#: The packages from which a class may be imported without ``--trust_code true``.
 PACKAGES = ("torch.distributions", "pyro.distributions", "noisin_pyro")
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
@@ -29,14 +29,16 @@ _EXAMPLE = (
 
 
 def check_class_path(noise: dict[str, Any], trust_code: bool = False) -> None:
-    """Refuses a noise by its class path, before anything is imported.
+    """Checks the class path and the arguments of a distribution, before anything is imported.
 
     Args:
         noise: ``class_path`` and, optionally, ``init_args``.
-        trust_code: accept any class, not only those of :data:`PACKAGES`.
+        trust_code: accept any class and any arguments, not only classes of :data:`PACKAGES` and
+            numbers.
 
     Raises:
-        ValueError: if there are other entries, or the class may not be imported.
+        ValueError: if the entries are malformed, the class may not be imported, or an argument is
+            not a number.
     """
     path, arguments = noise.get("class_path"), noise.get("init_args", {})
     if (
@@ -63,16 +65,16 @@ def check_class_path(noise: dict[str, Any], trust_code: bool = False) -> None:
 def build_distribution(
     noise: dict[str, Any], trust_code: bool = False, dtype: torch.dtype | None = None
 ) -> Distribution:
-    """The distribution that a class path names.
+    """Builds a distribution from its class path and arguments.
 
     Args:
         noise: ``class_path`` and, optionally, ``init_args``.
-        trust_code: accept any class, not only those of :data:`PACKAGES`.
-        dtype: of its parameters; torch's default if omitted.
+        trust_code: as in :func:`check_class_path`.
+        dtype: the dtype of its parameters; torch's default if omitted.
 
     Raises:
-        ValueError: if the class may not be imported, is missing, is no distribution or is abstract,
-            or its arguments do not fit.
+        ValueError: as :func:`check_class_path`, and if the class does not exist, is no
+            distribution, is abstract, or rejects its arguments.
 
     Example:
         >>> build_distribution({"class_path": "torch.distributions.Laplace",
@@ -99,16 +101,16 @@ def build_distribution(
 
 
 def describe_distribution(distribution: Distribution) -> dict[str, Any]:
-    """What :func:`build_distribution` makes an equal distribution from, but for the dtype.
+    """The class path and arguments from which :func:`build_distribution` builds an equal one.
 
     Args:
-        distribution: one made from numbers, or from tensors with shape ().
+        distribution: a distribution whose arguments are numbers or tensors with shape ().
 
     Returns:
-        ``class_path`` and ``init_args``.
+        ``class_path`` and ``init_args``, without the dtype (:func:`dtype_of`).
 
     Raises:
-        ValueError: if it is made from something else, or of a class that cannot be imported.
+        ValueError: if it has other arguments, or its class cannot be imported by a name.
 
     Example:
         >>> import pyro.distributions as dist
@@ -128,7 +130,7 @@ def describe_distribution(distribution: Distribution) -> dict[str, Any]:
         if isinstance(value, (bool, int, float)):
             values[name] = value
     dtype = dtype_of(distribution)
-    # Of probs and logits only one is an argument, and the other is computed from it.
+    # A class accepts one of probs and logits, and computes the other.
     for left_out in (("logits", "gate_logits"), ("probs", "gate"), ()):
         given = {name: value for name, value in values.items() if name not in left_out}
         try:
@@ -145,17 +147,17 @@ def dtype_of(distribution: Distribution) -> torch.dtype:
     """The dtype of a distribution's parameters; torch's default if it has none."""
     import torch
 
-    distribution = copy.copy(distribution)  # it keeps what is computed from its arguments
+    distribution = copy.copy(distribution)  # reading an attribute may cache it in the distribution
     values = (getattr(distribution, name, None) for name in distribution.arg_constraints)
     floats = (v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point())
     return next(floats, torch.get_default_dtype())
 
 
 def _path_of(kind: type) -> str:
-    """The name under which a class can be imported, its public one if it has one.
+    """The path by which a class can be imported, if possible in Pyro's or torch's public package.
 
     Raises:
-        ValueError: if it cannot, as a class made in a function or in a notebook.
+        ValueError: if there is none, as for a class defined in a function or a notebook.
     """
     name = kind.__qualname__
     for module in ("pyro.distributions", "torch.distributions", kind.__module__):
@@ -165,7 +167,7 @@ def _path_of(kind: type) -> str:
 
 
 def _in_dtype(arguments: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
-    """The arguments with every float as a tensor of a dtype."""
+    """The arguments with every float replaced by a tensor of the given dtype, if there is one."""
     import torch
 
     if dtype is None:
@@ -177,7 +179,7 @@ def _in_dtype(arguments: dict[str, Any], dtype: torch.dtype | None) -> dict[str,
 
 
 def _same(one: Distribution, other: Distribution) -> bool:
-    """Whether two distributions of one class have equal parameters and moments."""
+    """Whether two distributions of the same class have equal parameters, moments and shapes."""
     import torch
 
     for name in (*other.arg_constraints, "mean", "variance"):

@@ -1,4 +1,4 @@
-"""Noise whose units depend on one another, for guides."""
+"""Noise with correlated units, for guides."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ __all__ = ["Correlated"]
 
 
 class Correlated(dist.TorchDistribution):
-    """z = loc + scale · (shift + C ε): the noise of a :class:`LocationScale`, made triangular.
+    """z = loc + scale · (shift + C ε), a :class:`LocationScale` with a lower triangular matrix C.
 
-    With ``shift = 0`` and C = 1 it is that distribution over H units. Where ``scale`` is 0 the unit
-    is a point mass, and hands nothing on to the units after it.
+    With ``shift = 0`` and C = 1 it equals the :class:`LocationScale`. A unit with ``scale`` 0 is a
+    point mass, and its ε has no effect on the units after it.
 
     Args:
-        prior: z = loc + scale · ε with batch shape (\\*B, H); ε over the whole real line.
-        shift: with shape (\\*B, H).
-        tril: C, lower triangular with a positive diagonal, with shape (\\*B, H, H). All three
-            broadcast.
+        prior: z = loc + scale · ε with batch shape (\\*B, H), where ε has the whole real line as
+            its support.
+        shift: the shift, with shape (\\*B, H).
+        tril: C, lower triangular with a positive diagonal, with shape (\\*B, H, H).
+
+    The shapes (\\*B, H) of the three broadcast.
 
     Example:
         >>> from noisin_pyro.noise.standardized import Standardized
@@ -97,7 +99,7 @@ class Correlated(dist.TorchDistribution):
         return torch.where(still, point, density).sum(-1)
 
     def _linked(self) -> Tensor:
-        """C without what comes from units that do not move."""
+        """C with zeros below the diagonal in the columns of units with ``scale`` 0."""
         still = self.prior.scale == 0
         below = self.tril.tril(-1).masked_fill(still.unsqueeze(-2), 0.0)
         return below + self.tril.diagonal(dim1=-2, dim2=-1).diag_embed()

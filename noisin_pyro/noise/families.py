@@ -1,4 +1,4 @@
-"""Noise by the name of its base distribution, for the command line and quick experiments."""
+"""Noises by the name of their base distribution, for the command line and quick experiments."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from noisin_pyro.noise.affine import Additive, Multiplicative
 
 __all__ = ["FAMILIES", "family"]
 
-#: Named bases for the command line and quick experiments: from the spread γ to a distribution.
-#: See :func:`family`.
+#: For each name of :func:`family`, the function from the spread γ to the base distribution.
 FAMILIES: Mapping[str, Callable[[float], Distribution]] = MappingProxyType(
     {
         "gaussian": lambda spread: dist.Normal(0.0, 1.0),
@@ -41,8 +40,9 @@ def family(
 ) -> Additive | Multiplicative:
     """A noise by the name of its base distribution.
 
-    Whatever the family, γ is the standard deviation (or the coefficient of variation); what
-    differs is the shape of ε, which has mean 0 and variance 1:
+    In every family ε has mean 0 and variance 1, so that γ is the standard deviation of additive
+    noise, or the coefficient of variation of multiplicative noise. Families differ in the shape of
+    ε:
 
     ===============  ==========================  ============================================
     name             base                        shape of ε
@@ -65,12 +65,16 @@ def family(
     Args:
         name: one of :data:`FAMILIES`.
         injection: ``"additive"`` (z = h + γε) or ``"multiplicative"`` (z = h(1 + γε)).
-        spread: the γ it will be used with; only ``bernoulli`` depends on it. Its keep probability
-            is fixed here, so that multiplicative noise is dropout at this γ₀ alone: with another γ,
-            as when γ is learned, the smaller value of z is h (1 − γ/γ₀) and not 0.
+        spread: the γ of the RNN, on which only ``bernoulli`` depends: its keep probability is
+            1/(1 + γ²). If the RNN has or learns another γ′, multiplicative noise is no dropout,
+            since the smaller value of z is h (1 − γ′/γ) instead of 0.
+
+    Returns:
+        The noise.
 
     Raises:
-        ValueError: if the name or the injection is unknown, or the spread not positive.
+        ValueError: if the name or the injection is unknown, or the spread is not positive and
+            finite.
 
     Example:
         >>> family("laplace", "multiplicative").base

@@ -1,4 +1,4 @@
-"""Noise whose distribution has the state itself as its mean: z ~ fn(mean=h, spread=γ)."""
+"""Noise from a distribution parameterised by its mean: z ~ fn(mean=h, spread=γ)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["MeanParameterized"]
 
 @dataclass(frozen=True)
 class MeanParameterized(Noise):
-    """z ~ fn(mean=h, spread=γ), for families whose mean is the state itself.
+    """z ~ fn(mean=h, spread=γ), such as a Gamma on a positive state or a Beta on a sigmoid state.
 
-    What γ measures is up to ``fn``. Its sample sites are one per layer and timestep in every
-    mode, because z_t has no parameter-free form. Where the distribution has no ``rsample`` the
-    objectives fall back on the score-function gradient.
+    ``fn`` defines the meaning of γ. There is one sample site for each layer and timestep, also with
+    ``sites="sequence"``, because the noise cannot be drawn before h_t is known. If the distribution
+    has no ``rsample``, the objectives use the score-function gradient.
 
     Args:
-        fn: from (mean, spread), both with shape (\\*, B, H), to a distribution of that batch
-            shape whose mean is ``mean``. Its support must contain the transition's range.
+        fn: a function from (mean, spread), both with shape (\\*, B, H), to a distribution with that
+            batch shape and mean ``mean``. Its support must contain the transition's range.
 
     Raises:
         TypeError: if ``fn`` cannot be called.
@@ -57,17 +57,17 @@ class MeanParameterized(Noise):
         return self.fn(*torch.broadcast_tensors(h, spread))
 
     def check_range(self, states: Range, transition: str) -> None:
-        """Builds the distribution at states across the range; checks its parameters and its mean.
+        """Checks the distribution at several states across the range, for γ = 0.25.
 
         The mean is not checked if the distribution does not implement ``.mean``. Arguments as in
-        :class:`Noise`.
+        :meth:`Noise.check_range`.
 
         Raises:
             TypeError: if ``fn`` returns no distribution.
-            ValueError: if for some state that is not univariate, not defined, without the
-                state in the span of its support, or of another mean.
+            ValueError: if at some state the distribution is not univariate, has invalid parameters,
+                has a support that does not contain the state, or has another mean.
         """
-        with torch.device("cpu"):  # also while a model is built on the device meta
+        with torch.device("cpu"):  # a model may be built on the meta device
             means = _examples(states)
             built = [self._at(mean) for mean in means]
             example = next((d for d in (*built, self._at(torch.full((1, 1), 0.5))) if d), self.fn)
@@ -94,10 +94,10 @@ class MeanParameterized(Noise):
         return h.clamp(states.low if states.closed else states.low + eps, states.high - eps)
 
     def _at(self, mean: Tensor) -> Any:
-        """The distribution with a given mean, or None where it is not defined."""
+        """The distribution with a given mean, or None if its parameters or support do not fit."""
         try:
             built = self.distribution(mean, torch.full_like(mean, 0.25))
-        except ValueError:  # torch's own validation, which may be switched off
+        except ValueError:  # by torch's validation, which a user may switch off
             return None
         if not isinstance(built, Distribution):
             raise TypeError(f"MeanParameterized needs fn to return a distribution, got {built!r}")
@@ -113,12 +113,12 @@ class MeanParameterized(Noise):
             if not (valid and value.isfinite().all()):
                 return None
         least, greatest = bounds(built.support)
-        # Not every torch refuses a Uniform from 0 to 0.
+        # Some versions of torch accept a Uniform from 0 to 0.
         return built if least <= mean.item() <= greatest and least < greatest else None
 
 
 def _examples(states: Range) -> list[Tensor]:
-    """States across a range: near its ends, in between, and on the end that belongs to it."""
+    """States near the ends of a range, between, and at a closed end; each with shape (1, 1)."""
     start, end = max(states.low, -10.0), min(states.high, 10.0)
     parts = torch.tensor([0.001, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.999])
     inner = (start + (end - start) * parts).reshape(-1, 1, 1)

@@ -1,11 +1,10 @@
-"""Antithetic noise: the partner of a draw, with the same distribution and opposite to it.
+"""Antithetic noise: a partner of each draw, with the same distribution and negative correlation.
 
     symmetric base          ε  ->  −ε
-    base with an ``icdf``   ε  ->  F⁻¹(1 − F(ε)), F being the distribution function of ε
+    base with an ``icdf``   ε  ->  F⁻¹(1 − F(ε)), where F is the distribution function of ε
 
-Averages over a draw and its partner vary less than averages over two independent draws wherever
-what is averaged is nearly monotone in ε (Hammersley and Morton 1956,
-https://doi.org/10.1017/S0305004100031455).
+The average of f(ε) over a draw and its partner has a smaller variance than over two independent
+draws if f is monotone (Hammersley and Morton 1956, https://doi.org/10.1017/S0305004100031455).
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ def is_symmetric(base: Distribution) -> bool:
 
 
 def check_reflects(noise: Noise) -> None:
-    """Checks that a noise has antithetic pairs.
+    """Checks that :func:`reflect` can reflect a noise.
 
     Args:
-        noise: of one layer, or of the input.
+        noise: the noise of a layer or of the input.
 
     Raises:
-        ValueError: if it has no parameter-free ε, or its base is not known to be symmetric and has
-            no ``icdf``.
+        ValueError: if it is not additive or multiplicative, or its base is neither known to be
+            symmetric nor has an ``icdf``.
     """
     if not isinstance(noise, AffineNoise):
         raise ValueError(
@@ -78,8 +77,11 @@ def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
     """The antithetic partner of ε, which has the same distribution.
 
     Args:
-        noise: the noise that ε was drawn for.
+        noise: the noise of which ε is a draw.
         epsilon: standardised draws, of any shape.
+
+    Returns:
+        The partners, with the same shape.
 
     Raises:
         ValueError: as :func:`check_reflects`.
@@ -97,7 +99,7 @@ def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
         return -epsilon
     assert noise.mean is not None and noise.stddev is not None
     base: Any = moved(noise.base, torch.float64, epsilon.device)
-    # Without the clamp, a draw at an end of its support in single precision would become infinite.
+    # At an end of the support F is 0 or 1, where the icdf may be infinite.
     least = torch.finfo(torch.float64).eps
     u = base.cdf(epsilon.double() * noise.stddev + noise.mean).clamp(least, 1 - least)
     partner: Tensor = (base.icdf(1 - u) - noise.mean) / noise.stddev

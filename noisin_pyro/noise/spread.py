@@ -1,7 +1,7 @@
 """The spread γ of a layer: fixed, learned by empirical Bayes, or with a prior.
 
-Each kind is a value with two methods: :meth:`Spread.attach` makes γ an attribute of a module, and
-:meth:`Spread.read` gives γ for a layer, such that it broadcasts with (\\*S, T, B, units).
+:meth:`Spread.attach` makes γ an attribute of a module, and :meth:`Spread.read` returns its value in
+a shape that broadcasts with (\\*S, T, B, H).
 """
 
 from __future__ import annotations
@@ -26,44 +26,42 @@ __all__ = ["Fixed", "Learned", "Prior", "Spread", "SpreadLike", "as_spread", "sp
 
 
 class Spread:
-    """What γ is: a constant, a parameter, or a random variable."""
+    """A kind of γ: a constant, a parameter, or a random variable."""
 
     per_unit: bool
-    """Whether γ has a dimension of units, with shape (units,), or none, with shape ()."""
+    """True if each unit has its γ, with shape (H,); False if the layer has one, with shape ()."""
 
     def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
         """Makes γ an attribute of a module.
 
         Args:
-            module: the module that holds γ.
-            name: the attribute's name, which is also that of its parameter or sample site.
+            module: the module.
+            name: the name of the attribute, and of its parameter or sample site.
             units: H.
-            like: a tensor whose dtype and device a parameter gets.
+            like: a tensor with the dtype and device of γ.
 
         Raises:
-            ValueError: if γ is not positive and finite, or of another shape.
+            ValueError: if γ is not positive and finite, or does not have shape () or (H,).
         """
         raise NotImplementedError
 
     def read(self, module: PyroModule, name: str, like: Tensor) -> Tensor:
-        """γ of a layer in the dtype and on the device of ``like``.
+        """γ with the dtype and device of ``like``, in a shape that broadcasts with (\\*S, T, B, H).
 
-        It broadcasts with (\\*S, T, B, units).
-
-        A prior may have been drawn inside the plates of particles, with shape (\\*S, 1, 1), or
-        (\\*S, 1, 1, units) if it is one over the γ of all units.
+        A prior drawn inside the plates of particles has shape (\\*S, 1, 1), to which this adds a
+        last dimension, or (\\*S, 1, 1, H) if it is per unit.
         """
         value = getattr(module, name)
         if not isinstance(value, Tensor):
             return like.new_full((), value)
-        value = value.to(like)  # a prior is drawn in its own dtype and on its own device
+        value = value.to(like)  # a prior has the dtype and device of its distribution
         return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
 
     def reset(self, module: PyroModule, name: str) -> None:
-        """Puts a parameter or a buffer back to the value that it started from, in place."""
+        """Sets γ to its initial value in place, if it is a parameter or a buffer."""
 
     def describe(self, module: PyroModule, name: str) -> str:
-        """γ in a word, for the module's ``repr``."""
+        """A short text about γ for the module's ``repr``."""
         value = getattr(module, name)
         return f"{value.mean():.4g}" if isinstance(value, Tensor) else f"{value:g}"
 
@@ -71,14 +69,15 @@ class Spread:
 class Fixed(Spread):
     """A constant γ, or an ``nn.Parameter`` that the user trains.
 
-    A number is kept as a Python float, which ``module.double()`` cannot round; a tensor is a
-    buffer, and a parameter a parameter.
+    A number becomes a Python float, which ``module.half()`` cannot round; a tensor becomes a buffer
+    of the module, and an ``nn.Parameter`` its parameter.
 
     Args:
         value: a number, or a floating-point tensor with shape () or (H,).
 
     Raises:
-        ValueError: if it is not positive and finite, or requires a gradient and is no parameter.
+        ValueError: if γ is not positive and finite, is a tensor of another shape or dtype, or
+            requires a gradient without being an ``nn.Parameter``.
     """
 
     value: float | Tensor
@@ -117,8 +116,9 @@ class Fixed(Spread):
         _hold(module, name, value)
 
     def _check(self, dtype: torch.dtype) -> None:
-        """Raises ValueError unless γ is positive and finite once rounded to a dtype."""
-        device = self.value.device if isinstance(self.value, Tensor) else "cpu"  # not meta
+        """Raises ValueError unless γ is positive and finite after rounding to a dtype."""
+        # The default device may be meta, whose tensors have no values.
+        device = self.value.device if isinstance(self.value, Tensor) else "cpu"
         rounded = torch.as_tensor(self.value, dtype=dtype, device=device)
         if not bool((rounded.isfinite() & (rounded > 0)).all()):
             raise ValueError(
@@ -136,24 +136,24 @@ class Fixed(Spread):
 class Learned(Spread):
     """A spread learned with the weights: γ = lower + exp(raw), a constrained ``pyro.param``.
 
-    The objective alone drives γ to ``lower`` (§3 of the paper's first version, "Learning
-    procedure"); so keep a floor, or stop on held-out data. For one layer with
-    ``noise_to="output"`` and an emission that is log-concave in z, the objective is largest at
-    γ = 0 for any weights, by Jensen's inequality; beyond that it is not guaranteed, but it is what
-    happens in practice.
+    Training drives γ to ``lower``, so keep a floor or stop on held-out data (§3, "Learning
+    procedure", of https://arxiv.org/abs/1805.01500v1). For one layer with ``noise_to="output"`` and
+    an emission that is log-concave in z, Jensen's inequality shows that the objective is largest at
+    γ = 0 for any weights. In other models this is not guaranteed, but it is what happens in
+    practice.
 
-    Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ stands in the global
-    param store by its name, as all Pyro parameters do, and a second model of the same name takes
-    what it finds there. Clear the store in between; :class:`NoisinELBO` as a module and plain
-    PyTorch loops never use it.
+    Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ is in the global param
+    store under its name, as every Pyro parameter is. A second model with the same name would use
+    that γ, so clear the store between models. :class:`NoisinELBO` as a module and plain PyTorch
+    loops do not use the store.
 
-    Weight decay pulls γ as it pulls weights; :func:`spread_parameters` lists what to leave out.
+    Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group.
 
     Args:
-        init: the value to start from.
-        lower: the floor; 0 leaves only γ > 0, and warns.
-        per: ``"layer"`` shares γ among a layer's units, as the paper does; ``"unit"`` learns
-            one for each.
+        init: the initial value.
+        lower: the floor of γ; 0 requires only γ > 0 and warns.
+        per: ``"layer"`` learns one γ for all units of a layer, as in the paper; ``"unit"`` learns
+            one for each unit.
 
     Raises:
         TypeError: if ``init`` or ``lower`` is no number.
@@ -196,10 +196,10 @@ class Learned(Spread):
         return self.per == "unit"
 
     def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
-        """Makes γ a ``PyroParam``; errors as in :meth:`Spread.attach`.
+        """Makes γ a ``PyroParam``; see :meth:`Spread.attach`.
 
         Raises:
-            ValueError: if ``init`` does not exceed the floor once rounded to the dtype.
+            ValueError: if ``init`` does not exceed ``lower`` after rounding to the dtype.
         """
         shape = (units,) if self.per_unit else ()
         support = constraints.greater_than(self.lower) if self.lower else constraints.positive
@@ -231,7 +231,7 @@ class Prior(Spread):
             shape () or (H,).
 
     Raises:
-        ValueError: if it ranges over other numbers, or has another shape.
+        ValueError: if its support contains other numbers.
     """
 
     def __init__(self, distribution: Any) -> None:
@@ -259,21 +259,20 @@ class Prior(Spread):
 
 
 SpreadLike = float | Tensor | Learned | Distribution
-"""What a layer's ``spread=`` may be."""
+"""The types of a layer's ``spread=``."""
 
 
 def as_spread(given: SpreadLike | Spread) -> Spread:
-    """The spread that a user means.
+    """Converts the value of ``spread=`` for a layer to a :class:`Spread`.
 
     Args:
-        given: a number, a tensor or ``nn.Parameter`` with shape () or (H,), :class:`Learned`, or a
-            Pyro distribution over positive numbers, with batch shape () and event shape () or
-            (H,).
+        given: a number, a tensor or ``nn.Parameter`` with shape () or (H,), a :class:`Learned`, or
+            a Pyro distribution (also as ``PyroSample``) over positive numbers, with batch shape ()
+            and event shape () or (H,).
 
     Raises:
-        ValueError: if a fixed γ is not positive and finite or would lose a gradient, or a prior is
-            not over positive numbers.
-        TypeError: if it is none of these.
+        ValueError: as :class:`Fixed` or :class:`Prior`.
+        TypeError: if ``given`` has another type.
 
     Example:
         >>> as_spread(0.5), as_spread(Learned(0.5))
@@ -294,15 +293,13 @@ def as_spread(given: SpreadLike | Spread) -> Spread:
 
 
 def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The trainable spreads of a module and its submodules, for a parameter group of their own.
-
-    Weight decay would pull them, as it pulls weights.
+    """The trainable spreads of a module and its submodules, for a parameter group without decay.
 
     Args:
-        module: any module; those without a learned γ have none.
+        module: any module.
 
     Returns:
-        An iterator over the parameters, each once, also where several layers share one.
+        An iterator over the parameters, without repetition if several layers share one.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -327,12 +324,12 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:
-    """One value per layer from one value or a sequence of them.
+    """A list with one value for each layer, from one value for all or a sequence.
 
     Args:
-        given: the value, or a list or tuple of values.
+        given: the value, or a sequence of values.
         layers: the number of layers.
-        what: what they are, for the error.
+        what: the name of the argument, for the error.
 
     Raises:
         ValueError: if a sequence's length is not the number of layers.
@@ -351,13 +348,13 @@ def per_layer(given: Any, layers: int, what: str) -> list[Any]:
 
 
 def _hold(module: PyroModule, name: str, value: Any) -> None:
-    """Makes a value an attribute of a module, in place of what had the name before."""
+    """Makes a value an attribute of a module, replacing any previous attribute of that name."""
     with suppress(AttributeError):
         delattr(module, name)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         module.register_buffer(name, value)
     else:
-        PyroModule.__setattr__(module, name, value)  # a noisy RNN's own makes a spread of it
+        PyroModule.__setattr__(module, name, value)  # NoisyModule.__setattr__ would call attach
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -1,16 +1,16 @@
-"""Densities: a distribution standardised to mean 0 and variance 1, and its affine images.
+"""A distribution standardised to mean 0 and variance 1, and its location-scale family.
 
 Any univariate distribution with finite mean μ and standard deviation σ gives
 
     ε = (x − μ) / σ,  x ~ base            :class:`Standardized`
     z = loc + scale · ε                   :class:`LocationScale`
 
-Both sample by drawing from the base and shifting, so a gradient reaches ``loc`` and
-``scale`` pathwise whatever the base, discrete ones included: ε carries no parameter.
+ε has no parameters, so gradients reach ``loc`` and ``scale`` pathwise for every base, also for a
+discrete one.
 
-Rounding moves a draw from the edge of its support to just outside, or from a point of a
-lattice to beside it. So a value that misses the support by no more than the rounding of the
-numbers it was computed from counts as lying in it; any other has log-probability −∞.
+Rounding can move ε or z slightly off its support: past a bound, or beside a point of a lattice. A
+value whose distance from the support is within the rounding error of its computation counts as a
+point of the support. Any other value has log-probability −∞.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ __all__ = ["LocationScale", "Standardized", "bounds", "moments", "moved", "tenso
 
 
 def _copied(node: Any, change: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
-    """A copy, with changed tensors, of the tree that a distribution is; it validates nothing.
+    """A copy of a distribution in which every tensor is changed; it does not validate arguments.
 
-    ``done`` holds what was copied already, for a transform and its inverse hold each other.
+    Args:
+        node: a distribution, or a part of one at any depth.
+        change: the function of each tensor.
+        done: the copies of the parts so far by ``id``, because a transform and its inverse refer to
+            each other.
     """
     if id(node) in done:
         return done[id(node)]
@@ -56,13 +60,13 @@ def _copied(node: Any, change: Callable[[Tensor], Tensor], done: dict[int, Any])
 def moved(base: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """A copy of a distribution whose tensors have the given dtype and device.
 
-    torch has no ``Distribution.to``, and a ``deepcopy`` of its inverse transforms is broken.
+    torch has no ``Distribution.to``, and ``copy.deepcopy`` breaks inverse transforms.
 
     Args:
-        base: any distribution; those inside it (a Beta's Dirichlet, a mixture's components, a
-            transformed one's base) are copied too.
-        dtype: for its floating-point tensors; others keep theirs.
-        device: for all its tensors.
+        base: any distribution. The distributions inside it (the Dirichlet of a Beta, the components
+            of a mixture, the base of a transformed one) are copied too.
+        dtype: the dtype of its floating-point tensors; other tensors keep theirs.
+        device: the device of all its tensors.
 
     Example:
         >>> import torch
@@ -98,14 +102,15 @@ def tensors(base: Distribution) -> list[Tensor]:
 def moments(base: Distribution) -> tuple[float, float]:
     """Mean and standard deviation of a univariate distribution, in double precision.
 
-    A continuous distribution without a variance has an infinite standard deviation. NaN is what
-    torch says of a Categorical, whose classes need not be numbers.
+    The standard deviation of a continuous distribution without a finite variance is infinite. Both
+    are NaN for a Categorical, whose classes need not be numbers.
 
     Args:
         base: a distribution with batch shape ``()``.
 
     Raises:
-        NotImplementedError: if the distribution knows no closed form for them.
+        NotImplementedError: if the distribution does not implement ``mean`` and ``variance``, or is
+            a VonMises, whose ``variance`` in torch is the circular one.
 
     Example:
         >>> import torch
@@ -117,15 +122,16 @@ def moments(base: Distribution) -> tuple[float, float]:
     exact = moved(base, torch.float64, torch.device("cpu"))
     mean, variance = float(exact.mean), float(exact.variance)
     if math.isnan(variance) and not base.support.is_discrete:  # type: ignore[union-attr]
-        variance = math.inf  # so StudentT and FisherSnedecor say that there is none
+        variance = math.inf  # StudentT and FisherSnedecor return NaN where it does not exist
     return mean, math.sqrt(variance)
 
 
 def bounds(support: Any) -> tuple[float, float]:
-    """The ends of the interval that a support spans, infinite where it is open-ended.
+    """The lower and upper bound of a support, infinite if there is none.
 
     Args:
-        support: one of torch's constraints; a mixture's spans those of all its components.
+        support: one of torch's constraints. A mixture's interval contains the supports of all its
+            components.
 
     Example:
         >>> import torch
@@ -144,14 +150,19 @@ def bounds(support: Any) -> tuple[float, float]:
 class Standardized(dist.TorchDistribution):
     """ε = (x − μ)/σ with x ~ ``base``: mean 0, variance 1.
 
-    The density of a continuous base carries the Jacobian σ; a discrete one keeps its masses.
+    The density of a continuous base is multiplied by the Jacobian σ. The probabilities of a
+    discrete base are unchanged.
 
     Args:
-        base: a univariate distribution, batch shape ``()``, integer-valued if it is discrete.
+        base: a univariate distribution with batch shape ``()``, integer-valued if it is discrete.
         mean: its mean μ.
         stddev: its standard deviation σ > 0.
         batch_shape: the batch shape of ε; draws are independent over it.
-        like: a tensor whose dtype and device the draws get; the base's own if omitted.
+        like: a tensor with the dtype and device of the draws; by default a tensor of the base.
+
+    Attributes:
+        unbounded: whether the base is continuous on the whole real line.
+        ends: the lower and upper bound of ε, widened by rounding error.
 
     Example:
         >>> import torch
@@ -161,7 +172,7 @@ class Standardized(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-    has_rsample = True  # no parameter, so there is no gradient that sampling could lose
+    has_rsample = True  # ε has no parameters, so sampling loses no gradient
 
     def __init__(
         self,
@@ -175,7 +186,7 @@ class Standardized(dist.TorchDistribution):
     ) -> None:
         if like is None:
             like = next((t for t in tensors(base) if t.is_floating_point()), torch.empty(()))
-        # torch samples a Gamma, among others, in no less than float32.
+        # torch cannot sample a Gamma, among others, in half precision.
         self._work = torch.promote_types(like.dtype, torch.float32)
         self._like = torch.empty((), dtype=like.dtype, device=like.device)
         self.base, self.loc, self.std = moved(base, self._work, like.device), mean, stddev
@@ -183,7 +194,6 @@ class Standardized(dist.TorchDistribution):
         self.discrete = bool(support.is_discrete)
         self._low, self._high = bounds(support)
         self.unbounded = not self.discrete and self._low == -math.inf and self._high == math.inf
-        # The least and the greatest ε: support bounds, widened by rounding error.
         eps, shift = 2 * torch.finfo(like.dtype).eps, abs(mean) / stddev
         low, high = ((edge - mean) / stddev for edge in (self._low, self._high))
         self.ends = low - eps * (abs(low) + shift), high + eps * (abs(high) + shift)
@@ -228,11 +238,11 @@ class Standardized(dist.TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        if type(self.base) in (Normal, dist.Normal):  # twice as fast
+        if type(self.base) in (Normal, dist.Normal):  # twice as fast as the general case
             return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
         with torch.no_grad():
             epsilon = self._standardize(self.base.sample(shape))
-            # A uniform draw of 0 makes Pyro's Logistic infinite once in 2²⁴ float32 draws.
+            # Pyro's Logistic is infinite if its uniform draw is 0: once in 2²⁴ draws in float32.
             return epsilon.nan_to_num_(0.0, 0.0, 0.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -242,13 +252,17 @@ class Standardized(dist.TorchDistribution):
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def rounded_log_prob(self, value: Tensor, magnitude: Tensor | float) -> Tensor:
-        """The log-probability of an ε that was computed from rounded numbers.
+        """The log-probability of an ε that was computed from larger, rounded numbers.
 
         Args:
             value: ε, with shape (\\*B,).
-            magnitude: the size of those numbers, in ε's unit; broadcastable with ``value``.
+            magnitude: the absolute value of those numbers divided by the standard deviation of z,
+                from which the tolerance of rounding follows; broadcastable with ``value``.
+
+        Returns:
+            The log-probabilities, with shape (\\*B,).
         """
-        # Trace_ELBO comes here in every training step: nothing may wait for the device.
+        # Trace_ELBO calls this in every training step, so nothing here synchronises with a GPU.
         x = value.to(torch.promote_types(value.dtype, self._work)) * self.std + self.loc
         if self.unbounded:
             return self.base.log_prob(x) + math.log(self.std)  # type: ignore[no-any-return]
@@ -278,11 +292,11 @@ class Standardized(dist.TorchDistribution):
 class LocationScale(dist.TorchDistribution):
     """z = loc + scale · ε, with ε a :class:`Standardized` distribution.
 
-    ``scale`` may be negative. Where it is 0 z is a point mass at ``loc``, whose log-probability is
-    0 at ``loc`` and −∞ elsewhere (multiplicative noise on a state of 0).
+    ``scale`` may be negative. Where it is 0, as for multiplicative noise on a state of 0, z is a
+    point mass with log-probability 0 at ``loc`` and −∞ elsewhere.
 
     Args:
-        standardized: the distribution of ε, batch shape ``()``.
+        standardized: the distribution of ε, with batch shape ``()``.
         loc: the mean of z, with shape (\\*B,).
         scale: the signed standard deviation of z, broadcastable with ``loc``.
 
@@ -297,7 +311,7 @@ class LocationScale(dist.TorchDistribution):
     arg_constraints = {
         "loc": constraints.real,
         "scale": constraints.real,
-        "standardized": constraints.dependent,  # Pyro's LocScaleReparam hands on what is listed
+        "standardized": constraints.dependent,  # Pyro's LocScaleReparam keeps the listed arguments
     }
     has_rsample = True
     loc: Tensor
@@ -342,10 +356,10 @@ class LocationScale(dist.TorchDistribution):
 
     @constraints.dependent_property(event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The image of ε's support, its bounds widened by rounding error.
+        """The image of the support of ε, with bounds widened by rounding error.
 
-        Where ε is bounded on one side, the side of z depends on the sign of ``scale``. Mixed
-        signs have no torch constraint, so they return ``real``.
+        If ε has one bound, the sign of ``scale`` decides whether z is bounded below or above. For
+        mixed signs torch has no constraint, so the support is ``real``.
         """
         if self.standardized.discrete:
             return _Lattice(-math.inf, math.inf)
@@ -391,7 +405,7 @@ class LocationScale(dist.TorchDistribution):
 
 
 class _Lattice(constraints.Constraint):
-    """A countable set between two bounds; the distribution's masses say which points are in it."""
+    """A countable set between two bounds; ``check`` compares with the bounds alone."""
 
     is_discrete = True
 

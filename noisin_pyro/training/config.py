@@ -50,65 +50,76 @@ Cell: TypeAlias = Literal[tuple(RNNS)]  # type: ignore[valid-type]  # the choice
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The defaults train on the corpus pydoc, on two cores in minutes.
+    """The options of a training run, which are those of ``noisin train``.
 
     Args:
         corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a
             text file or folder, or hf:NAME for a data set of the Hugging Face Hub.
-        data_dir: the folder with a published corpus's files; downloaded if omitted.
-        tokens: words, characters or bytes; auto is what the corpus is usually read as: text8 as
-            characters, enwik8 as bytes, any other as words.
+        data_dir: the folder with the files of ptb, wikitext-2, wikitext-103, text8 or enwik8; they
+            are downloaded if omitted.
+        tokens: what a token is; auto is characters for text8, bytes for enwik8, and words for any
+            other corpus.
         train_tokens: train on this many tokens from the start of the training split; 0 takes all.
             The vocabulary stays that of the whole split.
         cell: the recurrent cell.
         embedding_size: width of the word embedding.
         hidden_size: units per layer.
         layers: number of layers.
-        noise: none, a family's name, or in YAML any distribution as class_path and init_args.
+        noise: none, a family (gaussian, laplace, logistic, gumbel, gamma, beta, bernoulli, poisson,
+            exponential, uniform, chi2, lognormal), the class path of a distribution, or a YAML
+            mapping with class_path and init_args.
         injection: additive (z = h + γε) or multiplicative (z = h(1 + γε)).
-        spread: γ, one number or one per layer; where it is learned, the value to start from.
+        spread: γ, one number, or a list with one per layer such as [0.5, 0.4]; its initial value if
+            learn_spread is true.
         learn_spread: learn γ by gradient on the objective.
         spread_floor: the lower bound of a learned γ.
-        noise_to: where the noise goes: both, only the output, only the recurrence, or only what the
-            recurrent weights read.
+        noise_to: what reads the noisy state: both the next step and the layer above (both), the
+            layer above alone (output), the next step alone (recurrence), or the recurrent weights
+            alone (weights). The layer above the last is the softmax.
         tied: draw the noise and dropout's masks once per window instead of once per step.
-        variational_dropout: the rate of variational dropout (Gal and Ghahramani 2016), which takes
-            the noise's place: one mask per window on words, input, recurrent state, between the
-            layers and on what the softmax reads. In a GRU the recurrent mask is on what the
-            recurrent weights read; a linear recurrence has none, and no recurrent mask.
-        zoneout: the probability with which a unit of the state keeps its value of the step before
-            (Krueger et al. 2016); for an LSTM also two, for h and for c.
-        weight_drop: the probability of dropping a recurrent weight, one mask per window (Merity et
-            al. 2017).
-        dropout: dropout on every connection that is not recurrent (Zaremba et al. 2014): the
-            embedded input, between the layers, and what the softmax reads.
-        dropout_words: dropout of word types, one mask per window.
-        dropout_input: dropout on the embedded input.
-        dropout_layers: dropout between the layers.
-        dropout_output: dropout on what the softmax reads.
+        variational_dropout: rate of variational dropout (Gal and Ghahramani 2016), which needs
+            noise none: one mask per window on words, input, recurrent state, between the layers and
+            before the softmax. In a GRU the recurrent mask is on the input of the recurrent
+            weights; a linear recurrence has no recurrent mask.
+        zoneout: probability that a unit of the state keeps its previous value (Krueger et al.
+            2016); for an LSTM also a list of two, for h and for c.
+        weight_drop: probability of dropping a recurrent weight, one mask per window (Merity et al.
+            2017).
+        dropout: rate of dropout on every connection that is not recurrent (Zaremba et al. 2014):
+            the embedded input, between the layers, and before the softmax.
+        dropout_words: rate of dropout of word types, one mask per window.
+        dropout_input: rate of dropout on the embedded input.
+        dropout_layers: rate of dropout between the layers.
+        dropout_output: rate of dropout before the softmax.
         tied_weights: share the embedding's matrix with the softmax.
-        optimizer: adam, sgd, or asgd (SGD whose average since the second epoch is evaluated).
-        learning_rate: the learning rate to start from, for a loss in nats per token.
-        schedule: constant, halve-after:K or divide-when-worse:D.
-        weight_decay: weight decay of the optimizer, of all parameters but γ; decoupled from the
-            gradient for adam (Loshchilov and Hutter 2019), added to it for sgd and asgd.
+        optimizer: adam, sgd, or asgd, which is SGD evaluated with the average of its weights since
+            the second epoch.
+        learning_rate: the initial learning rate, for a loss in nats per token.
+        schedule: of the learning rate: constant, halve-after:K (halved after each epoch from the
+            Kth on), or divide-when-worse:D (divided by D when the validation loss does not fall).
+        weight_decay: weight decay of all parameters but γ; decoupled from the gradient for adam
+            (Loshchilov and Hutter 2019), added to it for sgd and asgd.
         clip_norm: largest global norm of the gradient; 0 does not clip.
-        epochs: most passes over the training text.
-        patience: epochs without a better validation loss after which to stop; 0 never does.
-        batch_size: contiguous streams read in parallel, over all devices.
+        epochs: maximum number of passes over the training text.
+        patience: stop after this many epochs without a new lowest validation loss; 0 never stops
+            early.
+        batch_size: number of contiguous streams read in parallel, over all devices together.
         unroll: steps of truncated backpropagation through time.
-        seed: of the initial weights and of the noise.
-        device: auto, cpu, cuda, mps or xpu.
-        devices: number of processes, each with its share of the streams; on each host.
-        nodes: number of hosts, where torchrun or srun starts the processes.
-        precision: of training, 32 or bf16-mixed; evaluation is in single precision.
-        out: the folder the run writes.
-        resume: continue the run in ``out``.
+        seed: seed of the initial weights and of the noise.
+        device: where to train; auto takes an accelerator if there is one.
+        devices: number of processes per host; each trains on its share of the streams.
+        nodes: number of hosts; with more than one, start noisin with torchrun or srun.
+        precision: precision of training; evaluation is in single precision.
+        out: the folder to write to.
+        resume: continue what the folder out holds, or start if it holds nothing.
         checkpoint_seconds: seconds of training between two checkpoints within an epoch.
         tensorboard: write TensorBoard logs too.
         quiet: show no progress.
-        trust_code: import and call any class that noise names by class_path. It is read from the
-            command line alone, never from a file.
+        trust_code: import and call any class that noise names by class_path. Accepted on the
+            command line only, never in a file.
+
+    Raises:
+        ValueError: if an option is of another type or out of range, or two do not fit each other.
     """
 
     corpus: str = "pydoc"

@@ -190,6 +190,9 @@ def test_a_device_that_is_there_is_handed_to_fabric(monkeypatch: pytest.MonkeyPa
         ("train --corpus=", "corpus must be a path of printable characters, got ''"),
         ("train --epochs", "--epochs: expected one argument"),
         ("train --resume=maybe", "resume must be true or false, got maybe"),
+        ("train --config", "--config: expected one argument"),
+        ("generate RUN --noise=maybe", "noise must be true or false, got maybe"),
+        ("corpus pydoc --min_count=x", "min_count must be a whole number, got x"),
     ],
 )
 def test_sentences(

@@ -1,0 +1,64 @@
+"""Parses typed arguments into the keyword arguments of a command's function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noisin_pyro.cli.commands import COMMANDS
+from noisin_pyro.cli.config_files import read_config_files
+from noisin_pyro.cli.parser import parser_of
+from noisin_pyro.cli.sentences import sentence_of
+
+__all__ = ["parse"]
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """Parses the command's name and its options.
+
+    Returns:
+        The keyword arguments of the function in :data:`COMMANDS`.
+
+    Raises:
+        ValueError: if there is no such command, or an option does not fit.
+        SystemExit: after ``--help``, ``--version`` or ``--print_config``.
+    """
+    from argparse import ArgumentError
+
+    name = arguments[0]
+    try:
+        if name in ("train", "tune"):
+            return _training(name, arguments)
+        return _options(parser_of(name, {}), arguments)
+    except ArgumentError as error:
+        text = sentence_of(name, str(error))
+        if name in COMMANDS:
+            text += f"; see noisin {name} --help"
+        raise ValueError(text) from None
+
+
+def _options(parser: Any, arguments: list[str], defaults: bool = True) -> dict[str, Any]:
+    options: dict[str, Any] = parser.parse_args(arguments, defaults=defaults)[
+        arguments[0]
+    ].as_dict()
+    return options
+
+
+def _training(name: str, arguments: list[str]) -> dict[str, Any]:
+    """The arguments of ``train`` or ``tune``: typed options override files, and files defaults."""
+    from noisin_pyro.training.config import TrainConfig
+
+    in_files, arguments = read_config_files(name, arguments)
+    # As a parser's default, a mapping with a class_path would make jsonargparse import the class
+    # before TrainConfig has checked that it may be imported.
+    mappings = {key: value for key, value in in_files.items() if isinstance(value, dict)}
+    parser = parser_of(name, {key: in_files[key] for key in in_files.keys() - mappings.keys()})
+    options = _options(parser, arguments)
+    typed = _options(parser, arguments, defaults=False)
+    options.update({key: mappings[key] for key in mappings.keys() - typed.keys()})
+    del options["config"]
+    of_tune: dict[str, Any] = {
+        key: options.pop(key) for key in ("trials", "storage") if key in options
+    }
+    if name == "tune":
+        of_tune["fixed"] = in_files.keys() | typed.keys()
+    return {"config": TrainConfig(**options), **of_tune}
