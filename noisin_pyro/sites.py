@@ -218,7 +218,7 @@ def _sample(
     name: str,
     distribution: Any,
     plates: Sequence[Any],
-    mask: Tensor | None,
+    mask: Any,
     obs: Tensor | None = None,
 ) -> Tensor:
     with ExitStack() as stack:
