@@ -189,7 +189,7 @@ class SequenceModel(Freezable, PyroModule):
         observed = y
         if y is not None and call.mask is not None:
             observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
-        drawn = call.sample(self, "y", emitted, obs=observed)
+        drawn = call.emit(self, "y", emitted, observed)
         return (drawn if y is None or drawn is not observed else y), state
 
     @in_context

@@ -114,7 +114,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
             ``"sequence"`` the site ``z_{layer}`` only records z, so ``poutine.do`` on it has no
             effect: intervene on ``noise_{layer}``, or on ``z_{layer}_{t}`` under ``"timestep"``.
             None has no sites: torch draws the noise, also inside Pyro, for encoders, inference
-            networks and baselines.
+            networks and baselines. Vectorised particles then share one draw.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
             dropout masks then count as noise: they are drawn whenever noise is, also in averages
             over samples at test time. See ``TrainConfig.variational_dropout``.
