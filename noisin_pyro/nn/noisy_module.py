@@ -36,11 +36,8 @@ else:
 class NoisyModule(_Base):
     """A recurrent module with a noise for each layer, and a γ for each layer and direction.
 
-    Attributes:
-        cell: the transition.
-        noise: the noise of each layer, None for a layer without.
-        sites, tied, noise_to: as in :class:`NoisyLSTM`.
-        zoneout: the rate of each part of the state.
+    The attribute ``noise`` has an entry for each layer, and ``zoneout`` one for each part of the
+    state.
     """
 
     cell: Cell[Any]
