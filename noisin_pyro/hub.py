@@ -100,6 +100,9 @@ class HubLanguageModel(
     ) -> Model:
         """Loads a model from a folder or from a repository on the Hub.
 
+        The errors of ``huggingface_hub`` for a repository that does not exist or cannot be reached
+        are raised unchanged.
+
         Args:
             folder: the path of a folder; if there is none, the name of a repository such as
                 ``"me/mine"``.
@@ -114,8 +117,6 @@ class HubLanguageModel(
             ValueError: if there is no such folder and no repository can have this name, and as
                 :meth:`LanguageModel.from_pretrained` does.
             ImportError: if safetensors is not installed.
-            huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError:
-                if the repository does not exist or cannot be reached.
         """
         path = Path(folder)
         if not path.is_dir():

@@ -14,12 +14,20 @@ import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
+from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
-__all__ = ["claim_name", "is_foreign", "repeat_suffix", "trains_by_svi", "watched"]
+__all__ = [
+    "claim_name",
+    "is_conditioned",
+    "is_foreign",
+    "repeat_suffix",
+    "trains_by_svi",
+    "watched",
+]
 
 
 def is_foreign(name: str, parameter: Tensor) -> bool:
@@ -91,6 +99,18 @@ def _refuse_uncounted(site: str) -> None:
                 "calls would take the values of its first; run it as "
                 "poutine.trace(program).get_trace(...)"
             )
+
+
+def is_conditioned(site: str) -> bool:
+    """Whether a surrounding ``poutine.condition`` observes a site.
+
+    HMC and NUTS give latent sites their values by the same handler; there they stay latent.
+    """
+    from pyro.infer.mcmc.util import _PEMaker
+
+    return any(
+        isinstance(handler, ConditionMessenger) and site in handler.data for handler in _PYRO_STACK
+    ) and not _frame(lambda code: code is _PEMaker._potential_fn.__code__)
 
 
 def trains_by_svi() -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
-from noisin_pyro.naming import is_foreign, trains_by_svi, watched
+from noisin_pyro.naming import is_conditioned, is_foreign, trains_by_svi, watched
 
 __all__ = [
     "Call",
@@ -59,7 +59,7 @@ class Call:
         batch: B.
         noisy: whether noise is drawn, or the mean path z = h runs.
         dropping: whether dropout acts.
-        lengths: each sequence's number of steps, with shape (B,); sites count only these.
+        lengths: each sequence's number of steps, with shape (B,).
         active: whether draws are sample sites.
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
         suffix: of all names, in a module's later calls in one program.
@@ -146,23 +146,27 @@ class Call:
             )
         return time, nullcontext()
 
-    def sample(
-        self, module: PyroModule, name: str, distribution: Any, obs: Tensor | None = None
-    ) -> Tensor:
-        """A value for each step of each sequence, with batch shape (\\*S, T, B)."""
-        plates = self.plates or ()
-        return self._sample(module, name, distribution, obs, plates, self.mask)
+    def emit(self, module: PyroModule, name: str, distribution: Any, obs: Tensor | None) -> Tensor:
+        """An observation at each step of each sequence, with batch shape (\\*S, T, B).
+
+        Its density in the padding counts for nothing.
+        """
+        if not self.active:
+            return distribution() if obs is None else obs
+        return _sample(self.name(module, name), distribution, self.plates or (), self.mask, obs)
+
+    def sample(self, module: PyroModule, name: str, distribution: Any) -> Tensor:
+        """Noise at each step of each sequence, with batch shape (\\*S, T, B)."""
+        return self._noise(module, name, distribution, self.plates or (), self.mask)
 
     def sample_once(self, module: PyroModule, name: str, distribution: Any) -> Tensor:
-        """A value for each sequence, with batch shape (\\*S, 1, B)."""
-        plates = (self.plates or ())[1:]
-        return self._sample(module, name, distribution, None, plates, None)
+        """Noise of each sequence, with batch shape (\\*S, 1, B)."""
+        return self._noise(module, name, distribution, (self.plates or ())[1:], None)
 
     def sample_step(self, module: PyroModule, name: str, distribution: Any, step: int) -> Tensor:
-        """A value for one step of each sequence, with batch shape (\\*S, 1, B)."""
+        """Noise at one step of each sequence, with batch shape (\\*S, 1, B)."""
         mask = None if self.mask is None else self.mask[step : step + 1]
-        plates = (self.plates or ())[1:]
-        return self._sample(module, name, distribution, None, plates, mask)
+        return self._noise(module, name, distribution, (self.plates or ())[1:], mask)
 
     def record(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for z or h, with shape (\\*S, T, B, H); nothing reads it back."""
@@ -187,26 +191,42 @@ class Call:
         """A site's full name."""
         return f"{module._pyro_get_fullname(name)}{self.suffix}"
 
-    def _sample(
+    def _noise(
         self,
         module: PyroModule,
         name: str,
         distribution: Any,
-        obs: Tensor | None,
         plates: Sequence[Any],
-        mask: Any,
+        mask: Tensor | None,
     ) -> Tensor:
+        """A noise site, which outside Pyro is a plain draw.
+
+        Latent noise in the padding keeps its prior density, which a prior guide cancels. Without
+        it an automatic guide could raise its entropy there without bound, and HMC would sample
+        from an improper density. The padding is masked where noise is observed, and where its
+        gradient needs the score function, to which the padding would only add variance.
+        """
         if not self.active:
-            return distribution() if obs is None else obs
-        with ExitStack() as stack:
-            for plate in plates:
-                stack.enter_context(plate)
-            if mask is not None:
-                stack.enter_context(poutine.mask(mask=mask))
-            full = self.name(module, name)
-            if obs is None and name != "y":
-                distribution = watched(full, distribution)
-            return pyro.sample(full, distribution, obs=obs)
+            return distribution()  # type: ignore[no-any-return]
+        full = self.name(module, name)
+        if distribution.has_rsample and not is_conditioned(full):
+            mask = None
+        return _sample(full, watched(full, distribution), plates, mask)
+
+
+def _sample(
+    name: str,
+    distribution: Any,
+    plates: Sequence[Any],
+    mask: Any,
+    obs: Tensor | None = None,
+) -> Tensor:
+    with ExitStack() as stack:
+        for plate in plates:
+            stack.enter_context(plate)
+        if mask is not None:
+            stack.enter_context(poutine.mask(mask=mask))
+        return pyro.sample(name, distribution, obs=obs)
 
 
 class Freezable:

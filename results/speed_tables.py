@@ -51,7 +51,7 @@ def speed_table(path: Path) -> str:
     lines.append(
         f"Medians of {record['rounds']} rounds in turn in one process; unroll 35, batch 20, fused "
         f"Adam. {machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s), torch "
-        f"{versions['torch']}, Python {versions['python']}."
+        f"{versions['torch']}, Python {versions['python']}, noisin-pyro {versions['noisin-pyro']}."
     )
     return "\n".join(lines)
 

@@ -44,7 +44,8 @@ class NoisinELBO(StatefulELBO):
 
     Raises:
         ValueError: if S is below 1, or odd with ``antithetic``; and, when it meets such a model, if
-            a noise has no reflection or no sample site for a whole sequence.
+            with ``antithetic`` a noise has no reflection or no sample site for a whole sequence, or
+            with ``vectorize_particles`` none at all (``sites=None``).
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -169,6 +170,11 @@ class NoisinELBO(StatefulELBO):
                     "antithetic=True reflects noise that is a sample site, got an RNN with "
                     "sites=None; use sites='sequence'"
                 )
+        elif self.vectorize_particles and model.rnn.sites is None and any(model.rnn.noise):
+            raise ValueError(
+                "vectorize_particles=True needs noise that is a sample site, got an RNN with "
+                "sites=None, whose one draw would serve all particles; use sites='sequence'"
+            )
 
 
 class NoisinObjective(StatefulObjective):

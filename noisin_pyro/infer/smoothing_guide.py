@@ -277,6 +277,8 @@ class SmoothingGuide(PyroModule):
         if model.rnn.tied:  # one draw, made where all has been read
             r = r[:1]
         corrections: Tensor = self.correction(r).unflatten(-1, (len(self._layers), -1))
+        if mask is not None and len(r) > 1:  # the padding keeps the prior
+            corrections = corrections.masked_fill(~mask[..., None, None], 0)
         return corrections.movedim(-2, 0)
 
 

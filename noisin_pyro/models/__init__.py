@@ -1,1 +1,1 @@
-"""Generative processes as Pyro models."""
+"""Pyro models of sequences whose hidden states come from a noisy RNN."""

@@ -1,8 +1,8 @@
-"""What a language model is made of, as values that JSON can hold.
+"""The configuration of a language model as JSON values: its writing, checking and building.
 
-A description may come from a stranger. Its values are checked one by one; it can name the RNNs of
-this library, and as the noise's base a distribution that
-:mod:`noisin_pyro.noise.class_path` accepts. Nothing in it is called or imported otherwise.
+A description may come from a stranger, so each value is checked. The only classes that it can name
+are the RNNs and noises of this library, and distributions that
+:mod:`noisin_pyro.noise.class_path` accepts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Description", "describe"]
 Model = TypeVar("Model", bound="LanguageModel")
 
 FORMAT = 1
-"""The number that a change in the meaning of an entry raises; new entries may come without one."""
+"""The version of the format, raised if the meaning of an entry changes, but not for a new entry."""
 
 REMEDY = "save its state_dict() instead, and build the model by your own code"
 
@@ -73,11 +73,11 @@ _RNN: _Kinds = {
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:
-    """The values of a model, but for its weights.
+    """The description of a model: its classes and arguments, without its weights.
 
     Raises:
-        ValueError: if it is made of something that no such value says: a cell or a function of the
-            user's own, a base that is not made from numbers, a prior on a weight.
+        ValueError: if a part has no description: a user's cell or function, a base whose arguments
+            are not numbers, a prior on a weight, other parametrizations than weight drop.
     """
     rnn: Any = model.rnn
     kind, dropped = _weight_drop(rnn)
@@ -113,59 +113,44 @@ def describe(model: LanguageModel) -> dict[str, Any]:
 
 
 class Description:
-    """A description that was read, from which the model is built once its weights are there.
+    """A description read from a file, and checked. Its model is built when the weights are known.
 
     Args:
-        values: what :func:`describe` gave, read from JSON.
-        trust_code: import and call any class that a noise names by class_path.
+        values: the values that :func:`describe` returned, after JSON.
+        trust_code: import and call the class of any noise.
+
+    Attributes:
+        dtype, vocab_size, tokens, tied_weights: those of the model and its vocabulary.
+        sizes: input size, hidden size and number of layers of the RNN.
 
     Raises:
-        ValueError: if a value is unknown, of another type, or not allowed.
+        ValueError: if an entry is unknown or missing, or a value has another type or range.
     """
 
     def __init__(self, values: Any, trust_code: bool = False) -> None:
         model = _checked(values, "the description", _MODEL, ("format", "vocab_size", "rnn"))
         rnn = _checked(model["rnn"], "its rnn", _RNN, ("class", *_SIZES))
-        if model["format"] != FORMAT:
-            raise ValueError(
-                f"its format is {model['format']}, and this noisin_pyro reads {FORMAT}; take the "
-                "version that wrote it"
-            )
-        if rnn["class"] not in _CLASSES:
-            known = ", ".join(_CLASSES)
-            raise ValueError(f"unknown RNN {rnn['class']!r}; the known ones are {known}")
-        for name, size in (("vocab_size", model["vocab_size"]), *((n, rnn[n]) for n in _SIZES)):
-            most = MOST_LAYERS if name == "num_layers" else 2**31 - 1
-            if not 1 <= size <= most:
-                raise ValueError(f"{name} must lie in 1 to {most:,}, got {size}")
-        if model.get("dtype", "float32") not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {model['dtype']!r}")
+        _check_values(model, rnn)
         self.dtype = _DTYPES[model.get("dtype", "float32")]
         self.vocab_size: int = model["vocab_size"]
-        if model.get("tokens", "words") not in TOKENS:
-            known = ", ".join(TOKENS)
-            raise ValueError(f"tokens must be one of {known}, got {model['tokens']!r}")
         self.tokens: Tokens = model.get("tokens", "words")
         self.tied_weights: bool = model.get("tied_weights", False)
         self.sizes = tuple(rnn[name] for name in _SIZES)
-        self._kind, self._trust_code = rnn["class"], trust_code
+        self._trust_code = trust_code
+        self._made: list[tuple[Any, AffineNoise]] = []  # equal descriptions share a noise
         named = ("format", "dtype", "vocab_size", "tokens", "rnn", "input_spread")
         self._options = {name: value for name, value in model.items() if name not in named}
-        self._made: list[tuple[Any, AffineNoise]] = []  # noises that are alike are one
         self._options["input_noise"] = self._noise(model.get("input_noise"))
         self._input_spread = model.get("input_spread")
-        lists = {name: rnn.pop(name, None) for name in ("noise", "spread")}
-        layers = rnn["num_layers"]
-        for name, listed in lists.items():
-            if listed is not None and len(listed) != layers:
-                raise ValueError(f"{name} must have one entry a layer, got {len(listed)}")
-        self._noises = [self._noise(one) for one in lists["noise"] or [None] * layers]
-        self._spreads = lists["spread"] or [None] * layers
+        layers = [None] * rnn["num_layers"]
+        self._noises = [self._noise(one) for one in rnn.pop("noise", None) or layers]
+        self._spreads = rnn.pop("spread", None) or layers
         self._weight_drop = rnn.pop("weight_drop", 0.0)
-        self._rnn = {name: value for name, value in rnn.items() if name != "class"}
+        self._kind = rnn.pop("class")
+        self._rnn = rnn
 
     def check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Compares the sizes with the weights that there are, so that no more is allocated.
+        """Compares the described sizes with the weights, before a model of that size is allocated.
 
         Args:
             shapes: the shapes of the weights by their names.
@@ -187,15 +172,15 @@ class Description:
                 )
 
     def build(self, kind: type[Model], weights: Mapping[str, Tensor], name: str = "") -> Model:
-        """The model, with weights that torch draws.
+        """Builds the model with initial weights.
 
         Args:
-            kind: its class.
-            weights: the saved weights by their names; a fixed γ that is a tensor is among them.
+            kind: the model's class.
+            weights: the saved weights by their names, from which a γ that is a tensor is taken.
             name: the prefix of its parameters' and sites' names in Pyro.
 
         Raises:
-            ValueError, TypeError: if a value does not fit.
+            ValueError, TypeError: if a value is invalid for the model.
         """
         spreads = [
             0.5 if noise is None else self._spread(spread, f"rnn.spread_l{layer}", weights)
@@ -211,6 +196,7 @@ class Description:
         return kind(self.vocab_size, rnn, **options, name=name).to(self.dtype)
 
     def _noise(self, values: Any) -> AffineNoise | None:
+        """The noise of a description, the same object for equal descriptions."""
         if values is None:
             return None
         kinds: _Kinds = {"class": str, "base": dict, "mean": _NUMBER, "stddev": _NUMBER}
@@ -230,10 +216,11 @@ class Description:
         dtype = named.pop("dtype", "float32")
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-        with torch.device("cpu"):  # also where another device is the default, as meta is
+        with torch.device("cpu"):  # a model is also built on the meta device
             return build_distribution(named, self._trust_code, _DTYPES[dtype])
 
     def _spread(self, values: Any, name: str, weights: Mapping[str, Tensor]) -> Any:
+        """The value for ``spread=`` of a description; a tensor is taken from ``weights[name]``."""
         if isinstance(values, _NUMBER) and not isinstance(values, bool):
             return float(values)
         kinds: _Kinds = {"learned": dict, "prior": dict, "tensor": bool, "parameter": bool}
@@ -252,8 +239,43 @@ class Description:
         return nn.Parameter(tensor) if kind == "parameter" else tensor
 
 
+def _check_values(model: dict[str, Any], rnn: dict[str, Any]) -> None:
+    """Checks the entries of a description, whose types are known to be right.
+
+    Raises:
+        ValueError: if the format, a class, a size, a dtype, the kind of tokens, or the number of
+            noises or spreads is not allowed.
+    """
+    if model["format"] != FORMAT:
+        raise ValueError(
+            f"its format is {model['format']}, and this noisin_pyro reads {FORMAT}; take the "
+            "version that wrote it"
+        )
+    if rnn["class"] not in _CLASSES:
+        known = ", ".join(_CLASSES)
+        raise ValueError(f"unknown RNN {rnn['class']!r}; the known ones are {known}")
+    for name, size in (("vocab_size", model["vocab_size"]), *((n, rnn[n]) for n in _SIZES)):
+        most = MOST_LAYERS if name == "num_layers" else 2**31 - 1
+        if not 1 <= size <= most:
+            raise ValueError(f"{name} must lie in 1 to {most:,}, got {size}")
+    if model.get("dtype", "float32") not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {model['dtype']!r}")
+    if model.get("tokens", "words") not in TOKENS:
+        known = ", ".join(TOKENS)
+        raise ValueError(f"tokens must be one of {known}, got {model['tokens']!r}")
+    for name in ("noise", "spread"):
+        if name in rnn and len(rnn[name]) != rnn["num_layers"]:
+            raise ValueError(f"{name} must have one entry a layer, got {len(rnn[name])}")
+
+
 def _weight_drop(rnn: nn.Module) -> tuple[type, float]:
-    """The class of an RNN, and the rate of its weight drop, whose parametrization changes it."""
+    """The class of an RNN without weight drop, and the rate of its weight drop, 0 for none.
+
+    A parametrization replaces the class of a module by a subclass.
+
+    Raises:
+        ValueError: if it has other parametrizations, or weight drop not on all recurrent weights.
+    """
     if not parametrize.is_parametrized(rnn):
         return type(rnn), 0.0
     parts: Any = rnn.parametrizations
@@ -313,10 +335,16 @@ def _describe_spread(module: Any, name: str) -> Any:
 def _checked(
     values: Any, what: str, kinds: _Kinds, required: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A copy of values of known names and types.
+    """A copy of ``values`` after a check of names and types.
+
+    Args:
+        values: the values, expected to be a dict.
+        what: their name in errors.
+        kinds: the allowed types of each entry.
+        required: the entries that must be there.
 
     Raises:
-        ValueError: if it has another name, another type, or one is missing.
+        ValueError: if an entry is unknown, has another type, or is missing.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{what} must have entries by their names, got {str(values)[:60]!r}")

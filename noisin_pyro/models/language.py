@@ -1,4 +1,4 @@
-"""The language model: embedding, noisy RNN, softmax."""
+"""LanguageModel: a SequenceModel of words, with an embedding and a softmax."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ Model = TypeVar("Model", bound="LanguageModel")
 class LanguageModel(SequenceModel):
     """A :class:`SequenceModel` of words: embedding, noisy RNN, softmax.
 
-    The embedding and the softmax matrix start as U(−0.1, 0.1), as in Zaremba et al. (2014).
-    torch's own N(0, 1) embedding learns more slowly: one epoch of a tanh RNN on Penn Treebank
-    reached a perplexity of 207 with it and 198 without.
+    The embedding and the softmax matrix are initialised with U(−0.1, 0.1), as in Zaremba et al.
+    (2014, https://arxiv.org/abs/1409.2329). torch's default for an embedding, N(0, 1), learns more
+    slowly: after one epoch of a tanh RNN on Penn Treebank it reached a perplexity of 207, and
+    U(−0.1, 0.1) reached 198.
 
     Args:
-        vocab_size: K.
-        rnn: the noisy RNN; its input size is the embedding's.
-        tied_weights: share the embedding's matrix with the softmax (needs input size = hidden
-            size).
-        dropout_words: probability of dropping a word type from a sequence: wherever the word
-            stands in it, its embedding is zero (Gal and Ghahramani 2016, section 4.2).
+        vocab_size: K, the number of words.
+        rnn: the noisy RNN. Its input size is the width of the embedding.
+        tied_weights: whether embedding and softmax share their matrix, which requires input size =
+            hidden size.
+        dropout_words: the probability of dropping a word from a sequence, which sets its embedding
+            to zero wherever it occurs in the sequence (Gal and Ghahramani 2016, section 4.2,
+            https://arxiv.org/abs/1512.05287).
         **options: ``input_noise``, ``input_spread``, ``dropout_input``, ``dropout_output`` and
             ``name`` of :class:`SequenceModel`.
 
     Attributes:
-        vocabulary: the words, if they are known: :meth:`from_pretrained` reads them, and they may
-            be set.
+        vocabulary: the :class:`Vocabulary`, or None. :meth:`from_pretrained` sets it, and a user
+            may.
 
     Raises:
-        ValueError: if ``tied_weights`` is asked of an RNN whose sizes differ, or a probability
-            lies outside [0, 1).
+        ValueError: if ``tied_weights`` is True and the sizes differ, a probability lies outside
+            [0, 1), or as :class:`SequenceModel`.
+        TypeError: as :class:`SequenceModel`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -91,7 +94,7 @@ class LanguageModel(SequenceModel):
             raise ValueError(f"x must hold the numbers of words, as torch.long, got {x.dtype}")
         try:
             embedded: Tensor = self.embedding(x)
-        except IndexError:  # on a CPU; a GPU ends the process
+        except IndexError:  # raised on a CPU; a GPU aborts the process instead
             raise IndexError(
                 f"x must hold numbers from 0 to {self.vocab_size - 1}, got {int(x.min())} to "
                 f"{int(x.max())}; encode the text with the model's own vocabulary"
@@ -107,22 +110,23 @@ class LanguageModel(SequenceModel):
         return int(self.embedding.num_embeddings)
 
     def save_pretrained(self, folder: str | Path, vocabulary: Vocabulary | None = None) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and, if it is known, ``vocabulary.txt``.
+        """Writes ``config.json``, ``model.safetensors`` and, with a vocabulary, ``vocabulary.txt``.
 
-        The folder holds data alone, no pickle and no code. It is what ``noisin train`` writes and
-        ``noisin generate`` reads.
+        The folder contains data alone, no pickle and no code. ``noisin train`` writes and ``noisin
+        generate`` reads such folders.
 
         Args:
-            folder: where they go; it is made if it does not exist, and files of these names in it
+            folder: the folder, which is created if it does not exist. Files of these names in it
                 are replaced.
-            vocabulary: the words; by default the model's own.
+            vocabulary: the words; by default ``self.vocabulary``.
 
         Raises:
-            ValueError: if a part of the model is code of the user's own, which no file holds: the
-                cell of a :class:`NoisyRecurrent`, the function of a :class:`MeanParameterized`, a
-                base that is not made from numbers, a prior on a weight; or if the vocabulary has
-                another size.
+            ValueError: if a part of the model cannot be saved as data: the cell of a
+                :class:`NoisyRecurrent`, the function of a :class:`MeanParameterized`, a base whose
+                arguments are not numbers, a prior on a weight; or if the vocabulary has another
+                size than the model.
             ImportError: if safetensors is not installed.
+            OSError: if a file cannot be written.
 
         Example:
             >>> import tempfile
@@ -141,20 +145,24 @@ class LanguageModel(SequenceModel):
     def from_pretrained(
         cls: type[Model], folder: str | Path, *, name: str = "", trust_code: bool = False
     ) -> Model:
-        """The model that :meth:`save_pretrained` wrote, in evaluation mode on the CPU.
+        """Reads a model that :meth:`save_pretrained` wrote.
 
-        The folder may come from a stranger: nothing in it is executed, and torch's random state is
-        left as it was.
+        The folder may come from a stranger, since nothing in it is executed. torch's random state
+        is unchanged.
 
         Args:
             folder: the folder.
             name: as in :class:`SequenceModel`.
-            trust_code: import and call any class that a noise names, not only those of torch, Pyro
-                and this package.
+            trust_code: import and call the class of any noise, not only classes of torch, Pyro and
+                this package. Use it only if you trust the folder.
+
+        Returns:
+            The model, in evaluation mode on the CPU.
 
         Raises:
-            ValueError: if a file is missing, damaged, or does not fit the others, or if memory
-                would not suffice.
+            ValueError: if a file is missing, damaged, or inconsistent with the others, or if the
+                weights do not fit the memory.
             ImportError: if safetensors is not installed.
+            OSError: if a file cannot be read.
         """
         return load_folder(cls, Path(folder), name, trust_code)

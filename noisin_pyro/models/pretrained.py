@@ -1,7 +1,7 @@
-"""A language model as a folder: config.json, model.safetensors and vocabulary.txt, no code.
+"""A language model as a folder of data: config.json, model.safetensors and vocabulary.txt.
 
-The folder may come from a stranger. Nothing in it is executed, and no more memory is allocated than
-its weights have bytes.
+The folder may come from a stranger. Nothing in it is executed, and the memory that loading
+allocates is bounded by the size of the file of weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.txt"
 FILES = (CONFIG, WEIGHTS, VOCABULARY)
-MOST_BYTES = 1_000_000  # of the description
+MOST_BYTES = 1_000_000  # greatest size of config.json
 
 Model = TypeVar("Model", bound="LanguageModel")
 
@@ -78,7 +78,7 @@ def save_weights(model: LanguageModel, folder: Path) -> None:
 
 
 def load_weights(model: LanguageModel, folder: Path) -> None:
-    """Reads what :func:`save_weights` wrote into a model of the same shape.
+    """Reads a file of :func:`save_weights` into a model of the same sizes.
 
     Raises:
         ImportError: if safetensors is not installed.
@@ -108,7 +108,7 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
         wanted = _wanted(description, kind, weights)
     with _one_sentence(other):
         _check_whole(wanted, weights)
-        # The weights that are drawn here are replaced by those of the file.
+        # The initial weights are replaced below, so their draws must not change the random state.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = description.build(kind, weights, name)
         model.load_state_dict(_with_tied(weights, description.tied_weights))
@@ -124,7 +124,10 @@ def load_folder(kind: type[Model], folder: Path, name: str, trust_code: bool) ->
 
 @contextmanager
 def _one_sentence(about: str) -> Iterator[None]:
-    """Whatever goes wrong with a stranger's file becomes one sentence that names it."""
+    """Turns any exception into a ValueError of one sentence that begins with ``about``.
+
+    ImportError and OSError pass unchanged.
+    """
     try:
         yield
     except (ImportError, OSError):
@@ -135,6 +138,7 @@ def _one_sentence(about: str) -> Iterator[None]:
 
 
 def _read_json(path: Path) -> Any:
+    """The content of a JSON file of at most ``MOST_BYTES``, without repeated entries or NaN."""
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -153,11 +157,15 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_weights(path: Path, description: Description) -> dict[str, Tensor]:
-    """The tensors of a file, once their shapes are known to be those of the description."""
-    size, there = path.stat().st_size, available_memory()
-    if 2 * size > there:  # those of the file, and those of the model
+    """The tensors of a file, whose shapes are compared with the description before they are read.
+
+    Raises:
+        ValueError: if they differ, or the file and the model together exceed the memory.
+    """
+    size, memory = path.stat().st_size, available_memory()
+    if 2 * size > memory:
         raise ValueError(
-            f"it needs about {2 * size / 1e9:,.1f} GB of memory, but there are {there / 1e9:,.1f}"
+            f"it needs about {2 * size / 1e9:,.1f} GB of memory, but there are {memory / 1e9:,.1f}"
         )
     with _safetensors().safe_open(path, framework="pt") as file:
         names = list(file.keys())
@@ -168,10 +176,10 @@ def _read_weights(path: Path, description: Description) -> dict[str, Tensor]:
 def _wanted(
     description: Description, kind: type[LanguageModel], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights of a model of this description, which take no memory.
+    """The weights of the described model as tensors on the meta device, which need no memory.
 
     Raises:
-        ValueError, TypeError: if such a model cannot be built.
+        ValueError, TypeError: if the model cannot be built.
     """
     description.check_sizes({name: tuple(value.shape) for name, value in weights.items()})
     with torch.device("meta"):
@@ -179,10 +187,14 @@ def _wanted(
 
 
 def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Compares weights with those that a model needs.
+    """Compares the weights of a file with those of a model.
+
+    Args:
+        wanted: the model's weights by their names.
+        weights: the file's weights by their names.
 
     Raises:
-        ValueError: if some are missing or left over, or of another shape.
+        ValueError: if a weight is missing or unknown, has another shape, or is not floating-point.
     """
     for name in sorted(wanted.keys() | weights.keys()):
         shapes = [tuple(part[name].shape) if name in part else None for part in (wanted, weights)]
@@ -193,7 +205,7 @@ def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 
 
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:
-    """All weights by their names; a matrix that is shared under two names has only the first."""
+    """All weights by their names; a tied matrix occurs only as ``embedding.weight``."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     if model.tied_weights:
         del weights["emission.weight"]
@@ -201,6 +213,7 @@ def weights_of(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def _with_tied(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
+    """The inverse of :func:`weights_of`: the weights with both names of a tied matrix."""
     return {**weights, "emission.weight": weights["embedding.weight"]} if tied else weights
 
 

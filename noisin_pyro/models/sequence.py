@@ -1,4 +1,4 @@
-"""The generative process of a noisy RNN as a Pyro model."""
+"""SequenceModel: a Pyro model of sequences with a noisy RNN as its latent states."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, prior
 __all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
 
 NoisyRNNs = NoisyRecurrence
-"""Any noisy RNN of this library."""
+"""The type of all noisy RNNs of this library."""
 
 
 class Drawn(NamedTuple):
-    """The noise of one call, drawn before anything is computed.
+    """The noise of one call, drawn in advance.
 
     Attributes:
-        input: ε of the embedded input, with shape (T, B, I).
-        rnn: ε of each layer, with shape (T, B, H), (1, B, H) if tied; None for a layer without
-            noise or with a sample site per timestep.
+        input: ε of the embedded input, with shape (T, B, I); None without input noise.
+        rnn: ε of each layer, with shape (T, B, H), or (1, B, H) if tied; None for a layer without
+            noise or with a sample site per timestep. None for a call without noise.
     """
 
     input: Tensor | None
     rnn: list[Tensor | None] | None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Drawn:
-        """The same with every ε changed."""
+        """The noise with ``change`` applied to each ε."""
         layers = None if self.rnn is None else [_maybe(change, one) for one in self.rnn]
         return Drawn(_maybe(change, self.input), layers)
 
     def steps(self, steps: slice) -> Drawn:
-        """The noise of some steps; a tied one is the same for all of them."""
+        """The noise of a slice of the steps. A tied ε is the same in all steps."""
         return self.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[steps])
 
 
 def detach_state(state: Any) -> Any:
-    """The carried state cut off from its history, for truncated backpropagation.
+    """The carried state detached from its graph, for truncated backpropagation through time.
 
     Args:
-        state: a tensor or a tuple of tensors, as a model returns it.
+        state: a state that a model or a noisy RNN returned: a tensor or a tuple of tensors.
+
+    Returns:
+        The detached state, in the same form.
 
     Example:
         >>> import torch
@@ -70,24 +73,28 @@ class SequenceModel(Freezable, PyroModule):
         z_t ~ p(z_t | h_t(x_t, z_{t-1}), γ)        one latent site per layer, or per layer and step
         y_t ~ emission(z_t)                        one observed site ``y`` for the sequence
 
-    Every site stands in the same plates ``time`` (dim −2) and ``batch`` (dim −1).
+    All sites are in the same plates ``time`` (dim −2) and ``batch`` (dim −1).
 
     Args:
-        embedding: maps x with shape (T, B, \\*) to the RNN's input (T, B, I).
-        rnn: a noisy RNN such as :class:`NoisyLSTM` or :class:`NoisyRecurrent`, time-major.
-        emission: maps z with shape (\\*, T, B, H) to a distribution of batch shape (\\*, T, B).
+        embedding: a function from x with shape (T, B, \\*) to the RNN's input with shape (T, B, I).
+        rnn: a noisy RNN such as :class:`NoisyLSTM` or :class:`NoisyRecurrent`, with
+            ``batch_first=False`` and not bidirectional.
+        emission: a function from z with shape (\\*, T, B, H) to a distribution with batch shape
+            (\\*, T, B).
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
-        input_spread: its γ, in any form the RNN's ``spread`` takes.
-        dropout_input: probability of zeroing a unit of the embedded input, while training. If the
-            RNN is ``tied``, one mask serves all steps of a sequence, and is part of the noise.
-        dropout_output: likewise for what the emission reads.
-        name: the prefix of its parameters' and sites' names in Pyro; two models in one program, or
-            one after the other under the same param store, need two.
+        input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``.
+        dropout_input: the probability of zeroing a unit of the embedded input, while training. If
+            the RNN is ``tied``, all steps of a sequence share a mask, which counts as noise.
+        dropout_output: the same for the input of the emission.
+        name: the prefix of the names of parameters and sites in Pyro. Two models in one program, or
+            under the same param store, need different names.
 
     Raises:
-        TypeError: if ``rnn`` is no noisy RNN or ``input_noise`` of another kind.
-        ValueError: if the RNN is ``batch_first`` or a probability lies outside [0, 1).
+        TypeError: if ``rnn`` is no noisy RNN, or ``input_noise`` is neither additive nor
+            multiplicative.
+        ValueError: if the RNN is ``batch_first`` or ``bidirectional``, a probability lies outside
+            [0, 1), or ``input_spread`` is invalid.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -128,8 +135,8 @@ class SequenceModel(Freezable, PyroModule):
                 "bidirectional=True is not supported by a SequenceModel, because a generative "
                 "process runs forward in time; use it as an encoder, outside the model"
             )
-        for name, rate in (("dropout_input", dropout_input), ("dropout_output", dropout_output)):
-            check_rate(name, rate)
+        check_rate("dropout_input", dropout_input)
+        check_rate("dropout_output", dropout_output)
         if input_noise is not None and not isinstance(input_noise, AffineNoise):
             raise TypeError(f"input_noise must be Additive or Multiplicative, got {input_noise!r}")
         self.embedding = embedding
@@ -157,19 +164,19 @@ class SequenceModel(Freezable, PyroModule):
         *,
         sample: bool | None = None,
     ) -> tuple[Tensor, Any]:
-        """The generative process; ``y`` is observed if given and drawn if not.
+        """Runs the generative process, with ``y`` observed if it is given and drawn otherwise.
 
         Args:
-            x: inputs, with shape (T, B) or (T, B, \\*).
-            y: targets, with shape (T, B) and the emission's event shape.
-            state: the carried state, each part with shape (L, B, H).
-            lengths: each sequence's number of steps, with shape (B,); steps past it count
-                for nothing.
-            sample: True draws noise, False runs the mean path; by default noise is drawn
-                while ``training``.
+            x: the inputs, with shape (T, B) or (T, B, \\*).
+            y: the targets, with shape (T, B, \\*E), where \\*E is the emission's event shape.
+            state: the initial state, each part with shape (L, B, H); zeros if omitted.
+            lengths: each sequence's number of steps, with shape (B,), or None for T. Later steps
+                have log-probability 0.
+            sample: True draws noise, False runs the mean path; by default noise is drawn while
+                ``training``.
 
         Returns:
-            y and the final state.
+            y, with shape (T, B, \\*E), and the final state, in the form of ``state``.
 
         Raises:
             ValueError: if a shape or a length does not fit.
@@ -182,7 +189,7 @@ class SequenceModel(Freezable, PyroModule):
         observed = y
         if y is not None and call.mask is not None:
             observed = filled(y, call.mask.reshape(call.mask.shape + (1,) * (len(wanted) - 2)))
-        drawn = call.sample(self, "y", emitted, obs=observed)
+        drawn = call.emit(self, "y", emitted, observed)
         return (drawn if y is None or drawn is not observed else y), state
 
     @in_context
@@ -195,13 +202,14 @@ class SequenceModel(Freezable, PyroModule):
         *,
         sample: bool | None = None,
     ) -> None:
-        """Issues the latent sites of :meth:`forward` alone, in its order; see its arguments.
+        """Issues the latent sites of :meth:`forward` without ``y``; the arguments are the same.
 
         The RNN runs only if it has a sample site per timestep.
 
         Raises:
-            ValueError: if the RNN has a sample site per timestep above an active dropout, whose
-                mask would differ from the model's, so that guide and prior would not be equal.
+            ValueError: if the RNN has a sample site per timestep and a dropout before it is active.
+                In a guide its mask would differ from the model's, so the guide would not equal the
+                prior.
         """
         call = self._begin(x, lengths, sample)
         drawn = self._draw(call)
@@ -219,16 +227,16 @@ class SequenceModel(Freezable, PyroModule):
             self._run(x, state, call, drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
-        """The rates of dropout and zoneout, by their options, that act before some noisy state.
+        """The rates of all dropout on which a noisy state depends, by the names of the options.
 
-        Those of torch's dropout modules and of weight drop inside the embedding and the RNN are
-        among them.
+        They include zoneout, and torch's dropout modules and weight drop in the embedding and the
+        RNN.
         """
         rates = {"dropout_input": self.dropout_input, "dropout": self.rnn.dropout}
         rates["zoneout"] = max(self.rnn.zoneout)
         for name in ("embedding", "rnn"):
-            held = getattr(self, name)
-            parts = held.named_modules(prefix=name) if isinstance(held, nn.Module) else ()
+            child = getattr(self, name)
+            parts = child.named_modules(prefix=name) if isinstance(child, nn.Module) else ()
             for path, part in parts:
                 if isinstance(part, (_DropoutNd, WeightDrop)) and part.training:
                     rates[f"{path}.p"] = part.p
@@ -245,16 +253,18 @@ class SequenceModel(Freezable, PyroModule):
         readout: Readout = "noisy",
         drawn: Drawn | None = None,
     ) -> tuple[Any, Any]:
-        """The emission distribution p(y_t | z_t) along one pass, and the final state.
+        """The emission's distribution p(y_t | z_t) in one pass, and the final state.
 
         Args:
-            x, state, lengths, sample: those of :meth:`forward`.
-            readout: what the emission reads of the top layer: ``"noisy"``, its state z, or
-                ``"mean"``, the mean h of z. The recurrence reads z either way, and the final state
-                is the same. With ``noise_to="recurrence"`` or ``"weights"`` the emission reads h
-                anyway.
-            drawn: noise from :meth:`draw_noise`. Then noise is added whatever ``sample`` says, and
-                no noise is a sample site.
+            x, state, lengths, sample: as in :meth:`forward`.
+            readout: the input of the emission: ``"noisy"`` for the state z of the top layer, or
+                ``"mean"`` for the mean h of z. It does not change the recurrence and the final
+                state. With ``noise_to="recurrence"`` or ``"weights"`` it is always h.
+            drawn: the result of :meth:`draw_noise`. It is used whatever ``sample`` is, and then no
+                noise is a sample site.
+
+        Returns:
+            A distribution with batch shape (T, B), and the final state, in the form of ``state``.
 
         Raises:
             ValueError: if a shape or a length does not fit, or ``readout`` is unknown.
@@ -266,11 +276,14 @@ class SequenceModel(Freezable, PyroModule):
 
     @in_context
     def draw_noise(self, steps: int, batch: int) -> Drawn:
-        """Draws the noise of a call of :meth:`predict` without sample sites.
+        """Draws the noise for one or several calls of :meth:`predict`.
 
         Args:
             steps: T.
             batch: B.
+
+        Returns:
+            The noise of the input and of each layer.
 
         Example:
             >>> import torch, pyro.distributions as dist
@@ -292,10 +305,10 @@ class SequenceModel(Freezable, PyroModule):
         return Call.begin(self, x.shape[:2], x.device, lengths, sample, tied=tied, readout=readout)
 
     def _draw(self, call: Call) -> Drawn:
-        """Issues the latent sites that need no computation: priors, then noise."""
+        """Issues the latent sites that do not depend on states: priors, then noise."""
         if call.active:
             for part, name in priors_of(self):
-                getattr(part, name)  # Pyro draws it here, outside the plates, and keeps the value
+                getattr(part, name)  # Pyro draws it here, outside the plates, and caches the value
         if not call.noisy:
             return Drawn(None, None)
         like, size = self.rnn.like, self.rnn.input_size
@@ -314,12 +327,12 @@ class SequenceModel(Freezable, PyroModule):
         return self.emission(dropout(z, self.dropout_output, call.dropping, tied)), state
 
     def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
-        """(T, B, \\*) -> (T, B, I)."""
+        """The RNN's input (T, B, I) from x with shape (T, B, \\*)."""
         return self.embedding(x)  # type: ignore[no-any-return]
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Raises ValueError unless ``rate`` is a probability below 1."""
+    """Raises ValueError unless ``rate`` lies in [0, 1)."""
     if not 0 <= rate < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {rate}")
 

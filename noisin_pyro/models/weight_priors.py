@@ -24,42 +24,45 @@ def weight_priors(
 ) -> Callable[[Any], Tensor]:
     """Puts N(0, η²) priors on a model's weights: the paper's second connection, empirical Bayes.
 
-    Each weight W becomes a ``PyroSample`` of its own name, with its own scale η as an attribute
-    beside it, called ``<weight>_scale``. A fixed η is a buffer, and a :class:`Learned` one a
-    ``pyro.param`` that every objective of Pyro trains with the guide.
+    Each weight W becomes a ``PyroSample`` under its name. Its scale η is another attribute of the
+    same module, ``<weight>_scale``: a buffer if η is fixed, and a ``pyro.param`` if it is
+    :class:`Learned`, which Pyro's objectives train together with the guide.
 
-    The guide then decides what is learned of W, with the noise's prior as the noise's guide:
+    The guide decides the inference over W. In both cases here the noise has its prior as its guide:
 
-    - ``PriorGuide(model, rest=AutoDelta)`` is the point estimate. Its objective is that of NOISIN
-      plus the penalty −log N(W; 0, η²), exactly; in the limit of wide priors the penalty has no
-      gradient, and what is left is NOISIN.
-    - ``PriorGuide(model, rest=AutoNormal)`` is variational inference over W. The KL of W counts,
-      that of the noise stays empty, and a learned η goes to the root mean square of W under q.
+    - ``PriorGuide(model, rest=AutoDelta)`` gives a point estimate. Its objective is exactly that of
+      NOISIN plus the penalty −log N(W; 0, η²). For wide priors the gradient of the penalty
+      vanishes, which leaves NOISIN.
+    - ``PriorGuide(model, rest=AutoNormal)`` gives variational inference over W. The objective
+      contains the KL divergence of W, while that of the noise is 0. A learned η goes to the root
+      mean square of W under the guide.
 
-    The median of either guide goes back into a network without priors, for ``evaluate`` and the
-    like: ``fresh.load_state_dict({**model.state_dict(), **guide.median()}, strict=False)``.
+    To evaluate a network without priors, load the median of the guide:
+    ``fresh.load_state_dict({**model.state_dict(), **guide.median()}, strict=False)``.
 
-    Learn η with a guide that has a width: at a point estimate the density N(W; 0, η²) has no
-    maximum over η and W together, so both would shrink until η is at its floor.
+    Do not learn η with a point estimate: N(W; 0, η²) has no maximum over η and W, so both would
+    shrink until η reaches its floor.
 
-    The objective is ``Trace_ELBO``, or :class:`AnnealedELBO` for windows of a long text, where the
-    prior on W belongs to the whole text and not to a window.
+    The objective is ``Trace_ELBO``, or :class:`AnnealedELBO` for windows of a long text, where one
+    prior on W belongs to all windows together.
 
     Args:
         module: a :class:`SequenceModel`, a noisy RNN, or any ``PyroModule``.
-        scale: η, a positive number or ``Learned(init, lower)``, which is one η for each weight.
-        names: of the parameters, as ``named_parameters`` has them. By default the matrices: of a
-            model's RNN and emission, but not of its embedding.
+        scale: η of all weights, a positive number, or ``Learned(init, lower)``, which learns one η
+            for each weight.
+        names: names of parameters as in ``named_parameters``. By default all parameters with two or
+            more dimensions, but not the embedding of a :class:`SequenceModel`.
 
     Returns:
-        A function for the ``init_loc_fn`` of Pyro's automatic guides, which starts each weight at
-        the value it had and all else at its median. Without it a guide would start near 0, where
-        all units are alike.
+        A function for the ``init_loc_fn`` of Pyro's automatic guides. It initialises each weight
+        with its present value, and other sites with their medians. Without it a guide would start
+        near 0, where all units are alike.
 
     Raises:
-        TypeError: if ``module`` is no ``PyroModule``, or ``scale`` is of another kind.
+        TypeError: if ``module`` is no ``PyroModule``, or ``scale`` is neither a number nor
+            :class:`Learned`.
         ValueError: if a name is unknown, a weight is shared by two modules (tied weights), there is
-            no weight at all, η is not positive, or ``Learned`` has one η per unit.
+            no weight, η is not positive and finite, or ``Learned`` has ``per="unit"``.
 
     Example:
         >>> from functools import partial
@@ -102,7 +105,7 @@ def weight_priors(
     def start(site: Any) -> Tensor:
         for holder, name, value in starts:
             if site["name"] == holder._pyro_get_fullname(name):
-                return value.clone()  # a guide trains the tensor that it is given
+                return value.clone()  # a guide would train this tensor in place
         median: Tensor = init_to_median(site)
         return median
 
@@ -111,7 +114,7 @@ def weight_priors(
 
 @dataclass(frozen=True)
 class _Gaussian:
-    """N(0, η²) over a weight, with the η that stands beside it."""
+    """The prior N(0, η²) of a weight, where η is the module's attribute ``scale``."""
 
     scale: str
     shape: torch.Size
@@ -123,7 +126,11 @@ class _Gaussian:
 
 
 def _chosen(module: PyroModule, names: Iterable[str] | None) -> dict[str, Tensor]:
-    """The weights by their paths."""
+    """The weights that get a prior, by their paths.
+
+    Raises:
+        ValueError: if a name is unknown, a weight is shared, or there is none.
+    """
     known = dict(module.named_parameters(remove_duplicate=False))
     if names is None:
         left_out = ("embedding.",) if isinstance(module, SequenceModel) else ()
@@ -151,7 +158,7 @@ def _chosen(module: PyroModule, names: Iterable[str] | None) -> dict[str, Tensor
 
 
 def _holder(module: Any, path: str) -> tuple[Any, str]:
-    """The module that holds a weight, as a ``PyroModule``, and the weight's name in it."""
+    """The submodule of a weight, converted to a ``PyroModule``, and the weight's name in it."""
     *parts, name = path.split(".")
     for part in parts:
         child: nn.Module = getattr(module, part)

@@ -1,8 +1,9 @@
-"""What the noisy RNNs are given: each check is one sentence with value, rule and fix."""
+"""Checks of the arguments of noisy RNNs; each error is one sentence with value, rule and fix."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -31,11 +32,16 @@ __all__ = [
 
 
 def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_to: Any) -> None:
-    """Checks what does not depend on a layer.
+    """Checks the options that all layers share.
+
+    Args:
+        name: the name of the RNN's class, for the error.
+        cell: the cell.
+        proj_size, sites, noise_to: as in :class:`NoisyLSTM`.
 
     Raises:
-        ValueError: for a projection, an unknown kind of sites or place of the noise, or a cell that
-            has no such place.
+        ValueError: if ``proj_size`` is not 0, ``sites`` or ``noise_to`` is unknown, or the cell has
+            no recurrent weights and ``noise_to`` is ``"weights"``.
     """
     if proj_size:
         raise ValueError(
@@ -57,23 +63,27 @@ def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_
 
 
 def zoneout_rates(zoneout: float | Sequence[float], parts: int) -> tuple[float, ...]:
-    """The rate of each part of the state.
+    """The zoneout rate of each part of the state.
+
+    Args:
+        zoneout: one rate for all parts, or one for each.
+        parts: the number of parts.
 
     Raises:
-        ValueError: if a rate lies outside [0, 1), or there is another number of them.
+        ValueError: if a rate is no number in [0, 1), or there are not ``parts`` of them.
     """
     rates = tuple(zoneout) if isinstance(zoneout, Sequence) else (zoneout,) * parts
-    if len(rates) != parts or not all(0 <= rate < 1 for rate in rates):
+    if len(rates) != parts or not all(isinstance(r, Real) and 0 <= r < 1 for r in rates):
         each = {1: "", 2: ", or a pair for h and c"}.get(parts, f", or {parts} of them")
         raise ValueError(f"zoneout must be a probability in [0, 1){each}, got {zoneout}")
     return tuple(float(rate) for rate in rates)
 
 
 def state_sizes(sizes: Any) -> tuple[int, ...]:
-    """The widths of the parts of a state, as they were given.
+    """The widths of the parts of a state, from a user's ``state_sizes``.
 
     Raises:
-        ValueError: unless there is at least one, and each is a whole number above 0.
+        ValueError: unless they are a non-empty sequence of integers above 0.
     """
     each = tuple(sizes) if isinstance(sizes, Sequence) else ()
     if not each or not all(isinstance(size, int) and size > 0 for size in each):
@@ -85,12 +95,13 @@ def state_sizes(sizes: Any) -> tuple[int, ...]:
 
 
 def state_range(interval: Any) -> Range:
-    """The interval of h, as it was given.
+    """The interval of h, from a user's ``range``.
 
     Raises:
-        ValueError: unless it is a pair of numbers, the lower one first.
+        ValueError: unless it is a pair of numbers (low, high) with low < high.
     """
-    if not isinstance(interval, Sequence) or len(interval) != 2 or not interval[0] < interval[1]:
+    numbers = isinstance(interval, Sequence) and all(isinstance(end, Real) for end in interval)
+    if not numbers or len(interval) != 2 or not interval[0] < interval[1]:
         raise ValueError(
             f"range must be a pair (low, high) with low < high, such as (-1, 1), got {interval!r}"
         )
@@ -98,7 +109,7 @@ def state_range(interval: Any) -> Range:
 
 
 def check_noise(noise: Any) -> None:
-    """Raises TypeError unless a layer's noise is one."""
+    """Raises TypeError unless ``noise`` is a :class:`.Noise`."""
     if isinstance(noise, Noise):
         return
     if isinstance(noise, Distribution):
@@ -113,7 +124,7 @@ def check_noise(noise: Any) -> None:
 
 
 def refuse_tied(noise: Noise, sites: Any) -> None:
-    """Raises ValueError for a noise with a site per timestep that is to be tied."""
+    """Raises the ValueError about ``tied=True`` for a noise with a site per timestep."""
     raise ValueError(
         "tied=True draws one ε for the whole sequence, so it needs sites='sequence' and an "
         f"Additive or Multiplicative noise, got sites={sites!r} and {noise!r}"
@@ -124,7 +135,8 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
     """Checks an input with shape (\\*S, T, B, I) against a weight of the RNN.
 
     Raises:
-        ValueError: if it has another number of features, another dtype, or no steps.
+        ValueError: if it does not have ``input_size`` features, the weight's dtype (unless autocast
+            is on), and at least one step.
     """
     if x.shape[-1] != input_size or not x.is_floating_point():
         raise ValueError(
@@ -141,7 +153,7 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
 
 
 def check_weights(*parts: tuple[Tensor | None, int]) -> None:
-    """Raises ValueError if a weight has more dimensions than the number beside it."""
+    """Raises ValueError if the weight of a pair has more dimensions than the pair's number."""
     for part, dims in parts:
         if part is not None and part.dim() > dims:
             raise ValueError(
@@ -151,9 +163,8 @@ def check_weights(*parts: tuple[Tensor | None, int]) -> None:
             )
 
 
-def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
-    """Raises ValueError for a size below 1, or a probability outside [0, 1]."""
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+def check_sizes(dropout: float, **sizes: int) -> None:
+    """Raises ValueError if a size is below 1, or ``dropout`` lies outside [0, 1]."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
@@ -164,16 +175,16 @@ def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: flo
 def check_drawn(
     epsilon: Any, wanted: Sequence[bool], shape: Sequence[int], dtype: torch.dtype
 ) -> None:
-    """Checks noise that was drawn before.
+    """Checks a user's ``epsilon``.
 
     Args:
-        epsilon: for each layer and direction a tensor that broadcasts with ``shape``, or None.
-        wanted: which of them have one.
+        epsilon: a tensor that broadcasts with ``shape`` or None, for each layer and direction.
+        wanted: for each of them, whether it must be a tensor.
         shape: (T or 1, B, H).
-        dtype: of the weights.
+        dtype: the dtype of the weights.
 
     Raises:
-        ValueError: if it is another number of parts, or one does not fit or has another dtype.
+        ValueError: if the number of entries, a shape or a dtype differs.
     """
 
     def fits(part: Any, there: bool) -> bool:
@@ -199,16 +210,16 @@ def check_drawn(
 
 
 def check_state(name: str, hx: Any, shapes: Sequence[tuple[int, ...]]) -> State:
-    """The state that a user gives.
+    """The parts of a user's initial state, after checks.
 
     Args:
-        name: of the RNN's class.
-        hx: what is given: one tensor, or a tuple if there are several parts.
-        shapes: of each part.
+        name: the name of the RNN's class, for the error.
+        hx: the state: a tensor, or a tuple of tensors if it has several parts.
+        shapes: the expected shape of each part.
 
     Raises:
-        TypeError: if it is of another kind.
-        ValueError: if it is of another shape.
+        TypeError: if the state is not such a tensor or tuple.
+        ValueError: if a part has another shape.
     """
     several = isinstance(hx, (tuple, list))
     parts = tuple(hx) if several else (hx,)

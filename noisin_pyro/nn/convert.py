@@ -1,4 +1,4 @@
-"""From torch's modules to noisy ones and back, sharing parameters."""
+"""Conversion between torch's RNNs and noisy ones, with shared parameters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ __all__ = ["from_torch", "to_torch"]
 
 
 def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | NoisyGRU:
-    """A noisy RNN around an existing torch one; they share their parameters.
+    """A noisy RNN with the options and parameters of a torch RNN; both share the parameters.
 
     Args:
         module: a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
         **noise: ``noise``, ``spread``, ``sites``, ``tied``, ``noise_to``, ``zoneout`` and
             ``name`` of :class:`NoisyLSTM`.
 
+    Returns:
+        The noisy RNN, on the device and in the mode of ``module``.
+
     Raises:
         TypeError: if ``module`` is none of the three.
-        ValueError: as :class:`NoisyLSTM` does, or if a weight is computed from others, as under
-            ``torch.nn.utils.parametrizations``.
+        ValueError: as :class:`NoisyLSTM`, or if a weight is no parameter because it is computed
+            from others, as under ``torch.nn.utils.parametrizations``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -49,27 +52,32 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
         module.input_size,
         module.hidden_size,
         **options,
-        device="meta",  # no weights are drawn: torch's random state stays as it was
+        device="meta",  # draws no weights, so torch's random state is unchanged
         dtype=weight.dtype,
         **noise,
     )
     _share(module, noisy)
-    # moves a learned spread, and makes torch's list of weights anew
+    # .to() moves a learned spread, and rebuilds torch's list of weights
     return noisy.to(weight.device).train(module.training)  # type: ignore[no-any-return]
 
 
 def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
-    """The plain torch module that shares a noisy RNN's parameters: its mean path, in every mode.
+    """The torch RNN with the options and parameters of a noisy RNN; both share the parameters.
 
-    For what knows torch's modules only: dynamic quantisation, ONNX, TorchScript.
+    It computes the mean path, in training and in evaluation mode. It is for tools that support
+    torch's modules only: dynamic quantisation, ONNX, TorchScript.
 
     Args:
-        module: a noisy RNN whose nonlinearity torch has.
+        module: a :class:`NoisyRNN` with nonlinearity tanh or relu, :class:`NoisyLSTM` or
+            :class:`NoisyGRU`.
+
+    Returns:
+        The ``torch.nn.RNN``, ``LSTM`` or ``GRU``, on the device and in the mode of ``module``.
 
     Raises:
-        TypeError: if ``module`` is no noisy RNN.
-        ValueError: if torch has no such cell (sigmoid, identity, any with zoneout), or a weight is
-            random or computed from others.
+        TypeError: if ``module`` is none of the three.
+        ValueError: if torch has no such cell (sigmoid, identity, zoneout), or a weight has a prior
+            or is computed from others.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -106,14 +114,18 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
 
 
 def _options(module: nn.RNNBase) -> dict[str, Any]:
-    """The constructor's arguments that torch's RNNs and ours have in common, but for the sizes."""
+    """The constructor arguments that torch's RNNs and noisy RNNs share, without the sizes."""
     names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     names += ["nonlinearity"] if isinstance(module, nn.RNN) else []
     return {name: getattr(module, name) for name in names}
 
 
 def _share(source: nn.RNNBase, target: nn.RNNBase) -> None:
-    """Gives a module the parameters of another."""
+    """Registers the parameters of one module in another.
+
+    Raises:
+        ValueError: if a weight is no parameter.
+    """
     for name in source._flat_weights_names:
         if name not in source._parameters:
             raise ValueError(

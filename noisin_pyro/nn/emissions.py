@@ -1,7 +1,7 @@
-"""Emissions p(x_t | z_t): from a hidden state to a Pyro distribution.
+"""Emissions p(y_t | z_t): modules from a hidden state to a Pyro distribution.
 
-An emission is any callable that maps z with shape (\\*, T, B, H) to a distribution with batch
-shape (\\*, T, B); these are the common ones.
+Any callable from z with shape (\\*, T, B, H) to a distribution with batch shape (\\*, T, B) is an
+emission. This module has the common ones.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "Nor
 
 
 class LinearCategorical(dist.TorchDistribution):
-    """Categorical(softmax(V z + b)) that evaluates its log-probability without further copies.
+    """Categorical(softmax(V z + b)) with a fast log-probability.
 
-    ``Categorical(logits=...)`` stores the normalised log-probabilities of all classes when it
-    is built; this computes them where it needs them, and in ``log_prob`` keeps a single matrix
-    of that size for the backward pass (:mod:`.linear_softmax`).
+    ``Categorical(logits=...)`` stores the normalised log-probabilities of all classes. This class
+    stores z and V, and ``log_prob`` keeps one matrix of that size for the backward pass
+    (:mod:`.linear_softmax`).
 
     Args:
         features: z, with shape (\\*B, H).
         weight: V, with shape (K, H).
-        bias: b, with shape (K,).
+        bias: b, with shape (K,), or None for 0.
 
     Raises:
         ValueError: if V or b has another shape.
@@ -111,7 +111,7 @@ class LinearCategorical(dist.TorchDistribution):
             return self.categorical().log_prob(value)  # type: ignore[no-any-return]
         rows = self.features.reshape(-1, self.features.shape[-1])
         targets = value.expand(self.batch_shape).reshape(-1).long()
-        # Without a gradient to keep them for, the logits of all rows need not exist at once.
+        # Without a backward pass the rows can be evaluated in chunks, which saves memory.
         size = len(rows) if torch.is_grad_enabled() else _LOGITS // len(self.weight)
         parts = zip(rows.split(max(1, size)), targets.split(max(1, size)))
         log_probs = [tracked(linear_log_softmax, z, self.weight, self.bias, y) for z, y in parts]
@@ -127,7 +127,7 @@ class LinearCategorical(dist.TorchDistribution):
 
 
 class _Linear(Freezable, nn.Linear, PyroModule):
-    """A linear map whose parts may be random; outside Pyro it is a plain ``nn.Linear``."""
+    """A linear map whose weights may have priors; outside Pyro a plain ``nn.Linear``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not am_i_wrapped():
@@ -136,12 +136,14 @@ class _Linear(Freezable, nn.Linear, PyroModule):
 
 
 class CategoricalEmission(_Linear):
-    """x_t ~ Categorical(softmax(V z_t + b)): ``nn.Linear`` that returns a distribution.
+    """y_t ~ Categorical(softmax(V z_t + b)): an ``nn.Linear`` that returns a distribution.
+
+    The call maps z with shape (\\*, T, B, H) to a distribution with batch shape (\\*, T, B).
 
     Args:
         hidden_size: H.
         num_classes: K.
-        bias: whether b is there.
+        bias: whether there is a bias b.
 
     Example:
         >>> import torch
@@ -157,12 +159,15 @@ class CategoricalEmission(_Linear):
 
 
 class NormalEmission(_Linear):
-    """x_t ~ Normal(V z_t + b, σ), independent over D observed variables, σ learned.
+    """y_t ~ Normal(V z_t + b, σ) for D independent variables, with a learned σ for each.
+
+    The call maps z with shape (\\*, T, B, H) to a distribution with batch shape (\\*, T, B) and
+    event shape (D,).
 
     Args:
         hidden_size: H.
         size: D.
-        scale: the standard deviation σ to start from.
+        scale: the initial standard deviation σ.
 
     Raises:
         ValueError: if ``scale`` is not positive and finite.
@@ -185,7 +190,10 @@ class NormalEmission(_Linear):
 
 
 class BernoulliEmission(_Linear):
-    """x_t ~ Bernoulli(σ(V z_t + b)), independent over D notes or flags.
+    """y_t ~ Bernoulli(σ(V z_t + b)) for D independent binary variables, such as the notes of music.
+
+    The call maps z with shape (\\*, T, B, H) to a distribution with batch shape (\\*, T, B) and
+    event shape (D,).
 
     Args:
         hidden_size: H.

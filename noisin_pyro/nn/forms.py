@@ -1,4 +1,4 @@
-"""The forms in which torch's RNNs take and return sequences and states."""
+"""The forms of sequences and states in torch's RNNs: packed sequences, nested tuples."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["map_state", "packed_like"]
 
 
 def packed_like(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
-    """An output packed as its input is.
+    """Packs an output in the form of its input.
 
     Args:
-        packed: the input.
+        packed: the packed input.
         output: the output, padded, with shape (T, B, H).
         lengths: each sequence's number of steps, with shape (B,).
 
     Raises:
-        ValueError: if the output has further dimensions, which are particles.
+        ValueError: if the output has dimensions of particles.
     """
     if output.dim() > 3:
         raise ValueError(
@@ -34,7 +34,7 @@ def packed_like(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Pack
 
 
 def map_state(state: Any, change: Callable[[Any], Any]) -> Any:
-    """A state with each of its parts changed; what is None stays None."""
+    """The state with ``change`` applied to each tensor in it; None stays None."""
     if isinstance(state, (tuple, list)):
         return tuple(map_state(part, change) for part in state)
     return None if state is None else change(state)

@@ -26,7 +26,11 @@ __all__ = ["NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"]
 
 
 class _LinearRNN(NoisyRecurrence, PyroModule):
-    """What the three share. Layer l has ``weight_ih_l{l}`` and ``bias_ih_l{l}``, gate by gate."""
+    """Base of the three RNNs.
+
+    Layer l has the parameters ``weight_ih_l{l}`` with shape (G·H, I or H), ``bias_ih_l{l}`` with
+    shape (G·H,) and, in an RG-LRU, ``decay_l{l}`` with shape (H,).
+    """
 
     proj_size = 0
     _kind: LinearCell
@@ -52,7 +56,8 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         name: str = "",
     ) -> None:
         PyroModule.__init__(self, name)
-        arguments.check_sizes(input_size, hidden_size, num_layers, dropout)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        arguments.check_sizes(dropout, **sizes)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional = bidirectional
@@ -77,9 +82,9 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         return like
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew, as ``torch.nn.Linear`` does, and resets a learned γ.
+        """Draws the weights with the distribution of ``torch.nn.Linear``, and resets a learned γ.
 
-        A decay is drawn such that σ(Λ)⁸ is uniform between 0.9 and 0.999, as in De et al. (2024).
+        A decay Λ is drawn such that σ(Λ)⁸ is uniform between 0.9 and 0.999, as in De et al. (2024).
         """
         for name, weight in self.named_parameters():
             if name.startswith(("weight_ih", "bias_ih")):
@@ -118,21 +123,22 @@ class NoisyMinGRU(_LinearRNN):
 
         h_t = (1 − u_t) z_{t-1} + u_t g_t,    u = σ(W_u x_t + b_u),    g = W_g x_t + b_g
 
-    The gates read the input alone, so that the noise stays inside one associative scan
-    (:mod:`noisin_pyro.cells.linear`), and so that a layer's E[z_t] is its deterministic h_t given
-    its input, also with ``noise_to="both"``. Constructor, call, sites and state are those of
-    :class:`NoisyGRU`. Multiplicative noise with spread γ multiplies E[z²] by up to a² (1 + γ²) in
-    each step, a being the factor of z_{t-1}: where a is near 1, keep γ small, or use
-    ``noise_to="output"``. A :class:`MeanParameterized` noise, and ``sites="timestep"``, run a
-    Python loop over steps. See https://arxiv.org/abs/2410.01201.
+    The gates depend on the input alone. So a noisy layer is one associative scan
+    (:mod:`noisin_pyro.cells.linear`), and given the layer's input E[z_t] equals the deterministic
+    h_t, also with ``noise_to="both"``. Constructor, call, sites and state are those of
+    :class:`NoisyGRU`. In each step multiplicative noise with spread γ multiplies the variance that
+    z already has by a² (1 + γ²), where a = 1 − u_t is the factor of z_{t-1}. If a is near 1, choose
+    a small γ or ``noise_to="output"``. A :class:`MeanParameterized` noise and ``sites="timestep"``
+    run a Python loop over steps. See https://arxiv.org/abs/2410.01201.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout: as in ``torch.nn.GRU``.
-        bidirectional, device, dtype: as there.
-        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
+        bidirectional, device, dtype: as in ``torch.nn.GRU``.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`, but without
+            ``noise_to="weights"``, since there are no recurrent weights.
 
     Raises:
-        ValueError, TypeError: as :class:`NoisyLSTM` does.
+        ValueError, TypeError: as :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -152,8 +158,8 @@ class NoisyMinLSTM(_LinearRNN):
         h_t = f/(f + i) z_{t-1} + i/(f + i) g_t,    f = σ(W_f x_t + b_f),    i = σ(W_i x_t + b_i),
         g = W_g x_t + b_g
 
-    It has no cell state: what it carries is h alone. See https://arxiv.org/abs/2410.01201, and
-    :class:`NoisyMinGRU` for the arguments and for what holds of all linear recurrences.
+    It has no cell state; its state is h alone. See https://arxiv.org/abs/2410.01201, and
+    :class:`NoisyMinGRU` for the arguments and the properties of linear recurrences.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -172,13 +178,13 @@ class NoisyRGLRU(_LinearRNN):
         h_t = a_t z_{t-1} + √(1 − a_t²) (i_t ⊙ g_t),    a_t = σ(Λ)^(8 r_t),
         r = σ(W_r x_t + b_r),    i = σ(W_i x_t + b_i),    g = W_g x_t + b_g
 
-    Λ is the parameter ``decay_l{layer}``. The paper's layer reads an input as wide as its state,
-    mapped there by the block around it; here g does that. See https://arxiv.org/abs/2402.19427, and
-    :class:`NoisyMinGRU` for the arguments and for what holds of all linear recurrences.
+    Λ is the parameter ``decay_l{layer}``. In the paper g is the layer's input, as wide as the
+    state; here it is a linear map of the input. See https://arxiv.org/abs/2402.19427, and
+    :class:`NoisyMinGRU` for the arguments and the properties of linear recurrences.
 
-    Multiplicative noise with spread γ multiplies the variance of z by up to a_t² (1 + γ²) in each
-    step. A unit that forgets slowly, a near 1, is unstable under it where that exceeds 1 for long:
-    use additive noise, a small γ, or ``noise_to="output"``.
+    In each step multiplicative noise with spread γ multiplies the variance that z already has by
+    a_t² (1 + γ²). If this exceeds 1 over many steps, as in units that forget slowly (a near 1), the
+    variance explodes: use additive noise, a small γ, or ``noise_to="output"``.
 
     Example:
         >>> import torch, pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""The noise of a recurrent module, and its spreads γ as attributes of it."""
+"""The noises of a recurrent module, and its spreads γ as attributes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from noisin_pyro.sites import Freezable
 __all__ = ["NoisyModule", "Sites"]
 
 Sites = Literal["sequence", "timestep"] | None
-"""A sample site per layer, per layer and timestep, or none."""
+"""One sample site per layer, one per layer and timestep, or none."""
 
-_ENDINGS = ("", "_unconstrained")  # of the name of a γ, as a parameter
+_ENDINGS = ("", "_unconstrained")  # suffixes of a γ's name among the parameters
 
 if TYPE_CHECKING:
 
@@ -34,7 +34,11 @@ else:
 
 
 class NoisyModule(_Base):
-    """A torch RNN with a noise for each layer, and a γ for each layer and direction."""
+    """A recurrent module with a noise for each layer, and a γ for each layer and direction.
+
+    The attribute ``noise`` has an entry for each layer, and ``zoneout`` one for each part of the
+    state.
+    """
 
     cell: Cell[Any]
     noise: tuple[Noise | None, ...]
@@ -70,15 +74,15 @@ class NoisyModule(_Base):
 
     @property
     def like(self) -> Tensor:
-        """A weight, whose dtype and device input, state and noise have."""
+        """A tensor with the dtype and device of the weights, the input, the state and the noise."""
         like: Tensor = self.weight_hh_l0
         return like
 
     @property
     def spread(self) -> tuple[Tensor | None, ...]:
-        """γ of each layer (and direction), with shape () or (H,); None where it has no noise.
+        """γ of each layer and direction, with shape () or (H,); None for a layer without noise.
 
-        It may be set at any time, to anything that the argument ``spread`` takes.
+        It can be set at any time, to any value of the argument ``spread``.
         """
         like = self.like
         return tuple(
@@ -95,7 +99,7 @@ class NoisyModule(_Base):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "spread":
-            object.__setattr__(self, name, value)  # torch would register a parameter of this name
+            object.__setattr__(self, name, value)  # the property; torch would register a parameter
         elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
             if name not in self._spread_names or not self._is_noisy(name):
                 raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")
@@ -106,9 +110,9 @@ class NoisyModule(_Base):
             super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew, as torch does, and puts a learned γ back to its own start."""
+        """Draws the weights with torch's distribution, and resets a learned γ."""
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0.0
-        spreads = self.__dict__.get("_spreads", {})  # there is none yet while torch constructs
+        spreads = self.__dict__.get("_spreads", {})  # not yet there in torch's constructor
         kept = {name + ending for name in spreads for ending in _ENDINGS}
         for name, weight in self.named_parameters():
             if name not in kept:
@@ -121,7 +125,7 @@ class NoisyModule(_Base):
 
     @property
     def samples_timesteps(self) -> bool:
-        """Whether some layer has a sample site per timestep, which needs the RNN to run."""
+        """Whether some layer has a sample site per timestep, so that a guide must run the RNN."""
         return any(self._samples_steps(noise) for noise in self.noise)
 
     def _samples_steps(self, noise: Noise | None) -> bool:
@@ -131,12 +135,12 @@ class NoisyModule(_Base):
 
     @property
     def _tracks(self) -> list[tuple[int, str]]:
-        """Layer and direction in torch's order: (0, ""), (0, "_reverse"), (1, ""), ..."""
+        """All (layer, suffix of the direction) in torch's order: (0, ""), (0, "_reverse"), ..."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         return [(layer, way) for layer in range(self.num_layers) for way in directions]
 
     def _is_noisy(self, spread_name: str) -> bool:
-        """Whether the layer of a spread has a noise."""
+        """Whether the layer of the attribute ``spread_name`` has a noise."""
         layer, _ = self._tracks[self._spread_names.index(spread_name)]
         return self.noise[layer] is not None
 
@@ -145,7 +149,7 @@ class NoisyModule(_Base):
         return [f"spread_l{layer}{way}" for layer, way in self._tracks]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Saves a γ that is a plain number too, in float64, so that a saved model is whole."""
+        """Also saves each γ that is a Python float, as a float64 tensor."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self._numbers:
             number = torch.tensor(getattr(self, name), dtype=torch.float64, device="cpu")
@@ -161,17 +165,17 @@ class NoisyModule(_Base):
         unexpected: list[str],
         errors: list[str],
     ) -> None:
-        """Loads the weights of a torch module or of another noise too.
+        """Loads a state dict, also one of a torch module or of an RNN with other noises.
 
-        A spread that is not saved keeps its value, and one that there is no place for is left out.
+        A γ that the state dict lacks keeps its value, and a γ that this module lacks is ignored.
         """
         numbers = self._numbers
         for name in (name + ending for name in self._spread_names for ending in _ENDINGS):
             saved = state_dict.get(prefix + name)
-            held = self._parameters.get(name, self._buffers.get(name))
-            single = name in numbers or (held is not None and not held.dim())
+            here = self._parameters.get(name, self._buffers.get(name))
+            single = name in numbers or (here is not None and not here.dim())
             if saved is not None and single and saved.numel() != 1:
-                errors.append(  # torch would take the first of them
+                errors.append(  # torch would silently load the first of them
                     f"size mismatch for {prefix + name}: each of {saved.numel()} units has its own "
                     "γ in what was saved, and here one γ serves all"
                 )
@@ -185,7 +189,7 @@ class NoisyModule(_Base):
 
     @property
     def _numbers(self) -> list[str]:
-        """The names of those γ that are plain numbers."""
+        """The names of the γ that are Python floats."""
         return [name for name in self._spread_names if isinstance(self.__dict__.get(name), float)]
 
     def extra_repr(self) -> str:
@@ -203,6 +207,6 @@ class NoisyModule(_Base):
 
 
 def _shared(values: Sequence[Any]) -> str:
-    """One value if all are equal."""
+    """The text of a list of values, or of one value if all are equal."""
     same = all(value == values[0] for value in values)
     return str(values[0]) if same else f"[{', '.join(map(str, values))}]"

@@ -1,4 +1,4 @@
-"""Pyro's provenance through kernels whose backward pass is written by hand."""
+"""Pyro's provenance tracking through ``autograd.Function``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def tracked(kernel: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a kernel, and says of all its results that they depend on all its arguments.
+    """Calls a kernel and marks all its results as depending on all its arguments.
 
-    Pyro marks a tensor by the sites that it was computed from, for ``TraceGraph_ELBO`` and
-    ``pyro.render_model``. The marks pass through torch's own functions, and are lost in an
-    ``autograd.Function``.
+    For ``TraceGraph_ELBO`` and ``pyro.render_model`` Pyro marks each tensor with the sites from
+    which it was computed. torch's functions pass the marks on, but an ``autograd.Function`` loses
+    them.
 
     Args:
-        kernel: any function of tensors and of tuples of tensors.
+        kernel: a function of tensors and of tuples of tensors.
         *args, **kwargs: its arguments.
     """
     if not am_i_wrapped():

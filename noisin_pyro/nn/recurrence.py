@@ -1,4 +1,4 @@
-"""What the noisy RNNs share: the forms in which they are called, and how a call runs."""
+"""The common base of the noisy RNNs: the forms of a call, and the steps of a call."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = ["NoisyRecurrence"]
 
 
 class NoisyRecurrence(NoisyModule):
-    """What the noisy RNNs share; see :class:`NoisyLSTM` for the arguments."""
+    """The common base of the noisy RNNs; see :class:`NoisyLSTM` for the constructor's arguments."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Outside Pyro this is a plain nn.Module: nothing of it enters the param store.
+        # Outside Pyro the call of nn.Module keeps the parameters out of the param store.
         if not am_i_wrapped():
             return nn.Module.__call__(self, *args, **kwargs)
         self._claim_name()
@@ -53,28 +53,31 @@ class NoisyRecurrence(NoisyModule):
         """Runs the RNN.
 
         Args:
-            input: with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched, or a
-                ``PackedSequence``.
-            hx: the carried state as torch has it, each part with shape (D·L, B, H); zeros if
-                omitted. It is the noisy state z, and h with ``noise_to="output"`` or ``"weights"``.
-            sample: True draws noise, False runs the mean path z = h; by default noise is
-                drawn while ``training``.
-            lengths: each sequence's number of steps, with shape (B,); output past a
-                sequence's end is zero and the final state is that of its last step.
-            plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro
-                model, not yet entered; its own, named after the RNN, if omitted.
-            epsilon: noise already drawn by :meth:`draw_noise`, for each layer what that returns
-                or something of another batch or time dimension that broadcasts with it.
-            call: what a surrounding model has decided of ``sample``, ``lengths`` and ``plates``,
-                in their place.
+            input: the input, with shape (T, B, I), (B, T, I) if ``batch_first``, (T, I) unbatched,
+                or a ``PackedSequence``. Under vectorised particles in Pyro, particle dimensions
+                may come first.
+            hx: the initial state in torch's form, each part with shape (D·L, B, H); D is 2 if
+                ``bidirectional``, otherwise 1. Zeros if omitted. Its first part is the noisy state
+                z, but h with ``noise_to="output"`` or ``"weights"``.
+            sample: True draws noise, False runs the mean path z = h; by default noise is drawn
+                while ``training``.
+            lengths: each sequence's number of steps, with shape (B,), or None for T. The output
+                past a sequence's end is zero, and the final state is that of its last step.
+            plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro model,
+                not yet entered. By default the RNN makes plates named after itself.
+            epsilon: the result of :meth:`draw_noise`, or tensors that broadcast with it in the time
+                or batch dimension; by default noise is drawn in this call.
+            call: the options ``sample``, ``lengths`` and ``plates`` of the surrounding model's
+                call, used instead of these arguments.
 
         Returns:
-            The output z, shaped as torch has it, and the final state.
+            The output, with the shape of torch's RNNs (..., D·H), and the final state in the form
+            of ``hx``. The output is z, but h with ``noise_to="recurrence"`` or ``"weights"``.
 
         Raises:
-            ValueError: if a shape or a length does not fit, or if a plain backward pass would
-                lose the gradient through a noise that has no pathwise one.
-            TypeError: if the state is of another kind.
+            ValueError: if a shape, dtype or length does not fit, or if a noise without a pathwise
+                gradient is drawn without a sample site while gradients are enabled.
+            TypeError: if the state has another type.
         """
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, sample, lengths, plates, epsilon)
@@ -108,21 +111,23 @@ class NoisyRecurrence(NoisyModule):
         *,
         call: Call | None = None,
     ) -> list[Tensor | None]:
-        """Issues the sites ``noise_{layer}`` of a sequence, without running the RNN.
+        """Issues the sample sites ``noise_{layer}`` of a sequence, without running the RNN.
 
-        In a guide it stands for a call of the RNN in the model; where the model calls the RNN
-        several times, the guide does so with this, in the same order.
+        A guide calls this once for each call of the RNN in the model, in the same order.
 
         Args:
             steps: T.
             batch: B.
-            lengths: each sequence's number of steps, with shape (B,).
-            plates: see :meth:`forward`.
-            call: see :meth:`forward`.
+            lengths: each sequence's number of steps, with shape (B,), or None for T.
+            plates: as in :meth:`forward`.
+            call: as in :meth:`forward`.
 
         Returns:
-            One ε per layer (and direction) with shape (T, B, H), (1, B, H) if ``tied``; None for a
-            layer without noise or whose sites are per timestep.
+            ε of each layer and direction, with shape (T, B, H), or (1, B, H) if ``tied``; None for
+            a layer without noise or with a site per timestep.
+
+        Raises:
+            ValueError: if a length does not fit.
         """
         if am_i_wrapped():
             self._claim_name()
@@ -157,7 +162,7 @@ class NoisyRecurrence(NoisyModule):
         sample: bool | None,
         plates: Plates | None,
     ) -> Call:
-        """Decides for a call on T steps of B sequences."""
+        """The options of a call on ``shape`` = (T, B); arguments as in :meth:`forward`."""
         call = Call.begin(self, shape, device, lengths, sample, tied=self.tied, plates=plates)
         if self.sites is None or not (call.active and call.noisy and any(self.noise)):
             return call
@@ -182,9 +187,9 @@ class NoisyRecurrence(NoisyModule):
     def _run(
         self, x: Tensor, hx: Any, call: Call, epsilon: Sequence[Tensor | None] | None
     ) -> tuple[Tensor, Any]:
-        """The whole RNN on an input with shape (\\*S, T, B, I), S being particles."""
-        # Weights and spreads are read before any plate is entered: a prior on one of them
-        # would otherwise be drawn once per step and sequence.
+        """Runs the RNN on an input with shape (\\*S, T, B, I), where \\*S are particles."""
+        # Weights and spreads are read before any plate is entered, or a prior on one of them would
+        # be drawn for each step and sequence.
         weights = self._weights()
         arguments.check_input(x, self.input_size, self.like)
         state = self._start(hx, x, call.batch)
@@ -202,7 +207,7 @@ class NoisyRecurrence(NoisyModule):
             z, final = tracked(clean_layers, cell, x, state, weights, *options)
         else:
             layers = self._layers(cell, weights, state, noisy, rate, call, epsilon)
-            if call.mask is not None:  # whatever stands in the padding, be it NaN
+            if call.mask is not None:  # the padding may contain NaN
                 x = x.masked_fill(~call.mask.unsqueeze(-1), 0)
             run = run_timesteps if noisy and self.samples_timesteps else run_sequences
             z, final = run(layers, x, call)
@@ -220,7 +225,17 @@ class NoisyRecurrence(NoisyModule):
         call: Call,
         epsilon: Sequence[Tensor | None] | None,
     ) -> Layers:
-        """The layers of a call, with their noise drawn where it is drawn for whole sequences."""
+        """The layers of a call, with the noise of whole sequences drawn or checked.
+
+        Args:
+            cell: the cell, with zoneout if there is any.
+            weights: the weights of each layer and direction.
+            state: the initial state, each part with shape (\\*S, D·L, B, H).
+            noisy: whether noise is drawn.
+            rate: the probability of dropout between layers, 0 if it does not act.
+            call: the call's options.
+            epsilon: that of :meth:`forward`.
+        """
         count = len(weights)
         spreads = self.spread if noisy else (None,) * count
         if not noisy:
@@ -237,7 +252,7 @@ class NoisyRecurrence(NoisyModule):
 
     @property
     def _first_site(self) -> str:
-        """The name of a sample site that every noisy call issues, and, if any, a noise drawn."""
+        """The name of a sample site of every noisy call: a ``noise_{layer}`` if there is any."""
         layers = [layer for layer, noise in enumerate(self.noise) if noise is not None]
         drawn = [layer for layer in layers if not self._samples_steps(self.noise[layer])]
         return f"noise_{drawn[0]}" if drawn else f"z_{layers[0]}_0"
@@ -246,9 +261,9 @@ class NoisyRecurrence(NoisyModule):
         claim_name(self, "weight_hh_l0", self._parameters.get("weight_hh_l0"))
 
     def _weights(self) -> list[Any]:
-        """The weights of each track as its cell reads them.
+        """The weights of each layer and direction, in the form of the cell.
 
-        They are read by attribute, so that a prior on one takes effect.
+        They are read by attribute, so that Pyro samples a weight with a prior.
         """
         tracks = []
         for layer, way in self._tracks:
@@ -266,7 +281,7 @@ class NoisyRecurrence(NoisyModule):
         return [(len(self._tracks), *batch, size) for size in sizes]
 
     def _start(self, hx: Any, x: Tensor, batch: int) -> State:
-        """The carried state, each part with shape (\\*S, D·L, B, H), zeros if none was given."""
+        """The initial state, each part with shape (\\*S, D·L, B, H); zeros if ``hx`` is None."""
         shapes = self._state_shapes(batch)
         if hx is None:
             return tuple(x.new_zeros(shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""NoisyRecurrent: the noise of this library on the hidden state of any recurrent cell."""
+"""NoisyRecurrent: any recurrent cell with noise on its hidden state."""
 
 from __future__ import annotations
 
@@ -29,38 +29,41 @@ Cells = nn.Module | Sequence[nn.Module] | Sequence[Sequence[nn.Module]]
 class NoisyRecurrent(NoisyRecurrence, PyroModule):
     """Any recurrent network with a noisy hidden state: one cell, or a list of them as layers.
 
-    A cell is any ``nn.Module`` that is called as ``torch.nn.RNNCell``, ``LSTMCell`` or ``GRUCell``:
-    ``cell(x, state)`` returns the new state, a tensor h with shape (N, H) or a tuple whose first
-    part is h and whose other parts, each with shape (N, F), stay clean. All parts have the dtype of
-    the input. It is called once per step, with the padding of shorter sequences among its rows,
-    which a batch norm inside it counts.
-    Everything else is as in :class:`NoisyLSTM`: the call, lengths, packed and unbatched input, the
-    carried state, the noises, and the sites and their names. Its own weights are parameters in
-    Pyro too (``<name>.cell_l0$$$weight_hh``), and random if the cell is a ``PyroModule`` with
-    priors. A :class:`PriorGuide` with a site per timestep runs the cell anew, so a cell that draws
-    at random by itself wants ``sites="sequence"``; only torch's dropout modules are noticed.
+    A cell is any ``nn.Module`` with the call of ``torch.nn.RNNCell``, ``LSTMCell`` or ``GRUCell``:
+    ``cell(x, state)`` with x of shape (N, I) returns the new state. The state is a tensor h with
+    shape (N, H), or a tuple whose first part is h; its other parts, each with shape (N, F), get no
+    noise. All parts have the dtype of the input. The cell is called once per step. The padding of
+    shorter sequences is among its rows, so a batch norm inside it includes padding in its
+    statistics.
 
-    With torch's own cells it is :class:`NoisyLSTM` and its siblings, number by number, and slower:
-    these know which products of a step can be done for all steps at once, which cannot be told of
-    a cell that is called. A cell under ``torch.compile`` is run compiled.
+    The call, lengths, packed and unbatched input, the carried state, the noises, and the sample
+    sites and their names are those of :class:`NoisyLSTM`. The cell's weights are parameters in Pyro
+    (``<name>.cell_l0$$$weight_hh``), or random if the cell is a ``PyroModule`` with priors. With a
+    site per timestep, a :class:`PriorGuide` runs the cell again. So a cell that draws random
+    numbers needs ``sites="sequence"``; only torch's dropout modules are detected and refused.
+
+    With one of torch's cells the results equal those of :class:`NoisyLSTM`, :class:`NoisyGRU` or
+    :class:`NoisyRNN`, but training is slower, because no product can be computed for all steps at
+    once. A cell under ``torch.compile`` runs compiled.
 
     Args:
         cells: a cell, a list of cells (layer 0, which reads the input, first), or for a
             bidirectional RNN a list of pairs (forward, backward). All have the same state sizes.
-        input_size: I, if the first cell has no attribute ``input_size``.
-        state_sizes: the widths of the state's parts, if the cell can be called neither as
-            ``cell(x)`` nor with a state of its ``hidden_size``; the first is H.
-        range: the interval (low, high) that h lies in whatever the state before, such as (−1, 1).
-            Only a :class:`MeanParameterized` noise asks for it, which must be defined on all of it;
-            by default it is the whole real line.
+        input_size: I; needed if the first cell has no attribute ``input_size``.
+        state_sizes: the widths of the state's parts, H first; needed if the cell can be called
+            neither as ``cell(x)`` nor with zero states as wide as its ``hidden_size``.
+        range: an interval (low, high) that contains h for every previous state, such as (−1, 1);
+            by default the whole real line. Only :class:`MeanParameterized` uses it: its
+            distribution must be defined for every mean in the interval.
         batch_first: as in ``torch.nn.LSTM``.
-        dropout: probability of zeroing between the layers, while training.
+        dropout: the probability of zeroing a unit between layers, while training.
         noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
 
     Raises:
-        TypeError: if a cell is no module, or ``noise`` or ``spread`` is of another kind.
-        ValueError: if a cell cannot be called so, if cells differ in the sizes of their state, or
-            as :class:`NoisyLSTM` does.
+        TypeError: if a cell is no module or a whole RNN, or ``noise`` or ``spread`` has another
+            type.
+        ValueError: if a cell cannot be called as above, if cells differ in the sizes of their
+            state, or as :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -105,35 +108,25 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         self.num_layers, self.bidirectional = len(layers), len(layers[0]) == 2
         self.batch_first, self.dropout = batch_first, float(dropout)
         self.input_size = _input_size(layers[0][0]) if input_size is None else input_size
+        arguments.check_sizes(dropout, input_size=self.input_size)
         tracks = [cell for layer in layers for cell in layer]
         like = _like(tracks[0])
-        if like is None:  # what .to() moves, of cells that hold no tensor
+        if like is None:  # .to() moves this buffer where the cells have no tensor
             self.register_buffer("_without", torch.empty(()), persistent=False)
             like = self._without
-        forms: list[Form] = []
-        for index, cell in enumerate(tracks):
-            first = index < len(layers[0])
-            width = self.input_size if first else len(layers[0]) * forms[0].sizes[0]
-            if state_sizes is None:
-                with own_store(), poutine.block():  # a PyroModule speaks to Pyro when called
-                    forms.append(form_of(cell, width, like))
-            else:
-                sizes = arguments.state_sizes(state_sizes)
-                forms.append(Form(sizes, tuple if len(sizes) > 1 else None))
-        if any(form != forms[0] for form in forms):
-            each = [form.sizes for form in forms]
-            raise ValueError(
-                f"all cells of a NoisyRecurrent must have the same state, got the sizes {each}; "
-                "put several RNNs in turn for layers of different width"
-            )
-        self.hidden_size = forms[0].sizes[0]
-        arguments.check_sizes(self.input_size, self.hidden_size, self.num_layers, dropout)
+        if state_sizes is None:
+            form = _common_form(tracks, len(layers[0]), self.input_size, like)
+        else:
+            sizes = arguments.state_sizes(state_sizes)
+            form = Form(sizes, tuple if len(sizes) > 1 else None)
+        self.hidden_size = form.sizes[0]
+        arguments.check_sizes(dropout, hidden_size=self.hidden_size)
         for (layer, way), cell in zip(self._tracks, tracks):
             setattr(self, f"cell_l{layer}{way}", cell)
         kind = type(tracks[0]).__name__
         adapter = ModuleCell(
             kind if range is not None else f"{kind} (whose range= was not given)",
-            forms[0],
+            form,
             None if range is None else arguments.state_range(range),
         )
         self._add_noise(adapter, noise, spread, sites, tied, noise_to, zoneout, name)
@@ -141,7 +134,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
             return super().__call__(*args, **kwargs)
-        with apart(self):  # a cell that is a PyroModule registers its parameters when it is called
+        with apart(self):  # calling a cell that is a PyroModule registers its parameters
             return super().__call__(*args, **kwargs)
 
     @property
@@ -160,13 +153,13 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     def _claim_name(self) -> None:
         cell: Any = self._modules["cell_l0"]
         name, tensor = next(iter(cell.named_parameters()), ("", None))
-        joint = "." if isinstance(cell, PyroModule) else "$$$"  # as Pyro names its parameters
+        joint = "." if isinstance(cell, PyroModule) else "$$$"  # Pyro's names of its parameters
         claim_name(self, f"cell_l0{joint}{name}", tensor)
 
     def _weights(self) -> list[Any]:
         cells = [getattr(self, f"cell_l{layer}{way}") for layer, way in self._tracks]
         for part, name in priors_of(nn.ModuleList(cells)):
-            getattr(part, name)  # drawn here, once for all steps
+            getattr(part, name)  # Pyro draws it here, once for all steps
         return cells
 
     def extra_repr(self) -> str:
@@ -177,7 +170,12 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
 
 def _layers(cells: Any) -> list[tuple[nn.Module, ...]]:
-    """For each layer its cell, or its pair of cells."""
+    """The cell or the pair (forward, backward) of each layer.
+
+    Raises:
+        TypeError: if a cell is no module, or a whole RNN.
+        ValueError: if there is none, or if layers have neither one cell each nor two each.
+    """
 
     def listed(given: Any) -> tuple[Any, ...]:
         several = isinstance(given, (nn.ModuleList, list, tuple))
@@ -204,6 +202,34 @@ def _layers(cells: Any) -> list[tuple[nn.Module, ...]]:
     return layers
 
 
+def _common_form(
+    tracks: Sequence[nn.Module], directions: int, input_size: int, like: Tensor
+) -> Form:
+    """The form of the state of all cells, by trial calls.
+
+    Args:
+        tracks: the cells of all layers and directions, in torch's order.
+        directions: 1 or 2.
+        input_size: I of the first layer.
+        like: a tensor with the dtype and device of the input.
+
+    Raises:
+        ValueError: if a cell cannot be called, or if cells differ in their state.
+    """
+    forms: list[Form] = []
+    for index, cell in enumerate(tracks):
+        width = input_size if index < directions else directions * forms[0].sizes[0]
+        with own_store(), poutine.block():  # a PyroModule registers parameters when it is called
+            forms.append(form_of(cell, width, like))
+    if any(form != forms[0] for form in forms):
+        each = [form.sizes for form in forms]
+        raise ValueError(
+            f"all cells of a NoisyRecurrent must have the same state, got the sizes {each}; "
+            "put several RNNs in turn for layers of different width"
+        )
+    return forms[0]
+
+
 def _input_size(cell: nn.Module) -> int:
     size = getattr(cell, "input_size", None)
     if not isinstance(size, int):
@@ -214,7 +240,7 @@ def _input_size(cell: nn.Module) -> int:
 
 
 def _like(cell: Any) -> Tensor | None:
-    """A floating-point tensor of a cell, None if it has none."""
+    """A floating-point parameter or buffer of a cell, None if it has none."""
     held = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
     ready = (part for part in held if not nn.parameter.is_lazy(part))
     return next((part for part in ready if part.is_floating_point()), None)

@@ -1,4 +1,4 @@
-"""The noisy RNNs by the names of the command line; nothing here imports torch early."""
+"""The noisy RNNs by their names on the command line; torch is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["RNNS", "build_rnn"]
 
 
 class Entry(NamedTuple):
-    """Where a class is, and the arguments that make it this RNN.
+    """An RNN as a class and fixed arguments.
 
     Attributes:
-        module: the module with the class.
-        kind: the class's name.
-        arguments: those that make it this RNN.
-        mask: the ``noise_to`` with which noise is on what the recurrent weights read, and on
-            nothing else; None without recurrent weights.
+        module: the path of the module with the class.
+        kind: the name of the class.
+        arguments: fixed arguments of the class.
+        mask: the ``noise_to`` that puts noise on the operand of the recurrent weights alone, as
+            variational dropout does; None for an RNN without recurrent weights.
     """
 
     module: str
@@ -31,7 +31,7 @@ def _elman(nonlinearity: str) -> Entry:
     return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity}, "recurrence")
 
 
-#: By name; a new RNN is a line here.
+#: The RNNs by name; a new RNN is a new line.
 RNNS: Mapping[str, Entry] = MappingProxyType(
     {
         "rnn_tanh": _elman("tanh"),
@@ -47,15 +47,15 @@ RNNS: Mapping[str, Entry] = MappingProxyType(
 
 
 def build_rnn(name: str, *sizes: int, **options: Any) -> Any:
-    """A noisy RNN by its name.
+    """Builds a noisy RNN by its name.
 
     Args:
         name: one of :data:`RNNS`.
         *sizes: input size, hidden size and number of layers.
-        **options: the other arguments of its class.
+        **options: further arguments of its class.
 
     Raises:
-        ValueError: if the name is unknown, or as the class does.
+        ValueError: if the name is unknown, or as the class.
 
     Example:
         >>> build_rnn("rnn_sigmoid", 3, 5, 1).nonlinearity

@@ -1,4 +1,4 @@
-"""NoisyRNN, NoisyLSTM and NoisyGRU: drop-ins for torch's, with a noise on the hidden state."""
+"""NoisyRNN, NoisyLSTM and NoisyGRU: torch's RNNs with noise on the hidden state."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ __all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN"]
 
 
 class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
-    """``torch.nn.RNN`` with a noisy hidden state; ``nonlinearity`` knows two more values.
+    """``torch.nn.RNN`` with a noisy hidden state, and with two more nonlinearities.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.RNN``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`; see there for
-            what interventions (``poutine.do``) need.
+        bidirectional, noise, spread, sites, tied, noise_to, zoneout, name: as in
+            :class:`NoisyLSTM`.
+
+    Raises:
+        ValueError: if ``nonlinearity`` is unknown, or as :class:`NoisyLSTM`.
+        TypeError: as :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -84,53 +88,55 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
 class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
     """``torch.nn.LSTM`` with a noisy hidden state: z_t ~ p(z_t | h_t, γ), E[z_t | h_t] = h_t.
 
-    Takes the constructor arguments and the call of ``torch.nn.LSTM``, holds the same
-    parameters, and is an instance of it. ``train()`` draws noise, ``eval()`` runs the mean path
-    z = h. The cell state c stays clean. Inside a Pyro program every draw is a sample site,
-    named after the module: ``noise_{layer}`` and a deterministic ``z_{layer}``, or
-    ``z_{layer}_{t}``.
+    It has the constructor arguments, the call and the parameters of ``torch.nn.LSTM`` and is an
+    instance of it. ``train()`` draws noise, ``eval()`` runs the mean path z = h. The cell state c
+    has no noise. Inside a Pyro program every draw is a sample site, named after the module:
+    ``noise_{layer}`` and a deterministic ``z_{layer}``, or ``z_{layer}_{t}``. See
+    :meth:`~noisin_pyro.nn.recurrence.NoisyRecurrence.forward` for the call.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
-            ``torch.nn.LSTM``. ``proj_size`` is refused. With ``bidirectional`` each direction has a
-            noise and a spread of its own.
-        noise: one noise for all layers or one per layer; None is the deterministic layer.
-        spread: γ, for all layers or one per layer: a number or a tensor (fixed, with shape () or
-            (H,)), an ``nn.Parameter``, :class:`Learned` (a constrained ``pyro.param`` named
-            ``spread_l{layer}``), or a distribution (a prior). ``rnn.spread = ...`` sets it anew.
-            It is a standard deviation for additive noise and a coefficient of variation for
-            multiplicative noise.
+            ``torch.nn.LSTM``.
+        bidirectional: as in ``torch.nn.LSTM``. Each direction draws its own noise and has its own
+            γ.
+        proj_size: must be 0.
+        noise: one noise for all layers, or a list with one for each; None for a layer without
+            noise.
+        spread: γ, one for all layers or a list with one for each: a number or a tensor (fixed, with
+            shape () or (H,)), an ``nn.Parameter``, :class:`Learned` (a constrained ``pyro.param``
+            named ``spread_l{layer}``), or a Pyro distribution (a prior). ``rnn.spread = ...``
+            changes it. It is a standard deviation for additive noise and a coefficient of variation
+            for multiplicative noise.
         sites: ``"sequence"`` has one sample site per layer, the noise ε of the whole sequence, and
-            runs at the speed of torch's kernels; ``"timestep"`` has one per layer and step,
-            the state z_t itself, as the paper writes it, and runs a Python loop. Both define
-            the same joint. A :class:`MeanParameterized` noise has sites per timestep in
-            either. Under ``"sequence"`` the deterministic ``z_{layer}`` is written and never read,
-            so ``poutine.do`` on it changes nothing: intervene on ``noise_{layer}``, or on
-            ``z_{layer}_{t}`` under ``"timestep"``.
-            None has none: the noise is drawn by torch, also inside Pyro, for encoders, inference
-            networks and baselines.
+            uses fast kernels. ``"timestep"`` has one per layer and step, the state z_t, as in the
+            paper, and runs a Python loop over steps. Both define the same joint distribution. A
+            :class:`MeanParameterized` noise has sites per timestep in either case. Under
+            ``"sequence"`` the site ``z_{layer}`` only records z, so ``poutine.do`` on it has no
+            effect: intervene on ``noise_{layer}``, or on ``z_{layer}_{t}`` under ``"timestep"``.
+            None has no sites: torch draws the noise, also inside Pyro, for encoders, inference
+            networks and baselines. Vectorised particles then share one draw.
         tied: draw ε, and the mask of ``dropout``, once per sequence instead of once per step. The
-            masks then belong to the noise: they are drawn whenever it is, so also in an average
+            dropout masks then count as noise: they are drawn whenever noise is, also in averages
             over samples at test time. See ``TrainConfig.variational_dropout``.
-        noise_to: where the noise goes. ``"both"``, as in the paper: the next step reads z, and
-            the layer hands up z. ``"output"``: the layer hands up z, and the next step reads h,
-            so that the layer's E[z_t] is its deterministic h_t, given its input.
-            ``"recurrence"``: the next step reads z, and the layer hands up h.
-            ``"weights"``: noise is on what the recurrent weights read, z_t ~ p(z_t | h_{t-1}, γ) in
-            step t, and on nothing else; the state is h, also where a GRU carries it on.
-        zoneout: the probability with which a unit of h and of c keeps its value of the step before,
-            one for both or a pair, as (0.05, 0.5) (Krueger et al. 2016,
-            https://arxiv.org/abs/1606.01305). It acts whenever ``dropout`` does; otherwise the
-            expectation is taken. Noise comes after it. It runs a Python loop over steps.
-        name: the prefix of its parameters' and sites' names in Pyro, where it is no attribute of a
-            ``PyroModule``, which names it. Without one, a second RNN in a program is named
-            ``noisy_lstm_1``, and the sites of an RNN's later calls end in ``__1``, ``__2``, ...
+        noise_to: where the noise goes. With ``"both"``, as in the paper, z is the layer's output
+            and the state that the next step reads. With ``"output"`` z is the output and h the
+            state, so that given the layer's input E[z_t] equals the deterministic h_t. With
+            ``"recurrence"`` h is the output and z the state. With ``"weights"`` h is both, and only
+            the operand of the recurrent weights is noisy: in step t they multiply
+            z_t ~ p(z_t | h_{t-1}, γ), while the update gate of a GRU carries h_{t-1}.
+        zoneout: the probability that a unit of h or c keeps its previous value, one number for both
+            or a pair such as (0.05, 0.5) (Krueger et al. 2016, https://arxiv.org/abs/1606.01305).
+            It acts whenever ``dropout`` does; otherwise its expectation is used. Noise is added
+            after it. It runs a Python loop over steps.
+        name: the prefix of the names of parameters and sites in Pyro, used unless the RNN is an
+            attribute of a ``PyroModule``. Without a name, a second RNN in a program is called
+            ``noisy_lstm_1``, and the sites of later calls of an RNN end in ``__1``, ``__2``, ...
 
     Raises:
-        ValueError: for ``proj_size``, a spread that is not positive, a number
-            of noises or spreads other than the number of layers, or a noise that cannot have this
-            cell's states as its means.
-        TypeError: if ``noise`` or ``spread`` is of another kind.
+        ValueError: if ``proj_size`` is not 0, a spread is not positive, the number of noises or
+            spreads is not the number of layers, a noise is undefined for some states of the cell,
+            ``tied`` is combined with sites per timestep, or another option is invalid.
+        TypeError: if ``noise`` or ``spread`` has another type.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -183,7 +189,11 @@ class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype: as in
             ``torch.nn.GRU``.
-        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
+        bidirectional, noise, spread, sites, tied, noise_to, zoneout, name: as in
+            :class:`NoisyLSTM`.
+
+    Raises:
+        ValueError, TypeError: as :class:`NoisyLSTM`.
 
     Example:
         >>> import torch, pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""Layer after layer, with a sample site per sequence: the noise is drawn before."""
+"""A noisy RNN layer by layer, with noise that is already drawn for whole sequences."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def run_sequences(layers: Layers, x: Tensor, call: Call) -> tuple[Tensor, State]
     """Runs all layers.
 
     Args:
-        layers: the layers; ε of each noisy track is drawn.
+        layers: the layers, with ε of each noisy track.
         x: the input, with shape (\\*S, T, B, I), 0 in the padding.
-        call: the call.
+        call: the call's options.
 
     Returns:
         The top layer's output, with shape (\\*S, T, B, D·H), and the final state.

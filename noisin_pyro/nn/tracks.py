@@ -1,4 +1,4 @@
-"""What a call finds in a noisy RNN: its layers, each with a track for each direction."""
+"""The layers of a noisy RNN in one call. Each layer has a track for each direction."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Track(NamedTuple):
 
     Attributes:
         name: the suffix of its sites: ``0``, or ``0_reverse``.
-        reverse: whether it reads backwards in time.
-        noise: its noise, None if it has none.
-        spread: γ; None if it is to run deterministically.
-        weights: its weights, as the cell reads them.
+        reverse: whether it runs backwards in time.
+        noise: the layer's noise, None if it has none.
+        spread: γ; None if the track runs without noise in this call.
+        weights: the track's weights, in the form of the cell.
         start: the state before the first step, each part with shape (\\*S, 1, B, H).
-        drawn: ε with shape (\\*S, T or 1, B, H); None where there is a site per timestep.
-        noise_to: where its noise goes.
+        drawn: ε with shape (\\*S, T or 1, B, H); None for a site per timestep.
+        noise_to: where the noise goes.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True)
 class Layers:
-    """All layers of a noisy RNN, and what they share.
+    """All layers of a noisy RNN, and the options that they share.
 
     Attributes:
-        module: whose Pyro name prefixes the sites.
+        module: the RNN, whose Pyro name prefixes the sites.
         cell: the transition.
-        tied: whether dropout's mask is one for all steps.
-        dropout: the probability of zeroing between layers; 0 while dropout does not act.
-        tracks: of each layer, one for each direction.
+        tied: whether the mask of dropout is the same in all steps.
+        dropout: the probability of zeroing a unit between layers; 0 if dropout does not act.
+        tracks: the tracks of each layer, forward then backward.
     """
 
     module: PyroModule
@@ -64,7 +64,7 @@ class Layers:
     tracks: list[list[Track]]
 
     def between(self, x: Tensor, layer: int) -> Tensor:
-        """A layer's output as the next layer reads it, with shape (\\*S, T, B, D·H)."""
+        """The next layer's input, from the output of ``layer`` with shape (\\*S, T, B, D·H)."""
         if not self.dropout or layer == len(self.tracks) - 1:
             return x
         return dropout(x, self.dropout, True, self.tied)
@@ -85,21 +85,21 @@ def make_layers(
 
     Args:
         module: the noisy RNN.
-        cell: its transition.
-        order: layer and direction of each track; what follows is in this order.
-        weights: as the cell reads them.
-        state: the start, each part with shape (\\*S, D·L, B, H).
-        spreads: γ; None where a track is to run deterministically.
-        drawn: ε; None where there is a site per timestep.
-        readout: what the top layer hands up.
-        rate: the probability of zeroing between layers, 0 while dropout does not act.
+        cell: its transition, with zoneout if there is any.
+        order: layer and suffix of the direction of each track; the following lists have this order.
+        weights: the weights of each track.
+        state: the initial state, each part with shape (\\*S, D·L, B, H).
+        spreads: γ of each track; None for one that runs without noise.
+        drawn: ε of each track; None for one without noise or with a site per timestep.
+        readout: ``"noisy"`` or ``"mean"``: whether the top layer's output is z or h.
+        rate: the probability of zeroing a unit between layers; 0 if dropout does not act.
     """
     tracks: list[list[Track]] = [[] for _ in module.noise]
     for index, (layer, way) in enumerate(order):
         start = tuple(part[..., index : index + 1, :, :] for part in state)
         spread, noise_to = spreads[index], module.noise_to
         if readout == "mean" and layer == len(tracks) - 1:
-            # With noise_to="output" the noise of the top layer would then reach nothing.
+            # With noise_to="output" z is the output alone, so the top layer needs no noise.
             spread = None if noise_to == "output" else spread
             noise_to = "weights" if noise_to == "weights" else "recurrence"
         noise, weight, epsilon = module.noise[layer], weights[index], drawn[index]
@@ -109,16 +109,17 @@ def make_layers(
 
 
 def run_track(layers: Layers, track: Track, x: Tensor, call: Call) -> tuple[Tensor, State]:
-    """Runs a track whose noise is drawn, or that has none.
+    """Runs a track without noise, or with noise that is already drawn.
 
     Args:
-        layers: what all layers share.
+        layers: the layers that the track belongs to.
         track: the track.
-        x: its input, with shape (\\*S, T, B, I).
-        call: the call.
+        x: the track's input, with shape (\\*S, T, B, I).
+        call: the call's options.
 
     Returns:
-        What it hands up, with shape (\\*S, T, B, H), and its final state.
+        The track's output, with shape (\\*S, T, B, H), and its final state, each part with shape
+        (\\*S, 1, B, H).
     """
     lengths = call.lengths
     if track.reverse:
@@ -151,12 +152,12 @@ def _before(start: Tensor, states: Tensor) -> Tensor:
 
 
 def _reversed(part: Tensor | None, call: Call) -> Tensor | None:
-    """Noise as a track reads it that runs backwards; one ε for all steps stays as it is."""
+    """Noise reversed in time, unless all steps share it."""
     return part if part is None or part.shape[-3] == 1 else reverse(part, call.lengths)
 
 
 def cat(parts: Any, dim: int = -3) -> Tensor:
-    """Along time, layers or directions: parts whose particle dimensions \\*S broadcast."""
+    """Concatenates tensors along time, layers or units, and broadcasts their particles \\*S."""
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     return torch.cat(torch.broadcast_tensors(*parts), dim)

@@ -1,6 +1,7 @@
 """Weight drop (Merity et al. 2017): dropout of single recurrent weights, one mask per sequence.
 
-https://arxiv.org/abs/1708.02182, section 2; the mask is DropConnect's (Wan et al. 2013).
+https://arxiv.org/abs/1708.02182, section 2. It is DropConnect (Wan et al. 2013,
+https://proceedings.mlr.press/v28/wan13.html) on the recurrent weights.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: float = 0.5) -> Module:
-    """Drops entries of a module's weights while it trains, with one mask for each of its calls.
+    """Sets random entries of weights to 0 in training, with a new mask in each call of a module.
 
-    A call runs over a whole sequence, so all its steps read the same masked weights, which are
-    scaled by 1/(1 − p). In ``eval()`` the weights are as they are. Gradients reach the raw weight,
-    ``module.parametrizations.weight_hh_l0.original``, which is what ``parameters()`` and the state
-    dict hold. ``torch.nn.utils.parametrize.remove_parametrizations(module, name,
-    leave_parametrized=False)`` is the way back. A weight that has another parametrization, such as
-    ``torch.nn.utils.parametrizations.weight_norm``, is dropped from after it.
+    All steps of a sequence use the same mask. The remaining entries are scaled by 1/(1 − p). In
+    ``eval()`` nothing is dropped. The trained parameter, in ``parameters()`` and the state dict, is
+    the full weight ``module.parametrizations.weight_hh_l0.original``. Weight drop is removed by
+    ``torch.nn.utils.parametrize.remove_parametrizations(module, name, leave_parametrized=False)``.
+    It comes after other parametrizations of a weight, such as
+    ``torch.nn.utils.parametrizations.weight_norm``.
 
-    Activation checkpointing of a part of ``module`` reads the mask of its last call, so each call
-    must be differentiated before the next; around the whole of ``module`` there is no such rule.
+    Under activation checkpointing of a part of ``module``, run the backward pass of each call
+    before the next call, because the recomputation uses the last mask. Checkpointing the whole
+    ``module`` has no such restriction.
 
     Args:
-        module: any module: ``torch.nn.LSTM``, a noisy RNN, or one that holds such. A new mask is
-            drawn whenever it is called.
-        names: of the parameters to drop from. One string is what their own names begin with, in
-            the module and in its parts; of several, each is a whole name, as ``"weight_hh_l0"`` or
+        module: any module: ``torch.nn.LSTM``, a noisy RNN, or a module that contains one. Each call
+            of it draws new masks.
+        names: the parameters. A string is a prefix of parameter names, in the module and all its
+            submodules. A sequence contains full names such as ``"weight_hh_l0"`` or
             ``"rnn.weight_hh_l0"``.
         p: the probability of dropping an entry.
 
@@ -43,7 +45,7 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
         The module itself.
 
     Raises:
-        ValueError: if no parameter has such a name, or ``p`` lies outside [0, 1).
+        ValueError: if a name fits no parameter, or ``p`` lies outside [0, 1).
 
     Example:
         >>> lstm = weight_drop(torch.nn.LSTM(3, 5, num_layers=2), p=0.5)
@@ -68,17 +70,18 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
             f"ones are {', '.join(known)}"
         )
     for name in chosen:
-        owner, _, own = name.rpartition(".")
-        part = module.get_submodule(owner)
+        path, _, weight = name.rpartition(".")
+        part = module.get_submodule(path)
         drop = WeightDrop(p).train(part.training)
-        parametrize.register_parametrization(part, own, drop, unsafe=True)  # it keeps the shape
+        # unsafe=True skips torch's check of the shape, which WeightDrop does not change.
+        parametrize.register_parametrization(part, weight, drop, unsafe=True)
     module.register_forward_pre_hook(_renew_masks)
     module.register_forward_hook(_forget_masked_weights, always_call=True)
     return module
 
 
 class WeightDrop(nn.Module):
-    """The parametrization of a dropped weight: the weight times the mask of the last call.
+    """The parametrization of :func:`weight_drop`: the weight times the mask of the current call.
 
     Args:
         p: the probability of dropping an entry.
@@ -90,10 +93,10 @@ class WeightDrop(nn.Module):
         super().__init__()
         self.p = p
         self.mask = None
-        self.due = False  # whether to draw a mask when next read
+        self.due = False  # whether the next forward draws a new mask
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight as a layer reads it, with the shape of ``weight``."""
+        """The masked weight, with the shape of ``weight``."""
         if not self.training or not self.p:
             return weight
         if self.due:
@@ -101,10 +104,10 @@ class WeightDrop(nn.Module):
         return weight if self.mask is None else weight * self.mask.to(weight)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "mask": None}  # a copy has masks of its own
+        return {**vars(self), "mask": None}  # a copy draws its own masks
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The raw weight for a weight that is assigned."""
+        """The full weight for an assigned weight: the same."""
         return weight
 
     def extra_repr(self) -> str:
@@ -112,37 +115,38 @@ class WeightDrop(nn.Module):
 
 
 def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Any]]:
-    """Of each parametrized tensor: its part's path and module, its own name, and what it passes."""
+    """Path, submodule, name and parametrizations of each parametrized tensor."""
     for path, part in module.named_modules():
         if parametrize.is_parametrized(part):
             lists: Any = part.parametrizations
-            for own, steps in lists.items():
-                yield path, part, own, steps
+            for name, steps in lists.items():
+                yield path, part, name, steps
 
 
 def _droppable(module: nn.Module) -> list[str]:
-    """The names of all parameters, and of tensors with a parametrization that drops nothing."""
+    """The names of all parameters, and of tensors with other parametrizations than weight drop."""
     names = [name for name, _ in module.named_parameters()]
-    for path, _, own, steps in _parametrized(module):
+    for path, _, name, steps in _parametrized(module):
         if not any(isinstance(step, WeightDrop) for step in steps):
-            names.append(f"{path}.{own}" if path else own)
+            names.append(f"{path}.{name}" if path else name)
     return names
 
 
 def _renew_masks(module: nn.Module, inputs: Any) -> None:
-    """Draws all masks before any part runs, for a part that is run again must draw none."""
-    for _, part, own, steps in _parametrized(module):
+    """Draws all masks before any submodule runs, so that its recomputation uses the same mask."""
+    for _, part, name, steps in _parametrized(module):
         drops = [step for step in steps if isinstance(step, WeightDrop)]
         for drop in drops:
             drop.due = True
         if any(drop.training for drop in drops):
-            getattr(part, own)
+            getattr(part, name)
 
 
 def _forget_masked_weights(module: nn.Module, inputs: Any, output: Any) -> None:
-    """Empties the list of weights that torch's RNNs keep from call to call and then read anew.
+    """Empties the weight lists of torch's RNNs, which they fill in their next call.
 
-    A masked weight is no leaf of autograd's graph, and a module that holds one cannot be copied.
+    They contain masked weights, which are no leaves of the graph, and a module with such a tensor
+    cannot be deep-copied.
     """
     for part in module.modules():
         if isinstance(part, nn.RNNBase):

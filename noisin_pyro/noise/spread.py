@@ -58,7 +58,7 @@ class Spread:
         return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
 
     def reset(self, module: PyroModule, name: str) -> None:
-        """Sets γ to its initial value in place, if it is a parameter or a buffer."""
+        """Sets a learned γ, or one in a buffer, to its initial value in place."""
 
     def describe(self, module: PyroModule, name: str) -> str:
         """A short text about γ for the module's ``repr``."""

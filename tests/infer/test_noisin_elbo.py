@@ -280,16 +280,15 @@ def test_padding_changes_nothing(noise: str, sites: str) -> None:
     for one, two in zip(*(f if isinstance(f, tuple) else (f,) for f in finals)):
         assert torch.equal(one, two)
 
-    # and each sequence counts as if it stood alone, with the noise it had in the batch
+    # and each sequence counts as if it stood alone, with the noise that is observed in the batch
     pyro.clear_param_store()
-    whole = poutine.trace(model).get_trace(x, y, state, LENGTHS)
+    drawn = poutine.trace(model).get_trace(x, y, state, LENGTHS)
+    names = set(drawn.stochastic_nodes) - {"time", "batch"}
+    latent = {name: drawn.nodes[name] for name in names}
+    values = {name: site["value"] for name, site in latent.items()}
+    whole = poutine.trace(poutine.condition(model, values)).get_trace(x, y, state, LENGTHS)
     whole.compute_log_prob()
     assert not whole.nodes["y"]["log_prob"][past].any()
-    latent = {
-        name: site
-        for name, site in whole.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name not in ("time", "batch")
-    }
     log_joint = torch.zeros((), dtype=torch.float64)
     for column, length in enumerate(LENGTHS.tolist()):
         one = slice(column, column + 1)
@@ -374,3 +373,14 @@ def test_state_is_carried_from_window_to_window(noise: str) -> None:
     assert all(part.shape == (3, 2, B, H) for part in flat(state))
     loss, state = particles.with_state(x, y, detach_state(state))
     assert loss.shape == () and all(part.shape == (3, 2, B, H) for part in flat(state))
+
+
+def test_vectorised_particles_need_a_sample_site() -> None:
+    """One draw of torch's would serve them all; particles in turn each have their own."""
+    rnn = NoisyRNN(4, 6, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.3, sites=None)
+    model, tokens = LanguageModel(10, rnn), torch.randint(10, (6, 2))
+    with pytest.raises(ValueError, match="one draw would serve all particles; use sites='seq"):
+        NoisinELBO(2, vectorize_particles=True)(model, PriorGuide(model))
+    NoisinELBO(2)(model, PriorGuide(model))(tokens[:-1], tokens[1:])
+    plain = LanguageModel(10, NoisyRNN(4, 6, sites=None))
+    NoisinELBO(2, vectorize_particles=True)(plain, PriorGuide(plain))(tokens[:-1], tokens[1:])

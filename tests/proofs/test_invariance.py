@@ -102,16 +102,15 @@ def test_particles_are_separate_passes(cell: str, sites: str, kind: str) -> None
     output, final = traced.nodes["_RETURN"]["value"]
     assert output.shape == (particles, steps, B, H)
     assert all(part.shape == (particles, 3, B, H) for part in flat(final))
-    traced.compute_log_prob()
+    names = set(traced.stochastic_nodes) - {"time", "batch", "particles"}
+    drawn = {name: traced.nodes[name]["value"] for name in names}
+    pyro.clear_param_store()
+    with pyro.plate("particles", particles, dim=-3), poutine.condition(data=drawn):
+        observed = poutine.trace(rnn).get_trace(x, carried, lengths=lengths)
+    observed.compute_log_prob()
     singles = []
     for particle in range(particles):
-        values = {
-            name: site["value"][particle]
-            for name, site in traced.nodes.items()
-            if site["type"] == "sample"
-            and not site["is_observed"]
-            and name not in ("time", "batch", "particles")
-        }
+        values = {name: value[particle] for name, value in drawn.items()}
         state = tuple(part[particle] for part in flat(carried))
         pyro.clear_param_store()
         single = poutine.trace(poutine.condition(rnn, values)).get_trace(
@@ -119,7 +118,7 @@ def test_particles_are_separate_passes(cell: str, sites: str, kind: str) -> None
         )
         singles.append(flat(single.nodes["_RETURN"]["value"]))
         for name in values:
-            log_prob = traced.nodes[name]["log_prob"][particle]
+            log_prob = observed.nodes[name]["log_prob"][particle]
             single.compute_log_prob()
             torch.testing.assert_close(log_prob, single.nodes[name]["log_prob"])
     ours = flat(output, final)
