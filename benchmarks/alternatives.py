@@ -1,4 +1,4 @@
-"""What a training step costs under the regularisers that one would use instead.
+"""The cost of a training step with this library and with other regularisers.
 
     python benchmarks/alternatives.py
     python benchmarks/alternatives.py --json results/alternatives/cpu.json
@@ -54,7 +54,7 @@ class FusedModel(PlainModel):
 
 
 class LoopModel(Textbook):
-    """A loop over LSTM cells, with what happens to the states of a step in the caller's hands."""
+    """A loop over LSTM cells, with variational dropout or zoneout as ``rule`` says."""
 
     def __init__(self, setting: Setting, rule: str) -> None:
         super().__init__(setting)
@@ -133,7 +133,7 @@ def step_of(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def alternatives(setting: Setting, device: str = "cpu") -> dict[str, Step]:
-    """A step of each, by name."""
+    """The training step of each regulariser, by name."""
     start = weights(setting)
     x, y = batch(setting, device)
     cells = as_cells(start)

@@ -69,7 +69,7 @@ def gradient_noise(model: LanguageModel, stream: Tensor, draws: int) -> dict[str
             squares += sum(float(part.square().sum()) for part in gradient)
         mean = sum(float((summed / draws).square().sum()) for summed in total)
         variance = (squares / draws - mean) * draws / (draws - 1)
-        noise[name] = variance / (mean - variance / draws)  # both without bias
+        noise[name] = variance / (mean - variance / draws)  # unbiased numerator and denominator
     return noise
 
 

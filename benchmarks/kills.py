@@ -1,12 +1,13 @@
-"""Kills trainings at random moments, and compares what they end with to undisturbed ones.
+"""Kills trainings at random moments, and compares their results with those of undisturbed ones.
 
     python benchmarks/kills.py --json results/kills/cpu.json
 
-For every cell and optimizer, a tiny training of ``noisin train`` with its twin is killed by SIGKILL
-after a time drawn uniformly from the duration of an undisturbed one, resumed, killed again, and so
-on, until it ends. Then its weights, vocabulary and record, but for times, are compared with those
-of the undisturbed one, and the next begins, until there were as many kills as were asked for. The
-trainings are forked from this process, which has imported what they need, so that kills hit them.
+For every cell and optimizer, a tiny training of ``noisin train`` is killed by SIGKILL after a time
+drawn uniformly from the duration of an undisturbed one, resumed, killed again, and so on, until it
+ends. Then its weights, vocabulary and record, but for times, are compared with those of the
+undisturbed one, and the next begins, until the requested number of kills is reached. The trainings
+are forked from this process, which has imported their modules, so that kills hit the training and
+not the imports.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FILES = ("model.safetensors", "deterministic/model.safetensors", "vocabulary.txt
 def main(arguments: list[str] | None = None) -> None:
     """Adds the outcome for each cell and optimizer to a record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, required=True, help="the record, which is added to")
+    parser.add_argument("--json", type=Path, required=True, help="the record to add to")
     parser.add_argument("--cells", nargs="+", default=list(RNNS), choices=RNNS, metavar="CELL")
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS)
     parser.add_argument("--kills", type=int, default=13, help="for each cell and optimizer")
@@ -46,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json.exists():
         record["rows"] = json.loads(options.json.read_text(encoding="utf-8"))["rows"]
     with tempfile.TemporaryDirectory() as folder:
-        train(tiny(Path(folder), "lstm", "adam"))  # imports what is imported at its first use
+        # Loads the modules that are imported at their first use.
+        train(tiny(Path(folder), "lstm", "adam"))
     for cell in options.cells:
         for optimizer in options.optimizers:
             others = [r for r in record["rows"] if (r["cell"], r["optimizer"]) != (cell, optimizer)]
@@ -72,7 +74,7 @@ def tiny(folder: Path, cell: str, optimizer: str) -> TrainConfig:
 
 
 def disturb(folder: Path, cell: str, optimizer: str, kills: int) -> dict[str, Any]:
-    """The kills of one cell and optimizer, when they came, and how the trainings ended."""
+    """The kills of one cell and optimizer by stage, and how the trainings ended."""
     config, draw = tiny(folder, cell, optimizer), random.Random(f"{cell} {optimizer}")
     start = time.monotonic()
     code = run(config, None)
@@ -126,14 +128,14 @@ def run(config: TrainConfig, kill_after: float | None) -> int:
 
 
 def stage(out: Path) -> str:
-    """What was being trained, from the files that are there."""
+    """The stage at which a training was killed, from the files in its folder."""
     if (out / "deterministic").exists():
         return "its twin"
     return "the noisy model" if (out / "last.ckpt").exists() else "before the first checkpoint"
 
 
 def outcome(out: Path) -> tuple[list[bytes], Any]:
-    """What must not depend on kills."""
+    """The results that must not depend on kills."""
     record = json.loads((out / "record.json").read_text(encoding="utf-8"))
     for model in record["models"].values():
         del model["timing"]

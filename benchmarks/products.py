@@ -37,7 +37,7 @@ Call = Callable[[], Tensor]
 
 
 def products(x: Tensor, grad: Tensor, weight: Tensor) -> dict[str, tuple[Call, Call]]:
-    """By name: torch's way and ours."""
+    """By name, the same product by torch and by oneDNN."""
     return {
         "x Wᵀ": (lambda: F.linear(x, weight), lambda: linear(x, weight)),
         "g W": (lambda: grad @ weight, lambda: linear(grad, weight.t())),

@@ -41,11 +41,11 @@ SETTINGS = (
 )
 SMALL = Setting("lstm", 8, 2, vocabulary=50, unroll=5, batch=4)
 PARTS = ("steps", "particles", "evaluation", "growth", "loop", "memory")
-SINGLE = ("evaluation", "loop")  # parts in single precision alone
+SINGLE = ("evaluation", "loop")  # parts that are measured in single precision only
 
 
 class Clock:
-    """Seconds of a call; on a GPU from event to event, after all work has been done."""
+    """Seconds of a call; on a GPU those between two events, once all earlier work is done."""
 
     def __init__(self, device: str) -> None:
         self.device = device

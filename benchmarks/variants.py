@@ -1,4 +1,4 @@
-"""One training step of a noisy language model, written in the ways that are compared.
+"""The training steps of a language model that ``step_cost.py`` compares.
 
     torch           torch.nn.RNN, LSTM or GRU and F.cross_entropy, no noise
     clean           ours with noise=None

@@ -53,4 +53,4 @@ for epoch in range(int(sys.argv[1]) if len(sys.argv) > 1 else 6):
         for text, step in zip(batches, (svi.step, svi.evaluate_loss))
     ]
     train, valid = (math.exp(sum(part) / len(part)) for part in nats)
-    print(f"epoch {epoch + 1}: perplexity under noise {train:.0f}, of held-out text {valid:.0f}")
+    print(f"epoch {epoch + 1}: perplexity with noise {train:.0f}, on held-out text {valid:.0f}")

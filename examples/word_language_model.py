@@ -36,7 +36,7 @@ for name, noise in (("plain", None), ("noisy", Multiplicative(dist.Normal(0.0, 1
     for epoch in range(1, epochs + 1):
         state = None
         for x, y in windows(text, 35):
-            # the noisy state of the last window goes on, and its gradient does not
+            # the state is carried to the next window, without its gradient
             loss, state = objective.with_state(x, y, detach_state(state))
             optimizer.zero_grad()
             (loss / y.numel()).backward()  # nats per word

@@ -1,4 +1,4 @@
-"""What the tables here are made with: records, tables, and the machines they are from."""
+"""Helpers of the tables in this folder: reading a record, a table, and the machines of records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def machines(records: list[dict[str, Any]]) -> str:
-    """The hardware of some records, each kind once."""
+    """The hardware and versions of some records, each distinct set once."""
     kinds = {
         f"{r['hardware'].get('gpu', r['hardware']['processor'])}, {r['hardware']['threads']} "
         f"thread(s), torch {r['versions']['torch']}, Python {r['versions']['python']}"

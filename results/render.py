@@ -1,8 +1,8 @@
-"""Renders the figures in README.md, results/README.md and docs/speed.md from the records in this
-folder and the notebooks' outputs.
+"""Renders the tables in README.md, results/README.md and docs/speed.md from the records in this
+folder, and README's pictures from the outputs of the notebooks.
 
-``python results/render.py`` rewrites what stands between the markers, and the pictures;
-``--check`` only compares.
+``python results/render.py`` rewrites the text between the markers, and the pictures; with
+``--check`` it only compares, and exits with 1 if something differs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ README = HERE.parent / "README.md"
 ACCOUNT = HERE / "README.md"
 SPEED_PAGE = HERE.parent / "docs" / "speed.md"
 
-PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}  # which of a notebook's figures README shows
+#: By notebook, the index of the figure that README shows.
+PICTURES = {"01_quickstart": 0, "03_empty_kl": 0}
 
 
 def pictures() -> dict[Path, bytes]:
-    """README's pictures by their paths, as the committed notebooks hold them."""
+    """README's pictures by their paths, from the outputs of the committed notebooks."""
     images_by_path = {}
     for name, index in PICTURES.items():
         cells = load(HERE.parent / "notebooks" / f"{name}.ipynb")["cells"]
@@ -36,7 +37,7 @@ def pictures() -> dict[Path, bytes]:
 
 
 def rendered() -> dict[Path, str]:
-    """The files with every marked part rendered anew."""
+    """The contents of the files by path, with every marked part rendered anew."""
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": compared(part.split("\n\n")[0]) for name, part in account.items()}
@@ -57,7 +58,7 @@ def rendered() -> dict[Path, str]:
 
 
 def compared(markdown: str) -> str:
-    """A table of methods, a row for each that has been run, and without its last column."""
+    """The transposed table: a row for each method that has been run, without its last column."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
     head, _, *blocks = [row[:-1] for row in rows]
     methods = [column for column in zip(head, *blocks) if set(column[1:]) != {"–"}]
@@ -65,7 +66,11 @@ def compared(markdown: str) -> str:
 
 
 def replaced(path: Path, parts: dict[str, str]) -> str:
-    """A file with the parts it has markers for; every marker must have its part."""
+    """The text of a file with the parts between its markers replaced.
+
+    Raises:
+        SystemExit: if a marker has no part.
+    """
 
     def part(match: re.Match[str]) -> str:
         if match[2] not in parts:
@@ -78,7 +83,7 @@ def replaced(path: Path, parts: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Exit code 1 if ``--check`` finds a difference."""
+    """Renders or, with ``--check``, compares; returns the exit code."""
     if "--check" in sys.argv:
         stale = [
             str(p) for p, data in pictures().items() if not p.exists() or p.read_bytes() != data

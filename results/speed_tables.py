@@ -1,4 +1,4 @@
-"""Tables of what things cost, from the records of the benchmarks."""
+"""Tables of time and memory, from the records of the benchmarks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SPEED = {
 
 
 def speed() -> str:
-    """What a training step costs, one table for each machine it was measured on."""
+    """The cost of a training step, a table for each machine that it was measured on."""
     return "\n\n".join(speed_table(path) for path in sorted((HERE / "step-cost").glob("*.json")))
 
 
 def speed_halves() -> str:
-    """The same in bf16-mixed."""
+    """The tables of :func:`speed` with training in bf16-mixed."""
     return "\n\n".join(
         speed_table(path) for path in sorted((HERE / "step-cost/bf16").glob("*.json"))
     )
@@ -93,7 +93,7 @@ GROWTH = ("unroll", "layers")
 
 
 def speed_short() -> str:
-    """What noise costs, apart from what the faster products bring; a column for each machine."""
+    """The cost of noise, and the gain of faster products by itself; a column for each machine."""
     records = [load(path) for path in sorted((HERE / "step-cost").glob("*.json"))]
 
     def span(record: dict[str, Any], variant: str, reference: str) -> str:
@@ -111,7 +111,7 @@ def speed_short() -> str:
     return "\n".join([table(head, rows), "", f"{machines(records)}."])
 
 
-#: What else one would use: by variant of ``benchmarks/alternatives.py``, its title and features.
+#: By variant of ``benchmarks/alternatives.py``: its title and its features.
 ALTERNATIVES = {
     "additive": ("noisin_pyro, additive", "states", "yes", "yes", "yes"),
     "multiplicative": ("noisin_pyro, multiplicative", "states", "yes", "yes", "yes"),
@@ -125,7 +125,7 @@ ALTERNATIVES = {
 
 
 def alternatives() -> str:
-    """Features and measured cost of what one would use instead."""
+    """Features and measured cost of this library and of the alternatives to it."""
     record = load(HERE / "alternatives" / "cpu.json")
     measured = record["variants"]
     head = ["", "acts on", "stays an `nn.LSTM`", "any distribution", "an ELBO", "training step"]
@@ -152,7 +152,7 @@ LONG = {
 
 
 def long_sequences() -> str:
-    """Layers over long sequences, beside torch's LSTM."""
+    """The cost of layers over long sequences, beside torch's LSTM."""
     record = load(HERE / "long-sequences" / "cpu.json")
     lengths = record["speed"]
     measured = lengths[0]["variants"]

@@ -1,4 +1,4 @@
-"""Tables of how trainings went, from the records of runs, benchmarks and reproductions."""
+"""Tables of the results of training, from the records of runs, benchmarks and reproductions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def runs(pattern: str, folder: str) -> str:
     """Runs of ``noisin train``: the noisy model and its deterministic twin side by side.
 
     Args:
-        pattern: which of the folders here.
-        folder: where they are, as seen from the file that links to them.
+        pattern: a glob pattern of run folders in this folder.
+        folder: the path from the file with the table to this folder, for links.
     """
     head = ["run", "model", "valid", "test", "test, 16 samples averaged", "best epoch", "tokens/s"]
     records = {path.parent.name: load(path) for path in sorted(HERE.glob(f"{pattern}/record.json"))}
@@ -67,8 +67,8 @@ def hardware(name: str, record: dict[str, Any]) -> str:
     )
 
 
-#: What ``noisin reproduce`` left in ``reproduce/``, with the options it was run with. The
-#: second word of a name is the text.
+#: The experiments whose records are in ``reproduce/``, with the options of ``noisin reproduce``.
+#: The second word of a name is the corpus.
 REPRODUCED = {
     "table2-ptb": ("table2", Options(grid=1, seeds=1)),
     "table2-pydoc": ("table2", Options(corpus="pydoc", grid=4)),
@@ -84,7 +84,7 @@ REPRODUCED = {
 
 
 def reproduced() -> dict[str, str]:
-    """Each experiment's part of the account: comparison, details, hardware."""
+    """The part of ``results/README.md`` about each experiment: comparison, details, hardware."""
     return {
         name: render(experiment, options, HERE / "reproduce", folders=[name.split("-")[1]])
         for name, (experiment, options) in REPRODUCED.items()
@@ -137,7 +137,7 @@ EPOCHS = (1, 2, 4, 8, 16)
 
 
 def antithetic() -> str:
-    """How the gradients of particles vary, independent and in pairs, and how training goes."""
+    """Gradient variance and validation perplexity with independent and antithetic particles."""
     records = [load(path) for path in sorted((HERE / "antithetic").glob("*.json"))]
     noises, trainings = [], []
     for record in sorted(records, key=lambda record: list(PARTICLES).index(record["particles"])):
@@ -160,7 +160,7 @@ def antithetic() -> str:
 
 
 def kills() -> str:
-    """How often trainings were killed, and with what they ended, by cell."""
+    """By cell, how often trainings were killed, and how many ended as undisturbed ones do."""
     record = load(HERE / "kills" / "cpu.json")
     cells = list(dict.fromkeys(row["cell"] for row in record["rows"]))
     stages = list(record["rows"][0]["kills"])
@@ -184,7 +184,7 @@ GRIDS = {
 
 
 def tuned() -> str:
-    """A study of noisin tune, beside the grids of four for the same network."""
+    """A study of ``noisin tune``, beside grids of four entries for the same network."""
     record = load(HERE / "tune" / "pydoc" / "study.json")
     lowest = lowest_so_far(record["trials"])
     rows = [

@@ -1,4 +1,4 @@
-"""From a configuration to a model and an optimizer."""
+"""Builds the model and the optimizer of a configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]
 
 
 def build_noise(config: TrainConfig, spread: float) -> Additive | Multiplicative | None:
-    """The noise of one layer whose spread is (or starts at) ``spread``.
+    """The noise of a layer whose spread, or initial spread if it is learned, is ``spread``.
 
     Raises:
         ValueError: if a distribution named by its class path cannot be built.
@@ -79,7 +79,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
 
 
 def _zoneout(config: TrainConfig) -> float | list[float]:
-    """One rate for all parts of the state, or one for each."""
+    """One rate for every part of the state, or a list with one for each part."""
     rates = config.zoneout
     return rates[0] if isinstance(rates, list) and len(rates) == 1 else rates
 
@@ -87,16 +87,17 @@ def _zoneout(config: TrainConfig) -> float | list[float]:
 def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int) -> Optimizer:
     """The optimizer of a configuration; ASGD averages from the second epoch on.
 
-    Weight decay leaves γ alone, which it would pull towards its floor or towards 1.
+    Weight decay is not applied to γ, whose unconstrained value it would pull to 0.
     """
     parameters: list[Any] = list(model.parameters())
     rate, decay = config.learning_rate, config.weight_decay
     if decay:
         spreads = {id(spread) for spread in spread_parameters(model)}
-        free = [parameter for parameter in parameters if id(parameter) in spreads]
-        pulled = [parameter for parameter in parameters if id(parameter) not in spreads]
-        parameters = [{"params": pulled}]
-        parameters += [{"params": free, "weight_decay": 0.0}] if free else []
+        without_decay = [parameter for parameter in parameters if id(parameter) in spreads]
+        with_decay = [parameter for parameter in parameters if id(parameter) not in spreads]
+        parameters = [{"params": with_decay}]
+        if without_decay:
+            parameters.append({"params": without_decay, "weight_decay": 0.0})
     if config.optimizer == "adam" and decay:
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adam":
@@ -108,7 +109,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, steps_per_epoch: int)
 
 @contextmanager
 def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Replaces the weights by ASGD's averages in a block; other optimizers keep none."""
+    """Replaces the weights by ASGD's averages in a block; with other optimizers it does nothing."""
     averaged = [
         (parameter, parameter.detach().clone(), optimizer.state[parameter]["ax"])
         for group in optimizer.param_groups

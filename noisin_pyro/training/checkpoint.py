@@ -1,4 +1,4 @@
-"""Checkpoint files: complete or absent, loaded without running code, and checked piece by piece."""
+"""Checkpoint files: written atomically, loaded without running code, and checked."""
 
 from __future__ import annotations
 
@@ -35,38 +35,39 @@ __all__ = [
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 _REMEDY = "bring it back from a copy, or train again in another folder"
-_ROW = {"epoch", "train", "valid", "spread", "learning_rate", "seconds"}  # of the history
+_ROW = {"epoch", "train", "valid", "spread", "learning_rate", "seconds"}  # keys in history
 
 
 class Damaged(ValueError):
-    """A checkpoint that cannot be read, or of which a piece does not fit the others."""
+    """A checkpoint that cannot be read, or of which a part does not fit the others."""
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """Saves tensors, numbers, strings and containers of them atomically.
 
     Raises:
-        OSError: if the disk is full, say; the file stays as it was.
+        OSError: if the file cannot be written; it stays as it was.
     """
     _write(path, payload)
 
 
 def save_last(folder: Path, payload: dict[str, Any], keep: bool) -> None:
-    """Saves ``last.ckpt``; the one before it becomes ``previous.ckpt``.
+    """Saves ``last.ckpt``; the former ``last.ckpt`` becomes ``previous.ckpt``.
 
     Args:
-        folder: where they go.
-        payload: what to save.
-        keep: whether the one before is known to be sound; a damaged one is replaced.
+        folder: the folder of both.
+        payload: the contents.
+        keep: False replaces the former ``last.ckpt``, which is damaged, and keeps
+            ``previous.ckpt``.
 
     Raises:
-        OSError: if the disk is full, say; both files stay as they were.
+        OSError: if a file cannot be written; both files stay as they were.
     """
     _write(folder / LAST, payload, folder / PREVIOUS if keep else None)
 
 
 def _write(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
-    data = BytesIO()  # at a full disk torch would raise a RuntimeError about its archive
+    data = BytesIO()  # if the disk is full, torch.save to a file raises a RuntimeError
     torch.save(payload, data)
     with replacing(path, keep) as temporary:
         temporary.write_bytes(data.getbuffer())
@@ -77,7 +78,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         Damaged: if the file is missing, truncated or no checkpoint.
-        OSError: if there is a file that cannot be read.
+        OSError: if there is a file, but it may not be read.
     """
     try:
         with path.open("rb") as file, piece(path, "file"):
@@ -94,7 +95,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def piece(path: Path, name: str) -> Iterator[None]:
-    """Whatever goes wrong with a piece of a checkpoint becomes one sentence that names it.
+    """Turns any error in the block into one sentence that names a part of a checkpoint.
 
     Raises:
         Damaged: if the block raises an error.
@@ -122,13 +123,13 @@ def check_origin(
         saved: its contents.
         config: the run that goes on.
         label: the model that goes on.
-        sha256: of the run's text.
+        sha256: the SHA-256 of the run's text.
 
     Returns:
-        The options that this run changes, of those that it may: before and now.
+        The options that this run changes, of those that it may change: ``(old, new)``.
 
     Raises:
-        ValueError: if it is another's.
+        ValueError: if it is of another run, model or text.
         Damaged: if its configuration cannot be read.
     """
     with piece(path, "config"):
@@ -151,8 +152,12 @@ def check_origin(
 def read_progress(saved: dict[str, Any], steps: int) -> Progress:
     """The counters in a checkpoint.
 
+    Args:
+        saved: the checkpoint.
+        steps: the number of steps of an epoch.
+
     Raises:
-        ValueError: if they do not fit each other, or ``steps``, the steps of an epoch.
+        ValueError: if the counters do not fit each other, or ``steps``.
     """
     values = {field.name: saved[field.name] for field in fields(Progress) if field.name in saved}
     progress = Progress(**values)
@@ -171,10 +176,11 @@ def read_progress(saved: dict[str, Any], steps: int) -> Progress:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Loads weights that must fit the model and be finite.
+    """Loads weights into a model.
 
     Raises:
-        ValueError, RuntimeError: if they do not or are not.
+        ValueError: if a weight is NaN or infinite.
+        RuntimeError: if the weights do not fit the model.
     """
     for name, value in weights.items():
         if not value.isfinite().all():
@@ -183,15 +189,15 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Loads an optimizer's state, which must fit the parameters and be finite.
+    """Loads an optimizer's state.
 
     Raises:
-        ValueError: if it does not or is not.
+        ValueError: if it does not fit the parameters, or is not finite.
     """
     optimizer.load_state_dict(saved)
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if value is None:  # the momentum that SGD does not use
+            if value is None:  # the momentum buffer of SGD without momentum
                 continue
             shaped = isinstance(value, Tensor) and value.shape in (parameter.shape, ())
             if not shaped or not value.isfinite().all():

@@ -25,23 +25,23 @@ __all__ = [
     "renamed",
 ]
 
-LOCK = ".lock"  # the file of a run folder that a training locks
-#: ``noise_to`` was called ``feedback`` at first; records and run folders of that time use these.
+LOCK = ".lock"  # the lock file of a run folder
+#: ``noise_to`` was once called ``feedback``; old records and run folders have these values of it.
 FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
 
-#: The values of ``--noise`` that are names; those after none are the families of the library.
+#: The names that ``--noise`` takes: none, and the families of the library.
 NOISES = (
     *("none", "gaussian", "laplace", "logistic", "gumbel", "gamma", "beta", "bernoulli", "poisson"),
     *("exponential", "uniform", "chi2", "lognormal"),
 )
-#: What a resumed run may change: where and how long it trains; the text is compared itself.
+#: Options that a resumed run may change. Of the corpus the text is compared, not the name.
 FREE = frozenset(
     (
         *("corpus", "data_dir", "out", "resume", "tensorboard", "trust_code", "device"),
         *("epochs", "patience", "checkpoint_seconds", "quiet"),
     )
 )
-#: What it may change too, but which the record then names.
+#: Options that a resumed run may change too, and whose change its record names.
 CHANGEABLE = frozenset(("learning_rate", "clip_norm", "schedule"))
 DROPOUTS = ("dropout_words", "dropout_input", "dropout_layers", "dropout_output")
 #: The values of ``--cell``.
@@ -168,7 +168,7 @@ class TrainConfig:
     trust_code: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # files hold values of Python, not of NumPy
+        for field in fields(self):  # NumPy and torch scalars cannot be written to YAML or JSON
             object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
         check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
@@ -221,7 +221,7 @@ class TrainConfig:
             )
 
     def _check_noise(self) -> None:
-        """Refuses a noise, spread or dropout that fits no model, without importing torch."""
+        """Refuses a noise, spread, zoneout or weight drop that fits no model, without torch."""
         if isinstance(self.noise, dict) or "." in self.noise:
             named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
             check_class_path(named, self.trust_code)
@@ -274,7 +274,7 @@ class TrainConfig:
 
     @property
     def read_as(self) -> Tokens | None:
-        """What a token is, as ``load_corpus`` takes it."""
+        """The ``tokens`` of ``load_corpus``; None is the default of the corpus."""
         return None if self.tokens == "auto" else self.tokens
 
     @property
@@ -283,11 +283,11 @@ class TrainConfig:
         return self.noise == "none" and not self.variational_dropout
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two configurations differ, but for those a resumed run may change."""
+        """The options that a resumed run may not change and that differ, as ``(self, other)``."""
         return self._differing(other, {field.name for field in fields(self)} - CHANGEABLE - FREE)
 
     def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-        """The fields that ``other``, which resumes this run, changes in its training."""
+        """The options of training that ``other``, which resumes this run, changes."""
         return self._differing(other, CHANGEABLE)
 
     def _differing(self, other: TrainConfig, names: Set[str]) -> dict[str, tuple[Any, Any]]:
@@ -295,12 +295,12 @@ class TrainConfig:
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def to_dict(self, *omit: str) -> dict[str, Any]:
-        """The options by name, but for ``trust_code``, which no file keeps, and others left out."""
+        """The options by name, without ``trust_code``, which no file may hold, and ``omit``."""
         leave_out = {"trust_code", *omit}
         return {name: value for name, value in asdict(self).items() if name not in leave_out}
 
     def save(self, path: Path) -> None:
-        """Writes YAML that ``noisin train --config`` reads, without what a moved folder changes."""
+        """Writes YAML that ``noisin train --config`` reads, without out, resume and quiet."""
         import yaml
 
         values = self.to_dict("out", "resume", "quiet")
@@ -309,10 +309,14 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], trust_code: bool = False) -> TrainConfig:
-        """The configuration that a record or a run folder holds, also from before a renaming.
+        """The configuration in a record or a run folder, where options may have former names.
+
+        Args:
+            values: the options by name.
+            trust_code: the option of that name, which ``values`` may not set.
 
         Raises:
-            ValueError: if it trusts code of its own accord, or does not fit.
+            ValueError: if an option is unknown or does not fit, or ``values`` set ``trust_code``.
 
         Example:
             >>> TrainConfig.from_dict({"feedback": False}).noise_to
@@ -324,10 +328,10 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path, trust_code: bool = False) -> TrainConfig:
-        """Reads what :meth:`save` wrote; ``out`` is the folder that the file lies in.
+        """Reads a file that :meth:`save` wrote; ``out`` becomes the folder of the file.
 
         Raises:
-            ValueError: if it holds something else.
+            ValueError: if the file is missing or no configuration.
         """
         values = {**load_yaml(path), "out": str(path.parent), "resume": False}
         try:
@@ -342,7 +346,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Options as a record or a run folder holds them, by the names that they have now.
+    """Options from a record or a run folder, with former names replaced by the present ones.
 
     Example:
         >>> renamed({"feedback": "only", "seed": 1})
@@ -356,7 +360,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_file(values: dict[str, Any]) -> None:
-    """Refuses options from a file that are unknown, of another type, or for the command line only.
+    """Refuses options in a file that are unknown, of another type, or for the command line only.
 
     Raises:
         ValueError: if there is such an option; the sentence names it.
@@ -384,5 +388,5 @@ def check_types(values: dict[str, Any]) -> None:
         raise ValueError(f"{name} must be {describe_type(HINTS[name])}, got {value!r}")
 
 
-#: The types of the options.
+#: The type of each option.
 HINTS = get_type_hints(TrainConfig)

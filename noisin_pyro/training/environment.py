@@ -42,9 +42,9 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout the code runs from, if it runs from one."""
+    """The commit of the checkout that the code runs from; None if it runs from none."""
     here = Path(__file__).resolve()
-    # The second name fails where an environment lies in the checkout of something else.
+    # The second name fails if this file is installed within the checkout of another project.
     command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -1,4 +1,4 @@
-"""What one process of several does for all of them, such as writing files."""
+"""Runs a function, such as one that writes files, in one process of several."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def in_first_process(fabric: Fabric, write: Callable[[], None]) -> None:
     """Calls ``write`` in the first process while the others wait.
 
     Raises:
-        OSError: in every process, if ``write`` raises one in the first. Otherwise the others would
-            wait for it in vain.
+        OSError: in every process, if ``write`` raises one in the first; the others would wait for
+            ever otherwise.
     """
     failure: list[OSError | None] = [None]
     if fabric.global_rank == 0:

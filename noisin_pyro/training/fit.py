@@ -1,4 +1,4 @@
-"""One model of a run: built, trained, and measured on every split."""
+"""Builds, trains and measures one model of a run."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from noisin_pyro.training.text import load_text
 __all__ = ["check_length", "fit_model", "load_checked", "make_fabric", "measure", "seeded"]
 
 
-EVALUATED = 11  # tokens that an evaluation of ten streams needs: an input and ten targets
+EVALUATED = 11  # fewest tokens of an evaluation in ten streams: one input, ten targets
 
 
 def check_length(corpus: Corpus, batch_size: int) -> None:
-    """Refuses a corpus that is too short to be trained on or to be measured, before the first step.
+    """Refuses a corpus that is too short to train or to evaluate on.
 
     Raises:
         ValueError: if a split is too short; the sentence names it.
@@ -48,9 +48,10 @@ def check_length(corpus: Corpus, batch_size: int) -> None:
 
 
 def load_checked(config: TrainConfig) -> Corpus:
-    """The text of a run, once nothing of corpus, memory or model is known to be wrong.
+    """Loads the corpus of a run, and checks its length, the memory and the model.
 
-    So such errors are raised before any file is written. Torch's random state is left as it was.
+    Errors in these are so raised before any file is written. Torch's random state is left as it
+    was.
 
     Raises:
         ValueError: if the corpus, its length, the memory, the noise or a spread does not fit.
@@ -67,8 +68,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """The devices, processes and precision of a run.
 
     Raises:
-        ValueError: if it asks for a device that torch does not have here, or for several hosts
-            whose processes nobody has started.
+        ValueError: if the device is not available, or there are several hosts and neither
+            torchrun nor srun has started as many processes.
     """
     check_launcher(config)
     if config.device not in ("auto", "cpu"):
@@ -86,7 +87,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         devices=config.devices,
         num_nodes=config.nodes,
         strategy="ddp" if config.nodes > 1 else "ddp_spawn" if config.devices > 1 else "auto",
-        # On a single host the processes are ours, whatever the variables of Slurm say.
+        # On a single host Fabric starts the processes, also within a job of Slurm.
         plugins=None if config.nodes > 1 else LightningEnvironment(),
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
@@ -100,18 +101,18 @@ def fit_model(
     label: str,
     **options: Any,
 ) -> LanguageModel:
-    """Trains a model to its end, from its last checkpoint if there is one.
+    """Trains a model to its last epoch, from its last checkpoint if there is one.
 
     Args:
-        fabric, config, corpus, folder, label, options: as of
-            :class:`~noisin_pyro.training.loop.Trainer`, but that ``on_steps`` is a progress bar
+        fabric, config, corpus, folder, label, options: as in
+            :class:`~noisin_pyro.training.loop.Trainer`, except that ``on_steps`` is a progress bar
             by default.
 
     Returns:
         The model with the weights of its best epoch.
 
     Raises:
-        Interrupted, FloatingPointError, ValueError: as :meth:`Trainer.fit` does.
+        Interrupted, FloatingPointError, ValueError, OSError: as :meth:`Trainer.fit` does.
     """
     with seeded(config.seed), closing(ProgressBar(config.quiet)) as bar:
         model = build_model(config, len(corpus.vocabulary))
@@ -128,14 +129,14 @@ def measure(
 ) -> dict[str, Any]:
     """Perplexity of each split, on the mean path (``samples=0``) or averaged over samples.
 
-    Of a model of characters or bytes also ``bits``, per character or byte.
+    For a model of characters or bytes also, under ``bits``, the bits per character or byte.
     """
     with seeded(seed):
         fits = {name: evaluate(model, tokens, samples) for name, tokens in splits.items()}
-    found: dict[str, Any] = {name: fit.perplexity for name, fit in fits.items()}
+    results: dict[str, Any] = {name: fit.perplexity for name, fit in fits.items()}
     if model.vocabulary is not None and model.vocabulary.tokens != "words":
-        found["bits"] = {name: fit.bits for name, fit in fits.items()}
-    return {**found, "samples": samples}
+        results["bits"] = {name: fit.bits for name, fit in fits.items()}
+    return {**results, "samples": samples}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The folder of a run: what is written to it, and how it is read."""
+"""The folder of a run: opening, writing and reading it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ CURVES_EVERY = 30.0  # seconds between two plots while training
 
 @contextmanager
 def open_folder(config: TrainConfig, corpus: Corpus, label: str) -> Iterator[None]:
-    """Makes the folder or goes on with it, and keeps other trainings out while the block runs.
+    """Makes or resumes the folder of a run, and locks it while the block runs.
 
-    What a kill left half-written is removed, and what it left out is written.
+    Partial files that a kill left are removed; the configuration and the vocabulary are written.
 
     Args:
         config: the run.
-        corpus: its text.
-        label: of the model whose checkpoints lie in the folder itself.
+        corpus: its corpus.
+        label: the label of the model whose checkpoints are in the folder itself.
 
     Raises:
-        ValueError: if another training has the folder, its files are another run's or another
-            text's, or it cannot be written to.
+        ValueError: if another training has locked the folder, its files are of another run or
+            another text, or it cannot be written to.
     """
     folder = Path(config.out)
     with ExitStack() as stack:
@@ -65,23 +65,23 @@ def open_folder(config: TrainConfig, corpus: Corpus, label: str) -> Iterator[Non
             raise ValueError(
                 f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
             ) from None
-        check_folder(config)  # again, since another training may have ended just now
+        check_folder(config)  # again, since another training may have written to it meanwhile
         _begin(config, corpus, folder, label)
         yield
 
 
 def _check_checkpoint(config: TrainConfig, corpus: Corpus, label: str) -> None:
-    """Refuses another run's now: later ``config.yaml`` would have been written over."""
+    """Refuses a checkpoint of another run before ``config.yaml`` is overwritten."""
     for path in (Path(config.out, LAST), Path(config.out, PREVIOUS)):
         try:
             check_origin(path, load_checkpoint(path), config, label, corpus.sha256)
             return
-        except Damaged:  # or missing; a damaged one is told of where the training goes on
+        except Damaged:  # or missing; Trainer reports a damaged one when it resumes
             continue
 
 
 def _begin(config: TrainConfig, corpus: Corpus, folder: Path, label: str) -> None:
-    """Removes what was being written, and writes the configuration and the vocabulary."""
+    """Removes partial files, and writes the configuration and the vocabulary."""
     words = folder / "vocabulary.txt"
     if words.exists() and Vocabulary.load(words, corpus.vocabulary.tokens) != corpus.vocabulary:
         raise ValueError(
@@ -101,7 +101,7 @@ def _begin(config: TrainConfig, corpus: Corpus, folder: Path, label: str) -> Non
 
 
 def write_results(folder: Path, record: dict[str, Any]) -> None:
-    """Writes the record, the metrics and, not too often, the curves."""
+    """Writes the record, the metrics and, at most every 30 seconds, the curves."""
     write_record(folder / "record.json", record)
     write_metrics(folder / "metrics.csv", record["models"])
     curves = folder / "curves.png"
@@ -114,8 +114,8 @@ def write_results(folder: Path, record: dict[str, Any]) -> None:
 def write_model(folder: Path, model: LanguageModel, vocabulary: Vocabulary) -> None:
     """Writes the model for :meth:`LanguageModel.from_pretrained`.
 
-    A trusted noise may be of a class that only ``config.yaml`` describes, with its ``init_args``.
-    Then the weights are written alone.
+    A noise of a trusted class may have ``init_args`` that only ``config.yaml`` can describe. Then
+    no ``config.json`` is written.
     """
     try:
         model.save_pretrained(folder, vocabulary)
@@ -127,20 +127,21 @@ def write_model(folder: Path, model: LanguageModel, vocabulary: Vocabulary) -> N
 def load_run(
     run: str | Path, trust_code: bool = False
 ) -> tuple[TrainConfig | None, Vocabulary, LanguageModel]:
-    """The configuration, vocabulary and best weights of a run, or of a model that was shared.
+    """Loads a finished run, or a model saved by :meth:`LanguageModel.save_pretrained`.
 
     Args:
-        run: the folder that ``noisin train`` or :meth:`LanguageModel.save_pretrained` wrote.
+        run: its folder.
         trust_code: import and call any class that its noise names by class_path.
 
     Returns:
-        The configuration is None for a model that was shared without that of its training.
+        The configuration (None if a saved model has none), the vocabulary, and the model with its
+        best weights, in evaluation mode.
 
     Raises:
         ValueError: if it is no such folder, or the run is not finished.
     """
     folder = Path(run)
-    described = (folder / "config.json").is_file()  # not in run folders of before
+    described = (folder / "config.json").is_file()  # old run folders lack it
     description = "config.json" if described else "config.yaml"
     for name in (description, "vocabulary.txt", "model.safetensors"):
         if not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""A training on several hosts: torchrun or srun starts each of its processes with one command."""
+"""Training on several hosts, whose processes torchrun or srun starts with one command."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["check_launcher", "in_first_folder", "is_first"]
 
 
 def is_first(config: TrainConfig) -> bool:
-    """Whether this process prints; of those of a single host it is the only one that is asked."""
+    """Whether this is the process that prints. On a single host only that process calls this."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     return config.nodes == 1 or rank == "0"
 
 
 def check_launcher(config: TrainConfig) -> None:
-    """Refuses several hosts whose processes nobody has started.
+    """Refuses several hosts unless torchrun or srun has started the processes.
 
     Raises:
-        ValueError: if neither torchrun nor srun has, or another number of them.
+        ValueError: if neither has, or their number is not ``nodes`` times ``devices``.
     """
     if config.nodes == 1:
         return
@@ -45,12 +45,12 @@ def check_launcher(config: TrainConfig) -> None:
 def in_first_folder(
     fabric: Any, folder: AbstractContextManager[None], run: Callable[[Any], Any]
 ) -> Any:
-    """Runs in every process while the first one has the folder.
+    """Runs in every process, while the first one has opened the run's folder.
 
     Args:
-        fabric: launched.
-        folder: what the first process enters before any of them runs.
-        run: called with ``fabric``.
+        fabric: a launched Fabric.
+        folder: the context that the first process enters before any process runs.
+        run: the function to run in every process; it is called with ``fabric``.
 
     Raises:
         ValueError: in every process, if the first cannot enter the folder, or write to it.

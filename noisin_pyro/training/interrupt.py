@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C, and those that schedulers and closed terminals send."""
+"""Handles signals that end a run: Ctrl-C, and those of schedulers and closed terminals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 __all__ = ["SIGNALS", "Interrupted", "Interruptible", "interrupting"]
 
-#: Those of the signals that this system has.
+#: The handled signals, as far as this system has them.
 SIGNALS = [
     signal.Signals[name]
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -21,7 +21,7 @@ Handler = Callable[[int, "FrameType | None"], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has come, and what was done until then is saved.
+    """A signal has come. A training raises it after saving a checkpoint.
 
     Args:
         number: the signal's number.
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def handling(handler: Handler) -> Iterator[None]:
-    """Calls ``handler`` on each of the signals within a block; only the main thread can.
+    """Within the block each signal calls ``handler``; outside the main thread nothing changes.
 
     A process started with ``nohup`` ignores SIGHUP, and goes on ignoring it.
     """
@@ -69,8 +69,8 @@ def interrupting() -> Iterator[None]:
 class Interruptible:
     """Within :meth:`deferring`, a signal sets `requested`; a second Ctrl-C interrupts at once.
 
-    Other signals are repeated by those who send them, and always wait. So does a Ctrl-C within
-    :meth:`saving`.
+    Schedulers repeat other signals, so a second one of these is deferred too, as is a second
+    Ctrl-C within :meth:`saving`.
 
     Args:
         tell: called with the number of each signal.
@@ -89,13 +89,13 @@ class Interruptible:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """The block whose signals wait."""
+        """The block in which signals are deferred."""
         with handling(self._handle):
             yield
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """The block that a second Ctrl-C does not interrupt either."""
+        """The block in which a second Ctrl-C is deferred too."""
         self._saving = True
         try:
             yield

@@ -1,10 +1,10 @@
-"""Who may write to a folder: a lock file with a heartbeat, also on network file systems.
+"""A lock file with a heartbeat, which works on network file systems too.
 
 `flock` is local, or missing, on many of the file systems that clusters share. A lease is a file
-that only one process can create. Its owner touches it every few seconds; if nobody has touched it
-for two minutes, its owner's machine is gone, and another process may take it. An owner that was
-killed on this machine is known to be gone at once, but not one that was killed before it wrote its
-name into the file. It imports no torch.
+that only one process can create. Its owner touches it every few seconds; if it has not been touched
+for two minutes, its owner is taken for dead, and another process may take it. An owner that was
+killed on this machine is detected at once, unless it was killed before it wrote its name into the
+file. It imports no torch.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from filelock import LeaseCompromise, SoftFileLease, Timeout
 __all__ = ["BUSY", "Held", "Lease", "holding"]
 
 BUSY = 75  # exit code if another process has the folder; EX_TEMPFAIL of sysexits.h
-HEARTBEAT = 3.0  # seconds between two touches
-#: Seconds without one after which a lease is taken over; a client of NFS may see it a minute late.
+HEARTBEAT = 3.0  # seconds between two touches by the owner
+#: Seconds without a touch after which a lease is taken over; NFS may show a touch a minute late.
 STALE = 120.0
 POLL = 0.1  # seconds between two attempts
 
 
 class Held(Exception):
-    """Another process has the lease, and is alive or may be."""
+    """Another process has the lease, and is alive."""
 
 
 class Lease:
-    """The right to work in a folder.
+    """A lease on a folder: the right to work in it.
 
-    Keep the object to try again: it remembers since when another's lease has not been touched.
+    Try again with the same object, which remembers since when another's lease is untouched.
 
     Args:
-        path: its file.
+        path: the lease's file.
 
     Example:
         >>> import tempfile
@@ -60,15 +60,16 @@ class Lease:
             on_compromise=_leave,
             thread_local=False,
         )
-        self._empty: tuple[tuple[int, int], float] | None = None  # an empty file, and since when
+        # The inode and time of an empty lease file, and when this object first saw it.
+        self._empty: tuple[tuple[int, int], float] | None = None
 
     def take(self) -> bool:
-        """Takes it if it is free, or its owner is gone.
+        """Takes the lease if it is free, or its owner is dead; returns whether it did.
 
         Raises:
             OSError: if its file cannot be written.
         """
-        for _ in range(2):  # the first one may find that its owner is gone
+        for _ in range(2):  # the first attempt may only detect that the owner is dead
             try:
                 self._lease.acquire(blocking=False)
             except Timeout:
@@ -78,10 +79,10 @@ class Lease:
         return False
 
     def _end_empty(self) -> None:
-        """Writes into a file that has been empty for so long that nobody is about to.
+        """Writes into a lease file that has been empty for ``STALE`` seconds.
 
-        A kill or a loss of power just after its creation leaves it so. filelock waits for the owner
-        of an empty file for ever, and takes over one that holds no owner's name.
+        A kill or a loss of power just after its creation leaves it empty. filelock waits for the
+        owner of an empty file for ever, but takes over a file whose contents name no owner.
         """
         try:
             with self.path.open("rb+", buffering=0) as file:
@@ -93,18 +94,18 @@ class Lease:
                     self._empty = seen, now
                 elif now - self._empty[1] >= STALE:
                     file.write(b"nobody\n")
-                    # To those who watch it is the same file, and nobody's touch.
+                    # Other processes must not take this write for a touch by the owner.
                     os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
         except OSError:
-            self._empty = None  # gone, or not ours to write
+            self._empty = None  # the file is gone, or may not be written
 
     def wait(self) -> None:
-        """Takes it when it is free, for what another has only for a moment."""
+        """Waits for the lease, and takes it; for leases that are given back within moments."""
         while not self.take():
             time.sleep(POLL)
 
     def give_back(self) -> None:
-        """Removes its file."""
+        """Gives the lease back: removes its file."""
         self._lease.release()
 
 
@@ -112,14 +113,14 @@ class Lease:
 def holding(path: Path) -> Iterator[None]:
     """Takes a lease for a block.
 
-    If another process has it, this waits until that is seen to be alive, or has been silent for so
-    long that its machine must be gone.
+    If another process has the lease, this waits until that process touches it, and then raises, or
+    until it is taken for dead.
 
     Args:
         path: the lease's file.
 
     Raises:
-        Held: if the other one is alive.
+        Held: if the other process is alive.
         OSError: if the file cannot be written.
     """
     lease, first = Lease(path), _touched(path)
@@ -141,7 +142,7 @@ def holding(path: Path) -> Iterator[None]:
 
 
 def _touched(path: Path) -> tuple[int, int] | None:
-    """Which file is there and when it was last touched; None if there is none."""
+    """The inode and the time of the last touch of a file; None if there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -150,7 +151,7 @@ def _touched(path: Path) -> tuple[int, int] | None:
 
 
 def _leave(lost: LeaseCompromise) -> None:
-    """Ends this process, which another took for dead and whose files it must not write any more."""
+    """Ends this process, whose lease another has taken over, before it writes any more files."""
     folder = Path(lost.lock_file).parent
     print(
         f"noisin: another process has taken over {folder}, since this one stood still",

@@ -46,7 +46,7 @@ from noisin_pyro.training.schedule import Schedule
 
 __all__ = ["Trainer"]
 
-CHECK_EVERY = 20  # steps between two looks at the losses, so that a GPU need not wait at each
+CHECK_EVERY = 20  # steps between two reads of the losses, each of which waits for the GPU
 
 
 @dataclass(eq=False)
@@ -56,11 +56,11 @@ class Trainer:
     Args:
         fabric: a launched Fabric; each of its processes reads its own streams.
         config: the run.
-        model: the model, on the CPU, built with Pyro's ``module_local_params`` on (or the global
-            param store would hold its parameters too).
-        corpus: the text.
-        folder: where checkpoints go.
-        label: the name of the model in what is displayed.
+        model: the model, on the CPU, built with Pyro's ``module_local_params`` on (otherwise the
+            global param store would contain its parameters too).
+        corpus: the corpus.
+        folder: the folder for checkpoints.
+        label: the name of the model in progress, errors and checkpoints.
         on_epoch: called with the progress after each epoch and once when resuming.
         on_steps: called in the first process with the status at the start of each epoch, every few
             steps, and at its end.
@@ -88,7 +88,7 @@ class Trainer:
         self.progress = Progress()
         self.state: Any = None
         self.stop = Interruptible()
-        self.sound = True  # whether last.ckpt, if there is one, can be read
+        self.sound = True  # False if last.ckpt was found damaged and is to be replaced
 
     def fit(self) -> Progress:
         """Trains to the last epoch or until patience runs out; resumes from ``last.ckpt``.
@@ -104,7 +104,7 @@ class Trainer:
             self.on_epoch(self.progress)
         schedule = Schedule.parse(self.config.schedule)
         with self.stop.deferring(), pyro.validation_enabled(False), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Encountered")  # NaN, which `_add_up` tells of
+            warnings.filterwarnings("ignore", "Encountered")  # NaN, for which `_add_up` raises
             while not self.progress.finished:
                 self._epoch()
                 self._end_epoch(schedule)
@@ -120,6 +120,7 @@ class Trainer:
             load_weights(self.model, saved["averaged"] or saved["model"])
 
     def _epoch(self) -> None:
+        """Trains from the current step to the end of the epoch, with checkpoints in between."""
         progress, config = self.progress, self.config
         self.model.train()
         self._report()
@@ -151,8 +152,8 @@ class Trainer:
             raise Interrupted(signal)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        """Updates the parameters; returns the loss in nats and the gradient's norm."""
-        with self.fabric.autocast():  # which Fabric itself does for ``forward`` alone
+        """Updates the parameters; returns the summed loss in nats and the gradient's norm."""
+        with self.fabric.autocast():  # Fabric itself does so for ``forward`` only
             total, state = self.objective.with_state(x, y, self.state)
         self.fabric.backward(total / y.numel())
         norm = self.fabric.clip_gradients(
@@ -168,7 +169,7 @@ class Trainer:
         return torch.stack([total.detach(), norm])
 
     def _add_up(self, losses: list[Tensor]) -> None:
-        """Adds up losses, each with its gradient's norm, and stops at one that is not finite."""
+        """Adds losses to the progress; raises if one, or its gradient's norm, is not finite."""
         rows = torch.stack(losses).tolist() if losses else []
         first = self.progress.step - len(rows) + 1
         for step, (nats, norm) in enumerate(rows, first):
@@ -186,6 +187,7 @@ class Trainer:
         )
 
     def _end_epoch(self, schedule: Schedule) -> None:
+        """Validates, records the epoch, sets the next learning rate, and saves checkpoints."""
         progress, config = self.progress, self.config
         nats, tokens = map(sum, zip(*self._gather((progress.nats, progress.tokens))))
         with averaged_weights(self.optimizer.optimizer):
@@ -223,11 +225,11 @@ class Trainer:
         return progress.epoch > self.config.epochs or 0 < patience <= progress.since_best
 
     def _spread(self) -> list[float | None]:
-        """γ of each layer, averaged over units where each has one of its own."""
+        """γ of each layer, averaged over its units if it has one per unit."""
         return [None if s is None else s.detach().mean().item() for s in self.model.rnn.spread]
 
     def _report(self, nats: float | None = None, valid: float | None = None) -> None:
-        """Tells ``on_steps`` where the epoch stands; by default the loss so far of this process."""
+        """Calls ``on_steps``, with this process's mean loss of the epoch so far by default."""
         if self.fabric.global_rank:
             return
         progress = self.progress
@@ -276,10 +278,10 @@ class Trainer:
         self.sound = self.sound or name == LAST
 
     def _resume(self) -> bool:
-        """Goes on from ``last.ckpt``, or from the one before if that is damaged.
+        """Restores ``last.ckpt``, or ``previous.ckpt`` if that is damaged.
 
         Returns:
-            Whether there is one of them.
+            Whether there was a checkpoint to restore.
         """
         damage: list[Damaged] = []
         for path in (self.folder / LAST, self.folder / PREVIOUS):
@@ -326,7 +328,8 @@ class Trainer:
         """The hidden state of a checkpoint, on this process's device.
 
         Raises:
-            ValueError: if its shape is not (layers, streams, hidden_size) in each of its parts.
+            ValueError: if a part of it is not finite, or not of shape (layers, streams,
+                hidden_size), or there are more or fewer parts than the cell has.
         """
         if state is None:
             return None

@@ -1,4 +1,4 @@
-"""How much memory a run needs, before any is allocated. It imports no torch."""
+"""Estimates the memory of a run before any is allocated. It imports no torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from noisin_pyro.training.config import TrainConfig
 __all__ = ["check_average", "check_memory", "ran_out"]
 
 _GATES = {"lstm": 4, "gru": 3}  # any other cell has one
-_COPIES = {"sgd": 2, "asgd": 3, "adam": 4}  # of the weights: themselves, gradients, moments
+_COPIES = {"sgd": 2, "asgd": 3, "adam": 4}  # weights, gradients, averages or moments
 _FLOAT = 4  # bytes
 
 
 def check_memory(config: TrainConfig, vocab_size: int = 0, samples: int = 0) -> None:
     """Refuses a model or an average that cannot fit in this machine's memory.
 
-    The estimate is a lower bound: the weights with their gradients and what the optimizer keeps of
-    them, and the activations of one window.
+    The estimate is a lower bound: the weights, their gradients and the optimizer's state, and the
+    activations of one window.
 
     Args:
         config: the run.
         vocab_size: the size of its vocabulary.
-        samples: to evaluate instead of training, the number of noisy RNNs to average over.
+        samples: 0 to train; to evaluate, the number of noisy RNNs to average over, at least 1.
 
     Raises:
         ValueError: if it cannot; the sentence names the sizes and the memory.
@@ -65,7 +65,7 @@ def _refuse(needed: int, samples: int, hidden: int, layers: int, width: int) -> 
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch on a CPU has no exception type for it."""
+    """Whether an error means that memory ran out; for torch on a CPU its text is read."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
         error

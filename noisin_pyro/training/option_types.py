@@ -1,4 +1,4 @@
-"""The types of options, as values read from YAML are checked and as sentences name them."""
+"""Checks values from YAML against the types of options, and names these types in sentences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any, Literal, get_args, get_origin
 
 __all__ = ["as_plain", "describe_type", "fits"]
 
-LARGEST = 2**1023  # of whole numbers that are converted to floats
+LARGEST = 2**1023  # a whole number from here on is no float
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; a whole number is a number too, true and false are none.
+    """Whether a value is of a type. A whole number fits float; true and false fit bool alone.
 
     Example:
         >>> fits(1, float), fits(True, float), fits([1.0, 2], float | list[float])
@@ -31,7 +31,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def as_plain(value: Any) -> Any:
-    """A value of Python for a scalar of NumPy or torch, also within a list or dictionary.
+    """Converts scalars of NumPy and torch to Python's, also within a list or dictionary.
 
     Example:
         >>> import numpy
@@ -46,7 +46,7 @@ def as_plain(value: Any) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """A type in words, for the sentence that refuses a value of another.
+    """A type in words, for error messages.
 
     Example:
         >>> describe_type(float | list[float])

@@ -1,4 +1,4 @@
-"""Which folder a run may write to, decided before torch is imported."""
+"""Checks the folder that a run is to write to. It imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["FILES", "check_folder"]
 
-#: What a run writes, and would replace.
+#: The files that a run writes, and would replace.
 FILES = (
     *("config.yaml", "vocabulary.txt", "record.json", "metrics.csv", "curves.png"),
     *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors", "config.json"),
@@ -20,8 +20,8 @@ def check_folder(config: TrainConfig) -> None:
     """Refuses a folder that does not fit the run, before anything is written.
 
     Raises:
-        ValueError: if there is a run in it that is not to be resumed, another run, or a file that
-            a run would replace, or if it cannot be made or written to.
+        ValueError: if the folder holds a run and ``resume`` is false, another run, or a file that
+            a run would replace; or if it cannot be made or written to.
     """
     folder = Path(config.out)
     there = next(place for place in (folder, *folder.parents) if place.exists())

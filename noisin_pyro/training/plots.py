@@ -32,15 +32,15 @@ def two_panels(path: Path, title: str) -> Iterator[Sequence[Any]]:
         panel.grid(alpha=0.3)
         if panel.get_legend_handles_labels()[0]:
             panel.legend(frameon=False, fontsize=8)
-    figure.suptitle(title.replace("$", r"\$"))  # a sign, not mathematics
+    figure.suptitle(title.replace("$", r"\$"))  # else matplotlib would read mathematics
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in a corpus's name
         # The version of matplotlib is left out, so that the same records give the same bytes.
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 
 
 def plot_epochs(panel: Any, history: Sequence[dict[str, Any]], key: str, **style: Any) -> None:
-    """Plots an entry of each epoch's row against the epoch."""
+    """Plots the values of ``key`` in a history against the epoch."""
     panel.plot([row["epoch"] for row in history], [row[key] for row in history], **style)
     panel.set_xlabel("epoch")
     panel.xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""Where a training stands: the part of a checkpoint that is not tensors, and what is displayed."""
+"""The progress of a training: the counters of a checkpoint, and their display."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PLAIN_EVERY = 60.0  # seconds between two lines in a log file
 
 @dataclass
 class Progress:
-    """Counters of a training; with the weights and random states, all that a resume needs.
+    """Counters of a training, which a checkpoint holds beside tensors.
 
     Args:
         epoch: the current epoch, counted from 1.
-        step: the steps done in it.
-        nats: the sum of their losses in nats.
-        tokens: the number of their targets.
+        step: the number of steps done in the current epoch.
+        nats: the sum of the losses of these steps, in nats.
+        tokens: the number of targets of these steps.
         best: the lowest validation loss so far, in nats per token.
-        since_best: epochs since then.
-        seconds: time spent on the current epoch.
+        since_best: the number of epochs since the one with that loss.
+        seconds: seconds spent on the current epoch.
         finished: whether the training is over.
         history: a row for each finished epoch; losses are in nats per token.
-        changes: the options that resumed runs changed, each with the epoch and step at which.
+        changes: a row for each resumption that changed options: epoch, step, and the options.
     """
 
     epoch: int = 1
@@ -49,14 +49,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Status:
-    """What a training reports every few steps.
+    """The progress that a training reports every few steps.
 
     Args:
         label: the name of the model.
-        epoch, epochs: the current epoch, counted from 1, and their limit.
-        step, steps: the steps done in this epoch, and their number.
-        nats: the mean training loss of this epoch so far, None before its first step.
-        valid_nats: the validation loss at the end of the epoch, None before.
+        epoch, epochs: the current epoch, counted from 1, and the maximum number of epochs.
+        step, steps: the number of steps done in this epoch, and of all its steps.
+        nats: the mean training loss of this epoch so far in nats per token, None before it has
+            steps.
+        valid_nats: the validation loss in nats per token, None before the end of the epoch.
         spread: γ of each layer, None for a deterministic one.
         tokens_per_second: the speed of training in this epoch.
     """
@@ -84,15 +85,16 @@ class Status:
 
 
 OnSteps = Callable[[Status], None]
+"""Called with the status of a training every few steps."""
 
 
 def is_terminal() -> bool:
-    """Whether stderr is a terminal, on which a line can be written over."""
+    """Whether stderr is a terminal, on which a progress bar can be redrawn."""
     return sys.stderr.isatty()
 
 
 class PlainLines:
-    """Prints a line on stderr at most once a minute, for a log file.
+    """Prints lines to stderr, at most one a minute, when stderr is a log file.
 
     Example:
         >>> show = PlainLines()
@@ -111,7 +113,7 @@ class PlainLines:
 
 
 class ProgressBar:
-    """Displays the status of a training on stderr: one bar per epoch, or plain lines in a file.
+    """Shows the status of a training on stderr: a bar per epoch, or lines if it is no terminal.
 
     Args:
         quiet: display nothing.

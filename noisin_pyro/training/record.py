@@ -1,4 +1,4 @@
-"""The record of a training as JSON: how it starts, what each epoch adds, how it is written."""
+"""Makes and writes the record of a training, a JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noisin_pyro.training.progress import Progress
 
 __all__ = ["SCHEMA", "describe_training", "environment", "new_record", "write_record"]
 
-SCHEMA = 1  # the version of what is in a record
+SCHEMA = 1  # the version of the format of records
 
 
 def new_record(
@@ -30,8 +30,8 @@ def new_record(
 
     Args:
         config: the run.
-        corpus: its text.
-        omit: fields of the configuration that the record leaves out.
+        corpus: its corpus.
+        omit: options that the record leaves out.
         about: further entries.
     """
     return {
@@ -50,7 +50,7 @@ def new_record(
 
 
 def describe_training(progress: Progress, corpus: Corpus, batch_size: int) -> dict[str, Any]:
-    """The entries for a model: every epoch, the best of them, and the time they took."""
+    """The entries for a model: its history by epoch, the best epoch, and the timing."""
     tokens = (len(corpus.train) // batch_size - 1) * batch_size
     seconds = [row["seconds"] for row in progress.history]
     best = min(progress.history, key=lambda row: row["valid"], default={"epoch": 0})

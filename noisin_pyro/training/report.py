@@ -1,4 +1,4 @@
-"""A record for people: the table that ends a run, its metrics as CSV, its curves."""
+"""Renders a record: the table at the end of a run, metrics as CSV, and curves."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_curves(path: Path, record: dict[str, Any]) -> None:
 
 
 def render_table(record: dict[str, Any]) -> str:
-    """The table that ends a run: a column for each model."""
+    """The table that is printed at the end of a run, with a column for each model."""
     models = record["models"].values()
     rows = [*_perplexities(models, "mean_path", "mean path")]
     if any(model["final"]["averaged"] for model in models):

@@ -42,15 +42,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config: the run.
 
     Returns:
-        The record, as ``record.json`` holds it.
+        The record, as in ``record.json``.
 
     Raises:
-        ValueError: if the corpus, the noise, the folder or what it holds does not fit.
+        ValueError: if the corpus, the noise, the folder or a file in it does not fit.
         FloatingPointError: if the loss became NaN or infinite.
         Interrupted: if a signal came, such as that of Ctrl-C.
         OSError: if a file cannot be written; what was there stays.
     """
-    if config.nodes == 1:  # else where a refusal reaches every process
+    if config.nodes == 1:  # on several hosts `in_first_folder` does it for all processes
         check_folder(config)
     corpus = load_checked(config)
     fabric = make_fabric(config)
@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | None:
-    """Starts several processes, and passes signals on to them."""
+    """Starts several processes on this machine, and passes signals on to them."""
 
     def pass_on(number: int) -> None:
         processes = multiprocessing.active_children()
@@ -87,7 +87,7 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | No
             error: BaseException | None = fabric.launch(partial(_without_record, run=run))
             return error
         except ProcessExitedException as end:
-            if stop.requested:  # it came before the process could handle it
+            if stop.requested:  # the signal came before the process could handle it
                 return Interrupted(stop.requested)
             return ValueError(
                 f"a process of the training has ended ({end}); go on with --resume true in "
@@ -96,14 +96,14 @@ def _launch(fabric: Fabric, run: Any, config: TrainConfig) -> BaseException | No
 
 
 def _without_record(fabric: Fabric, run: Any) -> BaseException | None:
-    """Runs, and returns the exception, if any.
+    """Runs in a spawned process; returns the exception, if any, but not the record.
 
-    The record is in its file: the pipe from a spawned process to its parent takes 64 kB until
-    somebody reads it, and the parent waits for the process's end first.
+    The parent reads the record from its file. It reads the pipe from a spawned process only after
+    the process has ended, and a larger result than 64 kB would block the process for ever.
 
-    On Linux torch has SIGINT sent to the process when its parent is killed, and the kernel sends it
-    for each of the parent's threads: a second one would interrupt at once, with nothing saved.
-    SIGTERM may come more than once.
+    On Linux torch has SIGINT sent to the process when its parent is killed, and the kernel sends
+    one for each thread of the parent. A second SIGINT would interrupt at once, with nothing saved,
+    so SIGTERM, which may come more than once, is sent instead.
     """
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
     outcome = run(fabric)
@@ -115,8 +115,8 @@ def _run_in_process(fabric: Fabric, **options: Any) -> dict[str, Any] | BaseExce
 
     A signal raises :class:`Interrupted` in a spawned process too.
 
-    The process group ends here. Otherwise a thread of gloo may drop the last reference to a tensor
-    while Python exits, which aborts the process.
+    The process group is ended here. Otherwise a thread of gloo might drop the last reference to a
+    tensor while Python exits, which aborts the process.
     """
     try:
         with interrupting():
@@ -134,8 +134,8 @@ def _end_process_group() -> None:
     """Ends the process group and gloo's threads.
 
     A thread of gloo may still have to drop a tensor, for which it needs the GIL. In torch 2.6 the
-    destructor of a process group joins these threads with the GIL held, a deadlock; that of the
-    backend releases the GIL first. So the backend's reference is dropped last.
+    destructor of a process group joins these threads without releasing the GIL, which is a
+    deadlock. That of the backend releases it first, so the backend's reference is dropped last.
     """
     group = torch.distributed.group.WORLD
     gloo = torch.distributed.get_backend() == "gloo"

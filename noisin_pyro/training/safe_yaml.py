@@ -1,4 +1,4 @@
-"""YAML from strangers: values only, each key once, nothing that grows when it is read."""
+"""Reads YAML that may come from a stranger: no tags, aliases or repeated keys, limited in size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without repeated keys and without dates; 1e-3 is a number.
+    """PyYAML's safe loader, without dates, with text keys that occur once; 1e-3 is a number.
 
-    YAML 1.1, which PyYAML reads, asks for a point in every float: ``learning_rate: 1e-3`` would be
+    YAML 1.1, which PyYAML reads, requires a point in a float, so ``learning_rate: 1e-3`` would be
     text.
     """
 
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML does it, but each key must be text, and there once."""
+        """Constructs a mapping after checking that its keys are text and occur once."""
         seen = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
@@ -82,7 +82,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """Reads the text without building values; PyYAML does this without recursion."""
+    """Checks levels, aliases and tags without building values, which would need recursion."""
     levels = 0
     for event in yaml.parse(text, _Loader):
         levels += isinstance(event, yaml.CollectionStartEvent)

@@ -1,4 +1,4 @@
-"""Numbers by epoch for TensorBoard."""
+"""Writes numbers by epoch for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["AddScalar", "tensorboard_log"]
 
 AddScalar = Callable[[str, float, int], None]
-"""Writes a number by its name and epoch."""
+"""Called with a name, a number and an epoch."""
 
 
 @contextmanager
@@ -17,8 +17,8 @@ def tensorboard_log(folder: Path, wanted: bool) -> Iterator[AddScalar | None]:
     """Yields a function that writes numbers, and closes their file at the end of the block.
 
     Args:
-        folder: where the file goes.
-        wanted: whether there is to be one; None is yielded otherwise.
+        folder: the folder of the file.
+        wanted: False writes no file, and yields None.
     """
     if not wanted:
         yield None

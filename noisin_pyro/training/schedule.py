@@ -11,10 +11,14 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning-rate schedule, changed after each epoch.
+    """A learning-rate schedule, which changes the rate after an epoch.
 
-    Written ``constant``, ``halve-after:K`` (halve every epoch after epoch K) or
-    ``divide-when-worse:D`` (divide by D when the validation loss worsens).
+    Written ``constant``, ``halve-after:K`` (halve it after each epoch from the Kth on) or
+    ``divide-when-worse:D`` (divide it by D when the validation loss does not fall).
+
+    Args:
+        kind: which of the three.
+        value: K or D.
     """
 
     kind: Literal["constant", "halve-after", "divide-when-worse"]
@@ -48,7 +52,12 @@ class Schedule:
         )
 
     def factor(self, epoch: int, worsened: bool) -> float:
-        """The factor of the learning rate after ``epoch`` (1, 2, ...)."""
+        """The factor to multiply the learning rate by after ``epoch`` (1, 2, ...).
+
+        Args:
+            epoch: the epoch that has ended.
+            worsened: whether its validation loss is not below that of the epoch before.
+        """
         if self.kind == "halve-after" and epoch >= self.value:
             return 0.5
         if self.kind == "divide-when-worse" and worsened:

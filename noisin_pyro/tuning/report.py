@@ -1,4 +1,4 @@
-"""A study for people: its table, and a picture of its trials."""
+"""Renders a study: a table and a picture of its trials."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COLORS = {"multiplicative": "C0", "additive": "C1"}
 
 
 def trial_row(trial: FrozenTrial, names: tuple[str, ...], base: TrainConfig) -> dict[str, Any]:
-    """What the record holds of a trial that has ended.
+    """The entry of a record for a trial that has ended.
 
     Args:
         trial: the trial.
         names: the options that the study searches.
-        base: where the others are.
+        base: the configuration of the study, which has the other options.
     """
     from optuna.trial import FixedTrial
 
@@ -53,7 +53,7 @@ def trial_row(trial: FrozenTrial, names: tuple[str, ...], base: TrainConfig) -> 
 
 
 def describe_options(options: dict[str, Any], names: Sequence[str]) -> str:
-    """The options that are searched, in words.
+    """The values of the searched options, in words.
 
     Example:
         >>> describe_options({"injection": "additive", "spread": 0.2}, ("injection", "spread"))
@@ -63,14 +63,14 @@ def describe_options(options: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def describe_result(row: dict[str, Any]) -> str:
-    """How a trial ended."""
+    """The result of a trial, in words."""
     epochs = len(row["valid_perplexity"])
     text = f"validation perplexity {_lowest(row):.2f}, {row['ended']} after {epochs} epochs"
     return f"{text} ({row['diverged']})" if row["diverged"] else text
 
 
 def lowest_so_far(trials: Sequence[dict[str, Any]]) -> list[float]:
-    """The lowest validation perplexity of the finished trials up to each."""
+    """For each trial, the lowest validation perplexity of the finished ones up to it."""
     values, lowest = [], math.inf
     for row in trials:
         if row["ended"] == "finished":
@@ -83,7 +83,7 @@ def study_table(record: dict[str, Any]) -> str:
     """A line for each trial, the finished ones first, by validation perplexity.
 
     Args:
-        record: of the study.
+        record: the record of the study.
     """
     names = record["searched"]
     head = ["trial", "validation perplexity", "epochs", "ended", *names, "seconds"]
@@ -104,11 +104,11 @@ def study_table(record: dict[str, Any]) -> str:
 
 
 def write_picture(path: Path, record: dict[str, Any]) -> None:
-    """Draws the trials in their order, and against γ or, where it is not searched, by epoch.
+    """Draws the trials in their order, and by γ or, if γ is not searched, by epoch.
 
     Args:
         path: the file to write.
-        record: of the study.
+        record: the record of the study.
     """
     config, trials = record["config"], record["trials"]
     title = (
@@ -164,7 +164,7 @@ def _against_spread(panel: Any, trials: Sequence[dict[str, Any]], injection: str
 
 
 def _lowest(row: dict[str, Any]) -> float:
-    """JSON has no infinity; a trial that diverged in its first epoch has null."""
+    """Its lowest validation perplexity; null, if it diverged in its first epoch, is infinite."""
     return math.inf if row["lowest"] is None else float(row["lowest"])
 
 

@@ -1,4 +1,4 @@
-"""Optuna's tree-structured Parzen estimator, whose draws a killed study repeats."""
+"""Optuna's tree-structured Parzen estimator, with draws that a resumed study repeats."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["make_sampler"]
 
-STARTUP = 5  # trials at random, before those that they suggest
+STARTUP = 5  # trials drawn at random, before the estimator suggests any
 
 
 def make_sampler(seed: int) -> BaseSampler:
     """A sampler whose draws depend on the seed, the trial's number, and the trials before it.
 
-    A sampler with a random state of its own would begin again after a kill, and try again what it
-    has tried.
+    A sampler with a random state would start that anew when a study is resumed, and repeat earlier
+    draws.
 
     Args:
-        seed: of the study.
+        seed: the seed of the study.
     """
     from optuna.samplers import TPESampler
 

@@ -1,4 +1,4 @@
-"""What a study searches: the options of ``noisin train`` that concern noise and are not fixed."""
+"""The search space of a study: options of noise and dropout that the user has not given."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SEARCHED", "first_guess", "searched", "suggest"]
 
-#: Four shapes of ε; more would not be told apart by some twenty trials.
+#: Four distributions of ε; some twenty trials could not distinguish more.
 CHOICES: dict[str, tuple[str, ...]] = {
     "noise": ("gaussian", "laplace", "gumbel", "bernoulli"),
     "injection": ("multiplicative", "additive"),
     "noise_to": ("both", "output", "recurrence"),
 }
-#: γ from and to, on a log scale. The two kinds of noise have scales of their own.
+#: The range of γ, searched on a log scale, for each kind of noise.
 SPREADS = {"multiplicative": (0.2, 2.5), "additive": (0.05, 1.0)}
-HIGHEST, STEP = 0.5, 0.05  # dropout rates
-DIGITS = 3  # of γ
+HIGHEST, STEP = 0.5, 0.05  # the highest dropout rate, and the grid of rates
+DIGITS = 3  # significant digits of γ
 
-#: What can be searched, in the order in which it is drawn.
+#: The options that can be searched, in the order in which they are drawn.
 SEARCHED = (*CHOICES, "spread", *DROPOUTS)
 
 
@@ -31,11 +31,12 @@ def searched(base: TrainConfig, fixed: Set[str]) -> tuple[str, ...]:
     """The options that a study searches.
 
     Args:
-        base: the run with the defaults of what is searched.
+        base: the configuration of the study.
         fixed: the names of the options that the user has given.
 
     Raises:
-        ValueError: if nothing is left to search, or γ is learned.
+        ValueError: if nothing is left to search, ``variational_dropout`` is given, or γ is learned
+            and would be searched too.
 
     Example:
         >>> searched(TrainConfig(noise="none", layers=2), {"noise", "dropout_words"})
@@ -46,7 +47,7 @@ def searched(base: TrainConfig, fixed: Set[str]) -> tuple[str, ...]:
         left -= {"noise", "injection", "noise_to", "spread"}
     if base.layers == 1:
         left.discard("dropout_layers")
-    if base.dropout:  # it takes the places of these
+    if base.dropout:  # it replaces these three
         left -= {"dropout_input", "dropout_layers", "dropout_output"}
     if base.variational_dropout:
         raise ValueError(
@@ -70,9 +71,9 @@ def suggest(trial: BaseTrial, names: tuple[str, ...], base: TrainConfig) -> dict
     """The values of a trial, by option.
 
     Args:
-        trial: an Optuna trial, which draws what it has not drawn yet.
-        names: what is searched.
-        base: where the other options are.
+        trial: an Optuna trial; a value that it has drawn before is returned again.
+        names: the searched options.
+        base: the configuration of the study.
     """
     chosen: dict[str, Any] = {}
     for name in names:
@@ -89,7 +90,7 @@ def suggest(trial: BaseTrial, names: tuple[str, ...], base: TrainConfig) -> dict
 
 
 def first_guess(names: tuple[str, ...], base: TrainConfig) -> dict[str, Any]:
-    """What the first trial tries, by the names of Optuna's parameters: noise and no dropout."""
+    """The first trial, by the names of Optuna's parameters: the default noise and no dropout."""
     kind = base.injection if "injection" not in names else CHOICES["injection"][0]
     guess: dict[str, Any] = {name: values[0] for name, values in CHOICES.items()}
     guess |= dict.fromkeys(DROPOUTS, 0.0)

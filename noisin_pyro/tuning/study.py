@@ -1,4 +1,4 @@
-"""A study in its storage: made once, joined by other processes, taken up again after a kill."""
+"""A study in its storage, which several processes share and a killed one resumes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_folder"]
 
 ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
-BEGINS = b'{"op_code":'  # an entry of a journal
-TRIAL = "trial-"  # the first part of the names of folders
-POLL = 0.5  # seconds between two looks at trials that other processes have
-PRUNE_AFTER = 4  # finished trials before any is pruned
-#: Options that a trial's numbers do not depend on. Of the corpus its text is compared.
+BEGINS = b'{"op_code":'  # the first bytes of each entry of a journal
+TRIAL = "trial-"  # the name of a trial's folder begins with it
+POLL = 0.5  # seconds between two checks of the trials of other processes
+PRUNE_AFTER = 4  # number of finished trials before any is pruned
+#: Options that do not change a trial's numbers. Of the corpus the text is compared, not the name.
 FREE = (
     *("out", "resume", "quiet", "tensorboard", "device", "data_dir", "corpus"),
     "checkpoint_seconds",
@@ -61,10 +61,10 @@ def trial_folder(out: str | Path, number: int) -> Path:
 
 
 def check_folder(config: TrainConfig) -> None:
-    """Refuses a folder that holds a study which is not to be gone on with, or anything else.
+    """Refuses a folder that a study cannot use.
 
     Raises:
-        ValueError: if it does.
+        ValueError: if it holds a study and ``resume`` is false, or anything but a study.
     """
     folder = Path(config.out)
     if (folder / ID).exists():
@@ -74,7 +74,7 @@ def check_folder(config: TrainConfig) -> None:
                 "true, or choose another folder"
             )
     elif folder.exists():
-        own = (ID, LOCK, JOURNAL)  # also what a kill left of them
+        own = (ID, LOCK, JOURNAL)  # and partial files, whose names begin so
         others = sorted(p.name for p in folder.iterdir() if not p.name.startswith(own))
         if others:
             raise ValueError(
@@ -142,7 +142,7 @@ def _connect(config: TrainConfig, storage: str | None) -> Study:
             load_if_exists=True,
             direction="minimize",
             sampler=make_sampler(config.seed),
-            # Noise makes the first epochs slower, so a third of them is not judged.
+            # With noise the loss falls slowly at first, so no trial is pruned in its first third.
             pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=config.epochs // 3),
         )
     except Renamed:
@@ -156,7 +156,7 @@ def _connect(config: TrainConfig, storage: str | None) -> Study:
 
 
 class Renamed(ValueError):
-    """A study is in a storage under another name than its folder now has."""
+    """The study of a folder has another name in the storage than the folder has now."""
 
 
 def _name(opened: BaseStorage, folder: Path, storage: str | None) -> str:
@@ -181,10 +181,10 @@ def _name(opened: BaseStorage, folder: Path, storage: str | None) -> str:
 
 
 def _journal(path: str) -> BaseStorage:
-    """A journal file that outlives the processes that write to it.
+    """A journal file that survives a kill of the processes that write to it.
 
-    Its lock, if its owner was killed on this machine, is free at once. An entry that a kill or a
-    full disk cut off is removed before the next one is written behind it.
+    If the owner of its lock was killed on this machine, the lock is free at once. An entry that a
+    kill or a full disk cut off is removed before the next one is appended.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -205,7 +205,7 @@ def _journal(path: str) -> BaseStorage:
 
 
 def _check_journal(path: Path) -> None:
-    """Raises ValueError if a file holds something else, before anything is written into it."""
+    """Raises ValueError if a file is no journal, before anything is written into it."""
     *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, 1):
         try:
@@ -219,7 +219,7 @@ def _check_journal(path: Path) -> None:
 
 
 def _cut_back(path: Path) -> None:
-    """Removes an entry that lacks its end from a journal whose lock is held."""
+    """Removes an incomplete last entry from a journal; the caller has its lock."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
@@ -231,10 +231,10 @@ def _cut_back(path: Path) -> None:
 def _describe(
     study: Study, config: TrainConfig, names: tuple[str, ...], text: str, own: str
 ) -> None:
-    """Writes into a new study what it is about; refuses one that is about something else."""
+    """Writes options and text into a new study; refuses one that has others."""
     about: dict[str, Any] = {"config": config.to_dict(*FREE), "searched": list(names), "text": text}
     known = study.user_attrs
-    if "id" not in known:  # new, or its maker was killed just then
+    if "id" not in known:  # new, or its creator was killed before it wrote the id
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(first_guess(names, config))
         for key, value in about.items():
@@ -259,7 +259,7 @@ def _describe(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A block that one process at a time is in: it chooses a trial, or writes the record."""
+    """Locks a study for a block in which a process chooses a trial or writes the record."""
     lease = Lease(folder / LOCK)
     lease.wait()
     try:
@@ -269,13 +269,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Trials:
-    """The trials of a study that this process carries out.
+    """Hands out the trials of a study to this process, one after another.
 
     Args:
         study: the study.
         folder: its folder.
-        limit: how many trials there are in all processes together.
-        wait: called with the numbers of the trials of other processes while there is nothing to do.
+        limit: the number of trials of all processes together.
+        wait: called with the numbers of other processes' running trials while none is left here.
     """
 
     def __init__(
@@ -286,13 +286,15 @@ class Trials:
         wait: Callable[[list[int]], None] = lambda numbers: None,
     ) -> None:
         self._study, self._folder, self._limit, self._wait = study, folder, limit, wait
-        self._leases: dict[int, Lease] = {}  # kept, to see which ones stay silent
+        self._leases: dict[
+            int, Lease
+        ] = {}  # kept, since a lease remembers how long it is untouched
 
     @contextmanager
     def next(self) -> Iterator[Trial | None]:
-        """A trial that no other process has in the block; None if all are finished.
+        """Locks a trial for this process while the block runs; yields None if all are finished.
 
-        A trial that was cut off comes before a new one.
+        An interrupted trial comes before a new one.
         """
         with ExitStack() as stack:
             yield self._claim(stack)
@@ -323,7 +325,7 @@ class Trials:
         return trial, []
 
     def _has(self, number: int, stack: ExitStack) -> bool:
-        """Takes a trial's lease; not if the process that had it has just ended the trial."""
+        """Takes a trial's lease, unless another process has it or has ended the trial."""
         lease = self._lease(number)
         if not lease.take():
             return False
@@ -339,13 +341,13 @@ class Trials:
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """The trials that ended, those that were pruned or diverged among them."""
+    """The trials that have ended, including those that were pruned or diverged."""
     from optuna.trial import TrialState
 
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The one with the lowest validation perplexity that was not pruned; the earliest of equals."""
+    """The complete trial with the lowest validation perplexity; the earliest of equal ones."""
     whole = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
     return min(whole, key=lambda t: (t.value, t.number), default=None)

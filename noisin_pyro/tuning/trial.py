@@ -1,4 +1,4 @@
-"""One trial: a training that tells its validation perplexity after each epoch."""
+"""One trial: a training that reports its validation perplexity after each epoch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["carry_out", "trial_config"]
 
 
 class Pruned(Exception):
-    """The trial is behind the median of those before it."""
+    """The trial is worse than the median of those before it."""
 
 
 def trial_config(trial: Trial, names: tuple[str, ...], base: TrainConfig) -> TrainConfig:
-    """The run of a trial, in its own folder; it goes on with what is there."""
+    """The configuration of a trial, in its own folder, where it resumes what is there."""
     chosen = suggest(trial, names, base)
     return replace(base, **chosen, out=str(trial_folder(base.out, trial.number)), resume=True)
 
@@ -36,12 +36,12 @@ def trial_config(trial: Trial, names: tuple[str, ...], base: TrainConfig) -> Tra
 def carry_out(study: Study, trial: Trial, config: TrainConfig, corpus: Corpus) -> None:
     """Trains a trial to its end, or until it is pruned, and tells the study.
 
-    The folder is one of ``noisin train`` whose deterministic twin is still to be trained. That of a
-    trial that was cut off has a checkpoint, from which it goes on.
+    Its folder is a run folder of ``noisin train`` without the deterministic model. An interrupted
+    trial resumes from the checkpoint in its folder.
 
     Raises:
-        Interrupted: if a signal came; the trial goes on when it is carried out again.
-        ValueError: if its folder holds something else.
+        Interrupted: if a signal came; the trial resumes when it is carried out again.
+        ValueError: if its folder holds another run, or files that are of no run.
     """
     from optuna.trial import TrialState
 
@@ -70,7 +70,7 @@ def carry_out(study: Study, trial: Trial, config: TrainConfig, corpus: Corpus) -
         except Pruned:
             study.tell(trial, state=TrialState.PRUNED)
             return
-        except FloatingPointError as error:  # a result, which another attempt would repeat
+        except FloatingPointError as error:  # a result, since another attempt would diverge too
             trial.set_user_attr("diverged", str(error).split(";")[0])
             study.tell(trial, state=TrialState.PRUNED)
             return

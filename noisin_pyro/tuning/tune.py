@@ -1,4 +1,4 @@
-"""``noisin tune``: trials one after another, until there are as many as asked for."""
+"""``noisin tune``: runs trials until the study has the number that is asked for."""
 
 from __future__ import annotations
 
@@ -41,29 +41,30 @@ WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors")
 def tune(
     config: TrainConfig, fixed: Collection[str], trials: int = 20, storage: str | None = None
 ) -> dict[str, Any]:
-    """Searches what concerns noise and is not fixed, by validation perplexity on the mean path.
+    """Searches options of noise and dropout, by validation perplexity on the mean path.
 
-    The first trial is noise as ``noisin train`` has it, and no dropout; the others are drawn by
-    Optuna's tree-structured Parzen estimator. One that is worse than the median of those before it
-    is given up, but not before a third of its epochs (rounded down) is over. In one process the
-    trials, their numbers and their order are the same however often the study is killed and gone
-    on with.
+    The first trial has the default noise of ``noisin train``, and no dropout; the others are drawn
+    by Optuna's tree-structured Parzen estimator. Once four trials have finished, a trial that is
+    worse than the median of those before it is pruned, but not in the first third of its epochs
+    (rounded down). In one process the trials, their numbers and their order are the same however
+    often the study is killed and resumed.
 
     Args:
-        config: the run; ``out`` is the folder of the study, ``resume`` goes on with it or joins it.
+        config: the options of all trials; ``out`` is the folder of the study, and ``resume``
+            resumes or joins it.
         fixed: the names of the options that are not searched.
-        trials: their number, in all processes together and with those that ended before.
-        storage: the path of a journal file or the URL of a database that Optuna knows; a journal in
-            the folder if omitted.
+        trials: number of trials of the study, in all processes, including those that have ended.
+        storage: the path of a journal file, or the URL of a database that Optuna knows; a journal
+            in the folder if None.
 
     Returns:
-        The record, as ``study.json`` holds it.
+        The record, as in ``study.json``.
 
     Raises:
         ImportError: if Optuna is not installed.
         ValueError: if nothing is left to search, or the folder, the storage or the corpus does not
             fit.
-        Interrupted: if a signal came; nothing is lost.
+        Interrupted: if a signal came; the running trial has saved a checkpoint.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
@@ -138,10 +139,10 @@ def _load(folder: Path, trust_code: bool) -> LanguageModel:
 
 
 class _Say:
-    """Tells on stderr what a study does.
+    """Prints the progress of a study to stderr.
 
     Args:
-        quiet: tell nothing.
+        quiet: print nothing.
     """
 
     def __init__(self, quiet: bool) -> None:
@@ -153,7 +154,7 @@ class _Say:
             print(printable(text), file=sys.stderr, flush=True)
 
     def waiting(self, numbers: list[int]) -> None:
-        """Tells once which trials of other processes are waited for."""
+        """Prints, once, which trials of other processes this one waits for."""
         if numbers != self._told:
             self._told = numbers
             self(f"waiting for {', '.join(map(str, numbers))} in another process")
@@ -161,7 +162,7 @@ class _Say:
 
 @contextmanager
 def _storage_errors(storage: str | None) -> Iterator[None]:
-    """Within the block a database that fails, such as a full or locked one, is a ValueError."""
+    """Turns errors of the database, such as a full or locked one, into ValueError."""
     from optuna.exceptions import StorageInternalError
 
     try:
