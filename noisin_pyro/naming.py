@@ -102,10 +102,15 @@ def _refuse_uncounted(site: str) -> None:
 
 
 def is_conditioned(site: str) -> bool:
-    """Whether a surrounding ``poutine.condition`` observes a site."""
+    """Whether a surrounding ``poutine.condition`` observes a site.
+
+    HMC and NUTS give latent sites their values by the same handler; there they stay latent.
+    """
+    from pyro.infer.mcmc.util import _PEMaker
+
     return any(
         isinstance(handler, ConditionMessenger) and site in handler.data for handler in _PYRO_STACK
-    )
+    ) and not _frame(lambda code: code is _PEMaker._potential_fn.__code__)
 
 
 def trains_by_svi() -> bool:

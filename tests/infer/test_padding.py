@@ -12,6 +12,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -93,6 +94,22 @@ def test_noise_that_is_observed_counts_within_the_sequences_alone(sites: Any) ->
     assert not density[PADDING].any()
     assert_close(density[~PADDING], log_density(drawn)[~PADDING])
     assert bool(log_density(drawn)[PADDING].all())
+
+
+@pytest.mark.parametrize("sites", SITES)
+def test_hmc_samples_from_the_prior_in_the_padding(sites: Any) -> None:
+    """HMC gives latent noise its values by ``poutine.condition``, and needs a proper density."""
+    model, args = padded_model(sites), batch()
+    start, potential, *_ = initialize_model(model, args)
+    moved = dict(start)
+    last = f"rnn.z_0_{T - 1}" if sites == "timestep" else "rnn.noise_0"
+    moved[last] = start[last].clone()
+    moved[last][-1, 1] += 5.0  # at the last step of a sequence that has ended
+    drawn = poutine.trace(poutine.condition(model, start)).get_trace(*args)
+    prior: Any = drawn.nodes[last]["fn"]
+    difference = (prior.log_prob(start[last]) - prior.log_prob(moved[last])).detach()
+    assert float(difference.abs().max()) > 1
+    assert_close((potential(moved) - potential(start)).detach(), difference.sum())
 
 
 def log_density(trace: Any) -> Tensor:
