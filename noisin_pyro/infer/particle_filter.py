@@ -39,12 +39,12 @@ _SCHEMES = {"systematic": systematic, "multinomial": multinomial}
 
 
 class Filtered(NamedTuple):
-    """What a filter says of a window of T steps.
+    """The result of a particle filter on a window of T steps.
 
     Attributes:
         log_probs: log p̂(y_t | y_<t), with shape (T, B), 0 past a sequence's end.
         effective: the effective number of particles after each step, with shape (T, B).
-        particles: those after the last step, to go on with.
+        particles: the particles after the last step, for the next window.
         resampled: the log-probability of the ancestors that were drawn before each step, up to a
             constant and differentiable, with shape (T, B); 0 where none were drawn.
     """
@@ -70,7 +70,7 @@ def filter_window(
     drawn: Drawn | None = None,
     log_ratios: Tensor | None = None,
 ) -> Filtered:
-    """Runs a particle filter over a window, and can go on with the next one.
+    """Runs a particle filter over a window of the sequences.
 
     Windows change nothing: two windows in turn are the same filter as one long window, because the
     particles are resampled before a step and not after the last one.
@@ -88,7 +88,7 @@ def filter_window(
         readout: see :meth:`SequenceModel.predict`.
         antithetic: draw the noise of particles k and k + K/2 as reflections of one another.
         drawn: noise of K·B sequences that a proposal has drawn; from the prior if None.
-        log_ratios: log p(ε) − log q(ε) of it, with shape (T, K·B).
+        log_ratios: log p(ε) − log q(ε) of ``drawn``, with shape (T, K·B).
 
     Raises:
         ValueError: as :func:`check_filters`, or if a shape or a length does not fit.
@@ -226,7 +226,7 @@ def check_filters(model: SequenceModel, ess_threshold: float, resamples: bool = 
 
 
 def refuse_priors(model: SequenceModel) -> None:
-    """Checks that nothing but states is random.
+    """Checks that γ and weights have no priors.
 
     Raises:
         ValueError: if γ or a weight has a prior.
@@ -265,7 +265,7 @@ def _resampled(
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:
-    """State parts with shape (L, K·B, H), the new one where the mask of shape (1, K·B, 1) says."""
+    """The new state where the mask (1, K·B, 1) is True, else the old; parts (L, K·B, H)."""
     if isinstance(new, tuple):
         return tuple(_where(mask, *pair) for pair in zip(new, old))
     return torch.where(mask, new, old)
