@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -69,10 +70,10 @@ def zoneout_rates(zoneout: float | Sequence[float], parts: int) -> tuple[float, 
         parts: the number of parts.
 
     Raises:
-        ValueError: if a rate lies outside [0, 1), or there are not ``parts`` of them.
+        ValueError: if a rate is no number in [0, 1), or there are not ``parts`` of them.
     """
     rates = tuple(zoneout) if isinstance(zoneout, Sequence) else (zoneout,) * parts
-    if len(rates) != parts or not all(0 <= rate < 1 for rate in rates):
+    if len(rates) != parts or not all(isinstance(r, Real) and 0 <= r < 1 for r in rates):
         each = {1: "", 2: ", or a pair for h and c"}.get(parts, f", or {parts} of them")
         raise ValueError(f"zoneout must be a probability in [0, 1){each}, got {zoneout}")
     return tuple(float(rate) for rate in rates)
@@ -97,9 +98,10 @@ def state_range(interval: Any) -> Range:
     """The interval of h, from a user's ``range``.
 
     Raises:
-        ValueError: unless it is a pair (low, high) with low < high.
+        ValueError: unless it is a pair of numbers (low, high) with low < high.
     """
-    if not isinstance(interval, Sequence) or len(interval) != 2 or not interval[0] < interval[1]:
+    numbers = isinstance(interval, Sequence) and all(isinstance(end, Real) for end in interval)
+    if not numbers or len(interval) != 2 or not interval[0] < interval[1]:
         raise ValueError(
             f"range must be a pair (low, high) with low < high, such as (-1, 1), got {interval!r}"
         )
@@ -161,9 +163,8 @@ def check_weights(*parts: tuple[Tensor | None, int]) -> None:
             )
 
 
-def check_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+def check_sizes(dropout: float, **sizes: int) -> None:
     """Raises ValueError if a size is below 1, or ``dropout`` lies outside [0, 1]."""
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")

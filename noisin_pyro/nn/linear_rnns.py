@@ -56,7 +56,8 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         name: str = "",
     ) -> None:
         PyroModule.__init__(self, name)
-        arguments.check_sizes(input_size, hidden_size, num_layers, dropout)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        arguments.check_sizes(dropout, **sizes)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional = bidirectional

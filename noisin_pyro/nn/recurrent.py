@@ -108,6 +108,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         self.num_layers, self.bidirectional = len(layers), len(layers[0]) == 2
         self.batch_first, self.dropout = batch_first, float(dropout)
         self.input_size = _input_size(layers[0][0]) if input_size is None else input_size
+        arguments.check_sizes(dropout, input_size=self.input_size)
         tracks = [cell for layer in layers for cell in layer]
         like = _like(tracks[0])
         if like is None:  # .to() moves this buffer where the cells have no tensor
@@ -119,7 +120,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
             sizes = arguments.state_sizes(state_sizes)
             form = Form(sizes, tuple if len(sizes) > 1 else None)
         self.hidden_size = form.sizes[0]
-        arguments.check_sizes(self.input_size, self.hidden_size, self.num_layers, dropout)
+        arguments.check_sizes(dropout, hidden_size=self.hidden_size)
         for (layer, way), cell in zip(self._tracks, tracks):
             setattr(self, f"cell_l{layer}{way}", cell)
         kind = type(tracks[0]).__name__

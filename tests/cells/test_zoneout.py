@@ -226,6 +226,8 @@ def test_around_a_torch_module_and_back() -> None:
         (NoisyLSTM, (0.1,), r"or a pair for h and c, got \(0.1,\)"),
         (NoisyGRU, (0.1, 0.2), r"zoneout must be a probability in \[0, 1\), got \(0.1, 0.2\)"),
         (NoisyMinGRU, -0.1, "got -0.1"),
+        (NoisyGRU, "half", "zoneout must be a probability.*got half"),
+        (NoisyGRU, None, "zoneout must be a probability.*got None"),
     ],
 )
 def test_refusals(kind: Any, zoneout: Any, sentence: str) -> None:

@@ -216,6 +216,9 @@ def test_a_state_of_another_shape_than_was_declared_is_told() -> None:
         ({"state_sizes": [H, 0]}, "at least 1 each"),
         ({"range": (1.0, -1.0)}, r"low < high.*got \(1.0, -1.0\)"),
         ({"range": (1.0,)}, r"range must be a pair.*got \(1.0,\)"),
+        ({"range": ("a", "b")}, r"range must be a pair.*got \('a', 'b'\)"),
+        ({"range": (None, 1.0)}, r"range must be a pair.*got \(None, 1.0\)"),
+        ({"input_size": -1}, "input_size must be at least 1, got -1"),
     ],
 )
 def test_refusals(options: Any, message: str) -> None:
