@@ -1,4 +1,4 @@
-"""Names of modules and sites inside a Pyro program, and what goes wrong with them unnoticed."""
+"""Names of modules and sites in a Pyro program, and warnings where they clash."""
 
 from __future__ import annotations
 
@@ -121,23 +121,23 @@ def trains_by_svi() -> bool:
 
 
 def watched(site: str, distribution: Any) -> Any:
-    """Warns where an objective of Pyro would take a noise site for something else than it is.
+    """Warns where a Pyro objective would be wrong for a noise site of this model and guide.
 
-    Either the site stands in one of model and guide and not in the other, so that the objective
-    counts the noise's density once, and Pyro only says that the sites differ. Or the guide gives
-    the noise of a whole sequence a distribution without a pathwise gradient: the plate ``time``
-    tells Pyro that the steps are independent, so it credits an ε with the observation of its own
-    step alone.
+    Either only one of model and guide has the site, so that the objective counts the density of
+    the noise in one of them, and Pyro only says that the sites differ. Or the guide gives the noise
+    of a whole sequence a distribution without a pathwise gradient. The plate ``time`` then tells
+    Pyro that the steps are independent, and Pyro leaves out the effect of an ε on later
+    observations.
 
     Pyro's ELBOs run guide and model in ``get_importance_trace``, which computes the densities when
-    both traces are known. Anywhere else nothing is compared.
+    both traces are known. Elsewhere nothing is compared.
 
     Args:
         site: the full name of a noise site that is about to be issued.
         distribution: its distribution, over the units of a layer.
 
     Returns:
-        The same distribution, in such a trace one that looks for its site in both traces.
+        The distribution, in ``get_importance_trace`` one that looks for its site in both traces.
     """
     if _importance_frame() is None or any(isinstance(one, EnumMessenger) for one in _PYRO_STACK):
         return distribution

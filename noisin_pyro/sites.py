@@ -1,7 +1,7 @@
 """Sample sites of a module, which outside a Pyro program are plain draws.
 
-A noisy RNN is also a layer for a plain PyTorch loop. There no statement reaches Pyro, and no
-parameter its global store: a second module of the same name would share what it found there.
+A noisy RNN is also a layer for a plain PyTorch loop. Outside Pyro nothing touches the global param
+store, where two modules of the same name would share their parameters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Module = TypeVar("Module", bound=PyroModule)
 
 @dataclass(frozen=True)
 class Call:
-    """What one call decides, once: the outermost module makes it and hands it down.
+    """The decisions of one call, which the outermost module makes for all modules inside it.
 
     Attributes:
         owner: the outermost module, whose Pyro name prefixes the plates.
@@ -63,7 +63,7 @@ class Call:
         active: whether draws are sample sites.
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
         suffix: of all names, in a module's later calls in one program.
-        readout: what the top layer hands up.
+        readout: the output of the top layer.
     """
 
     owner: PyroModule
@@ -100,7 +100,7 @@ class Call:
             sample: True draws noise, False runs the mean path; None draws while training.
             tied: whether dropout's masks belong to the noise, and are drawn whenever it is.
             plates: those of a surrounding model.
-            readout: what the top layer hands up.
+            readout: the output of the top layer.
 
         Raises:
             ValueError: if the lengths do not fit or the readout is unknown.
@@ -118,7 +118,7 @@ class Call:
         return cls(owner, steps, batch, *decided, readout=readout)
 
     def without_sites(self) -> Call:
-        """The same call with noise that is drawn by torch and is no sample site."""
+        """The call with noise that is drawn by torch and is no sample site."""
         return replace(self, active=False)
 
     @cached_property
@@ -289,11 +289,11 @@ def in_context(
 
 
 def apart(module: nn.Module) -> AbstractContextManager[None]:
-    """What a call outside Pyro needs so that it leaves the global param store alone.
+    """A context in which a call outside Pyro does not touch the global param store.
 
-    That is nothing, so that threads may call a model side by side, unless the model holds a
-    ``PyroModule`` of the user's own, which registers its parameters whenever it is called. Then a
-    store of its own takes the global one's place for the time of the call, in all threads.
+    It does nothing, so that threads may call a model side by side, unless the model contains a
+    ``PyroModule`` of the user, which registers its parameters at each call. Then a temporary store
+    replaces the global one during the call, in all threads.
     """
     registers = any(
         isinstance(part, PyroModule) and not isinstance(part, Freezable) and part._parameters
@@ -304,13 +304,13 @@ def apart(module: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def own_store() -> Iterator[None]:
-    """A param store thrown away at the end: modules inside hold on to their own parameters."""
+    """A temporary param store, in which modules read their own parameters."""
     with pyro.get_param_store().scope():
         yield
 
 
 def priors_of(module: nn.Module) -> Iterator[tuple[Any, str]]:
-    """What has a prior in a module and its parts, a γ or a weight.
+    """The attributes with a prior, each a γ or a weight, of a module and its submodules.
 
     Args:
         module: any module; only ``PyroModule`` parts have priors.

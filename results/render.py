@@ -14,7 +14,16 @@ from pathlib import Path
 
 from records import HERE, load, table
 from speed_tables import alternatives, long_sequences, speed, speed_halves, speed_short
-from training_tables import antithetic, kills, precision, reproduced, runs, tight_bounds, tuned
+from training_tables import (
+    antithetic,
+    entries,
+    kills,
+    precision,
+    reproduced,
+    runs,
+    tight_bounds,
+    tuned,
+)
 
 README = HERE.parent / "README.md"
 ACCOUNT = HERE / "README.md"
@@ -46,6 +55,7 @@ def rendered() -> dict[Path, str]:
     parts = {
         "table1": corpora,
         "precision": precision(),
+        "entries": entries(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
         "tune": tuned(),

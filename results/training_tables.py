@@ -111,6 +111,22 @@ def precision() -> str:
     return table(["1 layer, tanh", "precision", "valid", "test", "best epoch"], rows)
 
 
+def entries() -> str:
+    """What has been tried of the grids of a block on Penn Treebank, one seed each."""
+    rows = []
+    for recipe in recipes("table2", Options(seeds=1)):
+        if not recipe.records.startswith("table2/1-tanh-"):
+            continue
+        for point in recipe.points(Options()):
+            record = run_of(recipe, point, 1, Options(), HERE / "reproduce").record()
+            if record is not None and record["final"]:
+                final = record["final"]["mean_path"]
+                figures = [f"{final['valid']:.1f}", f"{final['test']:.1f}"]
+                epochs = f"{record['best_epoch']} of {len(record['history'])}"
+                rows.append([record["method"], point, *figures, epochs])
+    return table(["1 layer, tanh", "entry", "valid", "test", "best epoch"], rows)
+
+
 def tight_bounds() -> str:
     """Perplexity per character and γ under looser and tighter bounds, over seeds."""
     record = load(HERE / "tight-bounds" / "pydoc.json")

@@ -1,4 +1,4 @@
-"""An ELBO between the NOISIN objective and the full one: its KL is weighted."""
+"""AnnealedELBO: ``Trace_ELBO`` with a weight on the KL term."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class AnnealedELBO(Trace_ELBO):
     further than to the window's end. So they bound the whole text's log p(y), and longer windows
     let a :class:`SmoothingGuide` read further ahead.
 
-    A KL of weights or γ, as under ``PriorGuide(model, rest=AutoNormal)``, belongs to the text and
-    stands in every window: there β = 1/N for N windows counts it once, while that of the noise is
-    empty.
+    A KL of weights or γ, as under ``PriorGuide(model, rest=AutoNormal)``, is one term for the whole
+    text, but the loss of every window contains it. With N windows β = 1/N counts it once; the KL of
+    the noise is zero there.
 
     Args:
         kl_weight: β, at least 0.
@@ -81,7 +81,7 @@ class AnnealedELBO(Trace_ELBO):
         Returns:
             The loss with shape (), and the state as the model returns it. With S > 1 vectorised
             particles each part has a leading dimension S, and may be carried so; with S > 1 in
-            turn it is the last one's, a draw like any other.
+            turn it is the state of the last particle.
 
         Raises:
             TypeError: if the model does not return a pair, as :class:`SequenceModel` does.

@@ -79,7 +79,7 @@ def antithetic_noise(model: SequenceModel, steps: int, batch: int) -> Drawn:
 class AntitheticParticles(Messenger):
     """Draws the noise sites of a model's particles in pairs, as reflections of one another.
 
-    All other sites draw as they would: each particle has its own γ and weights, if these have
+    All other sites draw independently: each particle has its own γ and weights, if these have
     priors.
 
     Args:
@@ -109,7 +109,7 @@ class AntitheticParticles(Messenger):
             msg["value"] = self._drawn[msg["name"]] = fn()
 
     def _noises(self) -> dict[str, AffineNoise]:
-        """The noises by the names of their sites, which are known in a call."""
+        """The noises by the names of their sites, which are known only during a call."""
         model, rnn = self._model, self._model.rnn
         noises = {rnn._pyro_get_fullname(f"noise_{i}"): noise for i, noise in enumerate(rnn.noise)}
         noises[model._pyro_get_fullname("input_noise")] = model.input_noise
@@ -117,7 +117,7 @@ class AntitheticParticles(Messenger):
 
 
 def _paired(noise: AffineNoise, epsilon: Tensor) -> Tensor:
-    """(T, B/2, H) -> (T, B, H)."""
+    """Appends the reflected noise along the batch: (T, B/2, H) -> (T, B, H)."""
     return torch.cat([epsilon, reflect(noise, epsilon)], -2)
 
 

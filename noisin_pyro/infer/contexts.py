@@ -1,4 +1,4 @@
-"""What a prediction sets for a block: the seed, and a draw of random weights."""
+"""Context managers for predictions: a seed, and values for γ and weights with priors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["draw_priors", "given", "has_priors", "seeded_by"]
 
 @contextmanager
 def seeded_by(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Torch's random state from a generator's next number, and afterwards as it was.
+    """Seeds torch's random state from a generator, and restores it afterwards.
 
     Args:
-        generator: any; None leaves torch's random state in its place.
-        device: the one whose state is set beside that of the CPU.
+        generator: a generator on any device; with None the random state is neither seeded nor
+            restored.
+        device: the device whose random state is seeded, beside that of the CPU.
     """
     if generator is None:
         yield
@@ -43,16 +44,19 @@ def seeded_by(generator: torch.Generator | None, device: torch.device) -> Iterat
 
 
 def has_priors(model: SequenceModel) -> bool:
-    """Whether γ or a weight is random."""
+    """Whether γ or a weight has a prior."""
     return any(True for _ in priors_of(model))
 
 
 def draw_priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:
-    """A draw from the priors on γ and on weights, by the names of their sites.
+    """Draws γ and weights from their priors.
 
     Args:
         model: the model.
         x: any input of it.
+
+    Returns:
+        The draws by the names of their sites.
     """
     with own_store():
         trace = poutine.trace(model.latents).get_trace(x, sample=False)
@@ -62,7 +66,7 @@ def draw_priors(model: SequenceModel, x: Tensor) -> dict[str, Tensor]:
 
 @contextmanager
 def given(values: dict[str, Tensor] | None) -> Iterator[None]:
-    """A model whose γ and weights are those of :func:`draw_priors`; None changes nothing."""
+    """Gives γ and weights the values of :func:`draw_priors`; None changes nothing."""
     if values is None:
         yield
     else:

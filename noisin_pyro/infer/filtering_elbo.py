@@ -1,4 +1,4 @@
-"""The bound of a particle filter: the NOISIN objective with K noisy RNNs that are resampled."""
+"""FilteringELBO: the lower bound of log p(y) that a particle filter estimates."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ __all__ = ["FilteringELBO", "FilteringObjective"]
 
 
 class FilteringELBO(StatefulELBO):
-    """E [Σ_t log Σ_k W_{t-1}^k w_t^k] ≤ log p(y_1:T): the logarithm of a filter's evidence.
+    """E [Σ_t log Σ_k W_{t-1}^k w_t^k] ≤ log p(y_1:T): a particle filter's expected log-evidence.
 
-    K noisy RNNs run side by side, are weighted by what they predicted, and are resampled where
-    few of them have all the weight (:mod:`noisin_pyro.infer.particle_filter`). Of this bound
+    K noisy RNNs run side by side, are weighted by the likelihood of each observation, and are
+    resampled where few of them have all the weight
+    (:mod:`noisin_pyro.infer.particle_filter`). Of this bound
 
     - ``num_particles=1`` is :class:`NoisinELBO`, equal to the last digit under the same seed;
     - ``ess_threshold=0`` is the importance-weighted bound of Burda et al. (2016,
@@ -170,7 +171,7 @@ class FilteringELBO(StatefulELBO):
             )
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        """What Pyro's own estimators ask for; the particles here run in the batch."""
+        """Unused: the particles run as one batch, without a trace of each."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Forecasts of several steps: what a model draws is what it reads next."""
+"""Forecasts of several steps: each step reads the draw of the step before."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def forecast(
 ) -> Tensor:
     """Draws continuations of a sequence from the generative process.
 
-    Each of S noisy RNNs reads the inputs, draws y of the step that follows them, reads what it has
-    drawn, and so on. Quantiles over the first dimension are intervals:
-    ``forecast(...).quantile(torch.tensor([0.05, 0.95]), 0)``. Dropout is off, but for a tied RNN's,
-    whose masks belong to its noise and are drawn at each step. Where γ or weights have priors each
-    of the S draws its own.
+    Each of S noisy RNNs reads the inputs, draws the next y, reads it as the next input, and so on.
+    Quantiles over the first dimension are intervals:
+    ``forecast(...).quantile(torch.tensor([0.05, 0.95]), 0)``. Dropout is off, except that of a tied
+    RNN, whose masks count as noise and are drawn at each step. If γ or weights have priors, each of
+    the S samples draws its own.
 
     The states at the end of x are drawn from the prior given the inputs, which is their
-    distribution where the noise never reaches a later step (see :func:`evaluate`). To start from
-    states that what was observed has weighted, give ``state`` a particle filter's.
+    distribution where the noise never reaches a later step (see :func:`evaluate`). For states that
+    are weighted by the observations, give those of a particle filter as ``state``.
 
     Args:
         model: a model that reads what it predicts: x is the sequence up to now, and y the value
@@ -51,11 +51,11 @@ def forecast(
         samples: S.
         state: the carried state before x, each part with shape (L, B, H), or (L, S·B, H) with the
             state of sample s of sequence b in place s·B + b.
-        next_input: from the y of a step, with shape (1, S·B) and the event shape, to the next
-            input, with shape (1, S·B) or (1, S·B, \\*); by default the input is y itself.
+        next_input: a function from y of one step, with shape (1, S·B) and the event shape, to the
+            next input, with shape (1, S·B) or (1, S·B, \\*); by default the input is y itself.
         sample: False runs the mean path z = h; the emission is sampled all the same.
-        generator: seeds the draws, and torch's random state is then left as it was; by default
-            they are made from it.
+        generator: seeds the draws, and then torch's random state stays unchanged; by default the
+            draws come from that state.
 
     Returns:
         The draws of y, with shape (S, N, B) and the event shape. They carry no gradient.
@@ -114,11 +114,11 @@ def continue_sequences(
     next_input: Callable[[Tensor], Tensor] | None = None,
     sample: bool = True,
 ) -> Tensor:
-    """One continuation of each sequence, in the mode and with the gradients that are set.
+    """One continuation of each sequence, in the present training mode and with gradients.
 
     Args:
         model, x, steps, state, next_input, sample: as of :func:`forecast`, for S = 1.
-        draw: from the emission of one step to its y, with batch shape (1, B).
+        draw: a function from the emission of one step to y, with batch shape (1, B).
 
     Returns:
         The draws of y, with shape (N, B) and the event shape.
@@ -147,10 +147,10 @@ def continue_sequences(
 
 
 def _copies(state: Any, samples: int, batch: int) -> Any:
-    """A state for each of the samples."""
+    """A state for each of the S samples, each part with shape (L, S·B, H)."""
 
     def copied(part: Tensor) -> Tensor:
-        if part.shape[-2] == samples * batch:  # a state of each of them is given
+        if part.shape[-2] == samples * batch:  # each sample has a state already
             return part
         return part.repeat(*[1] * (part.dim() - 2), samples, 1)
 
@@ -158,5 +158,5 @@ def _copies(state: Any, samples: int, batch: int) -> Any:
 
 
 def _part(state: Any, place: int, batch: int) -> Any:
-    """The states of one of the samples."""
+    """The state of one sample, each part with shape (L, B, H)."""
     return map_state(state, lambda part: part.narrow(-2, place * batch, batch))

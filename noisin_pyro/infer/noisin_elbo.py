@@ -1,4 +1,4 @@
-"""The NOISIN objective at the cost of one pass."""
+"""NoisinELBO: the NOISIN objective, estimated by one pass of the model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class NoisinELBO(StatefulELBO):
         Returns:
             The loss with shape (), and the state as the model returns it. With S > 1
             vectorised particles each part has a leading dimension S, and may be carried so;
-            with S > 1 in turn it is the last one's, a draw of the state like any other.
+            with S > 1 in turn it is the state of the last particle.
 
         Raises:
             TypeError: if ``guide`` is not the :class:`PriorGuide` of ``model``.
@@ -201,7 +201,7 @@ def _needs_score(site: Any) -> bool:
 
 
 def _log_prob(site: Any, scaled: bool = True) -> Tensor:
-    """Masked: unlike Trace_ELBO's, the score function leaves out what stands in the padding."""
+    """The log-probability without the padding, which Trace_ELBO's score function includes."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     scale = site["scale"] if scaled else 1.0
     return scale_and_mask(log_prob, scale, site["mask"])  # type: ignore[no-any-return]

@@ -39,12 +39,12 @@ _SCHEMES = {"systematic": systematic, "multinomial": multinomial}
 
 
 class Filtered(NamedTuple):
-    """What a filter says of a window of T steps.
+    """The result of a particle filter on a window of T steps.
 
     Attributes:
         log_probs: log p̂(y_t | y_<t), with shape (T, B), 0 past a sequence's end.
         effective: the effective number of particles after each step, with shape (T, B).
-        particles: those after the last step, to go on with.
+        particles: the particles after the last step, for the next window.
         resampled: the log-probability of the ancestors that were drawn before each step, up to a
             constant and differentiable, with shape (T, B); 0 where none were drawn.
     """
@@ -70,7 +70,7 @@ def filter_window(
     drawn: Drawn | None = None,
     log_ratios: Tensor | None = None,
 ) -> Filtered:
-    """Runs a particle filter over a window, and can go on with the next one.
+    """Runs a particle filter over a window of the sequences.
 
     Windows change nothing: two windows in turn are the same filter as one long window, because the
     particles are resampled before a step and not after the last one.
@@ -88,7 +88,7 @@ def filter_window(
         readout: see :meth:`SequenceModel.predict`.
         antithetic: draw the noise of particles k and k + K/2 as reflections of one another.
         drawn: noise of K·B sequences that a proposal has drawn; from the prior if None.
-        log_ratios: log p(ε) − log q(ε) of it, with shape (T, K·B).
+        log_ratios: log p(ε) − log q(ε) of ``drawn``, with shape (T, K·B).
 
     Raises:
         ValueError: as :func:`check_filters`, or if a shape or a length does not fit.
@@ -107,30 +107,18 @@ def filter_window(
     resamples = count > 1 and ess_threshold > 0
     check_filters(model, ess_threshold, resamples)
     noisy = model.training if sample is None else sample
-    mask, shape = None, y.shape
-    if shape[:2] != x.shape[:2]:
-        raise ValueError(
-            f"y must have shape {tuple(x.shape[:2])} and the emission's event shape, got "
-            f"{tuple(shape)}"
-        )
-    if lengths is not None:
-        check_lengths(lengths, *x.shape[:2])
-        mask = length_mask(lengths.to(x.device), len(x))
-        wide = [mask.reshape(mask.shape + (1,) * (part.dim() - 2)) for part in (x, y)]
-        x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])
-    x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
+    event_shape = y.shape[2:]
+    x, y, mask = _copies(x, y, lengths, count)
     if drawn is None and noisy:
         draw = antithetic_noise if antithetic else SequenceModel.draw_noise
         drawn = draw(model, len(x), count * batch)
     # Without resampling the RNN need not wait for the weights: one call runs all steps.
     parts = [slice(t, t + 1) for t in range(len(x))] if resamples else [slice(0, len(x))]
-    log_probs: list[Tensor] = []
-    effective: list[Tensor] = []
-    resampled: list[Tensor] = []
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in parts:
-        score = particles.log_weights.new_zeros(batch)
+        inside = None if mask is None else mask[part]
+        score = torch.zeros_like(particles.log_weights[:1])
         if resamples:
-            inside = None if mask is None else mask[part].squeeze(0)
             particles, score = _resampled(particles, ess_threshold, resampling, inside)
         emitted, state = model.predict(
             x[part],
@@ -140,31 +128,72 @@ def filter_window(
             readout=readout,
             drawn=None if drawn is None else drawn.steps(part),
         )
-        if shape[2:] != emitted.event_shape:
-            wanted = (*shape[:2], *emitted.event_shape)
-            raise ValueError(f"y must have shape {wanted}, got {tuple(shape)}")
+        if event_shape != emitted.event_shape:
+            wanted, given = (
+                (len(x), batch, *shape) for shape in (emitted.event_shape, event_shape)
+            )
+            raise ValueError(f"y must have shape {wanted}, got {given}")
         weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
             weights = weights + log_ratios[part].unflatten(-1, (count, batch))
-        if mask is not None:
-            weights = weights.masked_fill(~mask[part].unsqueeze(1), 0)
-            if resamples and particles.state is not None:
-                state = _where(mask[part].repeat(1, count).unsqueeze(-1), state, particles.state)
-        log_weights = particles.log_weights
-        for step in weights:
-            joint = log_weights + step
-            log_prob = joint.logsumexp(0)
-            log_weights = joint - log_prob
-            if mask is not None:  # where the weights' sum is 1 but for rounding
-                log_prob = log_prob.masked_fill(~mask[len(log_probs)], 0)
-            log_probs.append(log_prob)
-            effective.append(effective_size(log_weights.detach()))
-            resampled.append(score)
-            score = torch.zeros_like(score)
+        if resamples and inside is not None and particles.state is not None:
+            state = _where(inside.repeat(1, count).unsqueeze(-1), state, particles.state)
+        log_probs, effective, log_weights = _reweighted(particles.log_weights, weights, inside)
+        results.append((log_probs, effective, score.expand_as(log_probs)))
         particles = Particles(state, log_weights)
-    return Filtered(
-        torch.stack(log_probs), torch.stack(effective), particles, torch.stack(resampled)
-    )
+    log_probs, effective, resampled = (torch.cat(steps) for steps in zip(*results))
+    return Filtered(log_probs, effective, particles, resampled)
+
+
+def _copies(
+    x: Tensor, y: Tensor, lengths: Tensor | None, count: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The inputs and observations of K copies of each sequence, with finite padding.
+
+    Returns:
+        x and y with K·B sequences, and the mask of steps within a sequence, with shape (T, B).
+    """
+    if y.shape[:2] != x.shape[:2]:
+        raise ValueError(
+            f"y must have shape {tuple(x.shape[:2])} and the emission's event shape, got "
+            f"{tuple(y.shape)}"
+        )
+    mask = None
+    if lengths is not None:
+        check_lengths(lengths, *x.shape[:2])
+        mask = length_mask(lengths.to(x.device), len(x))
+        wide = [mask.reshape(mask.shape + (1,) * (part.dim() - 2)) for part in (x, y)]
+        x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])
+    x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
+    return x, y, mask
+
+
+def _reweighted(
+    log_weights: Tensor, weights: Tensor, inside: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights the particles by some steps, one after the other.
+
+    Args:
+        log_weights: normalised, before these steps, with shape (K, B).
+        weights: log w_t^k of S steps, with shape (S, K, B).
+        inside: True where a step lies within its sequence, with shape (S, B).
+
+    Returns:
+        log p̂(y_t | y_<t) and the effective number of particles, each with shape (S, B), and the
+        normalised log-weights after the last step, with shape (K, B).
+    """
+    if inside is not None:
+        weights = weights.masked_fill(~inside.unsqueeze(1), 0)
+    log_probs, effective = [], []
+    for step in weights:
+        joint = log_weights + step
+        log_probs.append(joint.logsumexp(0))
+        log_weights = joint - log_probs[-1]
+        effective.append(effective_size(log_weights.detach()))
+    evidence = torch.stack(log_probs)
+    if inside is not None:  # past the end it is 0 but for rounding
+        evidence = evidence.masked_fill(~inside, 0)
+    return evidence, torch.stack(effective), log_weights
 
 
 def check_filters(model: SequenceModel, ess_threshold: float, resamples: bool = True) -> None:
@@ -197,7 +226,7 @@ def check_filters(model: SequenceModel, ess_threshold: float, resamples: bool = 
 
 
 def refuse_priors(model: SequenceModel) -> None:
-    """Checks that nothing but states is random.
+    """Checks that γ and weights have no priors.
 
     Raises:
         ValueError: if γ or a weight has a prior.
@@ -212,20 +241,31 @@ def refuse_priors(model: SequenceModel) -> None:
 def _resampled(
     particles: Particles, threshold: float, resampling: Resampling, inside: Tensor | None
 ) -> tuple[Particles, Tensor]:
-    """The particles with few effective ones resampled, and the ancestors' log-probability."""
+    """Resamples the particles of sequences that have few effective ones.
+
+    Args:
+        particles: K particles for each of B sequences.
+        threshold: the fraction of K below which they are resampled.
+        resampling: how ancestors are drawn.
+        inside: True where the next step lies within its sequence, with shape (1, B).
+
+    Returns:
+        The particles, and the log-probability of the ancestors, with shape (1, B), 0 if there are
+        none.
+    """
     log_weights = particles.log_weights
     with torch.no_grad():
         where = effective_size(log_weights) < threshold * len(log_weights)
-        where = where if inside is None else where & inside
+        where = where if inside is None else where & inside.squeeze(0)
     if not bool(where.any()):
-        return particles, torch.zeros_like(log_weights[0])
+        return particles, torch.zeros_like(log_weights[:1])
     ancestors = _SCHEMES[resampling](log_weights)
-    score = log_weights.gather(0, ancestors).sum(0).masked_fill(~where, 0)
+    score = log_weights.gather(0, ancestors).sum(0, keepdim=True).masked_fill(~where, 0)
     return particles.select(ancestors, where), score
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:
-    """State parts with shape (L, K·B, H), the new one where the mask of shape (1, K·B, 1) says."""
+    """The new state where the mask (1, K·B, 1) is True, else the old; parts (L, K·B, H)."""
     if isinstance(new, tuple):
         return tuple(_where(mask, *pair) for pair in zip(new, old))
     return torch.where(mask, new, old)

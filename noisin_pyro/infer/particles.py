@@ -1,4 +1,4 @@
-"""Weighted noisy RNNs: their weights, their effective number, and how they are resampled."""
+"""Weighted particles: their effective number and their resampling."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Particles:
 
     @classmethod
     def start(cls, count: int, batch: int, like: Tensor) -> Particles:
-        """Equal weights, and the RNN's own start.
+        """Particles with equal weights and the RNN's default initial state.
 
         Args:
             count: K.
@@ -47,7 +47,7 @@ class Particles:
         return cls(None, log_weights)
 
     def detach(self) -> Particles:
-        """The same cut off from its history, as :func:`detach_state` needs it."""
+        """The particles without their graph; :func:`detach_state` calls this."""
         return Particles(detach_state(self.state), self.log_weights.detach())
 
     def select(self, ancestors: Tensor, where: Tensor) -> Particles:

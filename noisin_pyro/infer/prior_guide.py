@@ -1,4 +1,4 @@
-"""The guide that empties the KL."""
+"""PriorGuide: a guide equal to the prior, so that the KL is zero."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PriorGuide(PyroModule):
 
     ``RenyiELBO(alpha=0)`` with it is the importance-weighted bound on whole sequences. Over windows
     whose first state is a carried draw of the prior its values do not add up to a bound, because
-    the draw knows nothing of the windows before: they can exceed log p(y). :class:`FilteringELBO`
-    carries weighted particles instead. Where a noise has no pathwise gradient (a
-    :class:`MeanParameterized` Poisson, say) Pyro's gradient of that bound leaves out a term, its
-    value does not.
+    the draw does not depend on the observations of earlier windows: they can exceed log p(y).
+    :class:`FilteringELBO` carries weighted particles instead. If a noise has no pathwise gradient
+    (a :class:`MeanParameterized` Poisson, say), Pyro's gradient of that bound lacks a term, while
+    its value is right.
 
     Priors on γ or on weights keep their prior as their guide too, unless ``rest`` gives them
     another: ``PriorGuide(model, rest=AutoNormal)`` is variational inference over them, with the
@@ -81,11 +81,11 @@ class PriorGuide(PyroModule):
             self.model.latents(*args, **kwargs)
 
     def median(self) -> dict[str, Tensor]:
-        """The medians of what ``rest`` guides, by the names of the sites.
+        """The medians of the sites that ``rest`` guides, by name.
 
-        They leave Pyro's global param store alone, in which ``guide.rest.median()`` would take the
-        parameters of an earlier guide of the same names for its own. The medians of weights load
-        into a model without priors (:func:`weight_priors`).
+        In contrast to ``guide.rest.median()`` this does not read Pyro's global param store, which
+        may contain the parameters of an earlier guide under the same names. The medians of weights
+        load into a model without priors (:func:`weight_priors`).
 
         Raises:
             ValueError: if there is no ``rest``, or one that knows no medians.

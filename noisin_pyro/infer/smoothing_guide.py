@@ -1,4 +1,4 @@
-"""A learned guide that leaves the empty KL: the prior's noise, corrected by what is observed."""
+"""SmoothingGuide: a learned guide that reads the observations and starts as the prior."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["SmoothingGuide"]
 
 
 class SmoothingGuide(PyroModule):
-    """A learned q that reads what is observed, with the prior as its start.
+    """A learned guide that reads the observations and starts as the prior.
 
     A GRU reads inputs and observations backwards in time, r_t = GRU(r_{t+1}, [x_t ; y_t]), and
-    corrects the noise of every step by an affine function A r_t + a of what it has read.
+    corrects the noise of every step by an affine function A r_t + a of its state.
 
     By default that is q(ε_t | x_{t:T}, y_{t:T}),
 
@@ -36,16 +36,16 @@ class SmoothingGuide(PyroModule):
 
     so that z_t, which the prior draws around h_t(z_{t-1}) with standard deviation γ, is drawn
     around h_t + γ m_t with γ s_t (multiplicative noise: h_t (1 + γ m_t) with ``γ s_t |h_t|``).
-    The guide never runs the RNN. Given what is observed, the ε_t of different steps and units are
+    The guide never runs the RNN. Given the observations, the ε_t of different steps and units are
     independent: the guide is mean-field in ε. The z_t are not independent, since each grows from
     the one before, but m_t and s_t do not read z_{t-1}. So even the best of these guides misses
-    what the exact posterior of ε correlates over steps. On a linear Gaussian model, where that
+    the correlations over steps of the exact posterior of ε. On a linear Gaussian model, where that
     posterior is Gaussian with precision Λ, the bound stays below log p(y) by at least
     ½ (Σ_i log Λ_ii − log det Λ).
 
     With ``reads_state=True`` it is q(z_t | z_{t-1}, x_{t:T}, y_{t:T}), as the structured guide of
     Krishnan et al. (2017, https://arxiv.org/abs/1609.09869) is. It runs the RNN, and reads z_{t-1}
-    as the transition hands it on, through h_t:
+    through h_t:
 
         (m_t, log s_t, g_t, c_t) = A r_t + a
         z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),    C_t = diag(s_t) + below(U diag(c_t) W)
@@ -55,16 +55,16 @@ class SmoothingGuide(PyroModule):
     location affine in h_t, and a covariance of its own at each step. The RNN must be built with
     ``sites="timestep"``.
 
-    A and a start at 0, where the guide *is* :class:`PriorGuide` and ``Trace_ELBO`` the NOISIN
-    objective; training leaves both continuously. Priors on γ or on weights, and input noise,
-    keep their prior as their guide.
+    A and a start at 0. There the guide *is* :class:`PriorGuide` and ``Trace_ELBO`` the NOISIN
+    objective, and training departs from both continuously. Priors on γ or on weights, and input
+    noise, keep their prior as their guide.
 
     Args:
         model: the model; its parameters stay its own, and the guide reads its embedding without
             training it.
         hidden_size: units of the GRU.
-        features: from y with shape (T, B, \\*) to what the GRU reads, with shape (T, B, F). By
-            default a language model's embedding, and y itself otherwise.
+        features: a function from y with shape (T, B, \\*) to the GRU's input, with shape (T, B, F).
+            By default a language model's embedding, and y itself otherwise.
         feature_size: F; needed with ``features``, or if the emission does not know its size. A
             :class:`CategoricalEmission` outside a language model needs both.
         reads_state: let the correction read z_{t-1} and correlate the units.
@@ -104,19 +104,7 @@ class SmoothingGuide(PyroModule):
         if not isinstance(model, SequenceModel):
             raise TypeError(f"SmoothingGuide needs a SequenceModel, got {type(model).__name__}")
         rnn = model.rnn
-        self._layers = [layer for layer, noise in enumerate(rnn.noise) if noise is not None]
-        if not self._layers:
-            raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
-        self._check_sites(rnn, reads_state)
-        like: Tensor = rnn.like
-        for layer in self._layers:
-            noise = rnn.noise[layer]
-            assert isinstance(noise, AffineNoise)
-            if not noise.standardized(like).unbounded:
-                raise ValueError(
-                    f"SmoothingGuide needs noise over the whole real line, got {noise}, whose "
-                    "support a correction would leave; use a Normal, Laplace, Logistic, ..."
-                )
+        self._layers = _corrected_layers(rnn, reads_state)
         if rank is not None and not (reads_state and rank >= 1):
             raise ValueError(
                 f"rank must be at least 1, and goes with reads_state=True, got rank={rank} and "
@@ -124,6 +112,7 @@ class SmoothingGuide(PyroModule):
             )
         self._model = (model,)  # in a tuple, so that it is not registered as a submodule
         self._features = features
+        like: Tensor = rnn.like
         size = _feature_size(model) if features is None and feature_size is None else feature_size
         if size is None:
             raise ValueError(
@@ -141,29 +130,6 @@ class SmoothingGuide(PyroModule):
         self.correction = nn.Linear(hidden_size, len(self._layers) * width, **to)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
-
-    @staticmethod
-    def _check_sites(rnn: NoisyRNNs, reads_state: bool) -> None:
-        if not all(noise is None or isinstance(noise, AffineNoise) for noise in rnn.noise):
-            raise ValueError(
-                "SmoothingGuide corrects Additive or Multiplicative noise, got one whose sample "
-                f"sites are per timestep in every mode, {[str(noise) for noise in rnn.noise]}"
-            )
-        if reads_state and not rnn.samples_timesteps:
-            raise ValueError(
-                "SmoothingGuide(reads_state=True) reads the state of each step, got an RNN with "
-                f"sites={rnn.sites!r}; build it with sites='timestep'"
-            )
-        if rnn.sites is None:
-            raise ValueError(
-                "SmoothingGuide corrects sample sites, got an RNN with sites=None, which has none; "
-                "build it with sites='sequence'"
-            )
-        if rnn.samples_timesteps and not reads_state:
-            raise ValueError(
-                "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
-                "site per timestep; use sites='sequence', or reads_state=True"
-            )
 
     @property
     def model(self) -> SequenceModel:
@@ -186,7 +152,7 @@ class SmoothingGuide(PyroModule):
         """
         if y is None:
             raise ValueError("SmoothingGuide reads the observations; give y, or use PriorGuide")
-        # A prior on the embedding is drawn once in a context: here, and not again in latents.
+        # In one context, so that a prior on the embedding is drawn here and not again in latents.
         with (
             self.model._pyro_context if am_i_wrapped() else apart(self.model),
             self._replaced(x, y, lengths),
@@ -194,7 +160,7 @@ class SmoothingGuide(PyroModule):
             self.model.latents(x, y, state, lengths, sample=sample)
 
     def _replaced(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Messenger:
-        """What gives the noise sites of the model the distributions of this guide."""
+        """The handler that gives the noise sites of the model this guide's distributions."""
         if not self.reads_state:
             return _Replaced(self.model.rnn, self._distributions(x, y, lengths))
         corrections = self._corrections(x, y, lengths)  # (L, T, B, 2H + 2K)
@@ -242,7 +208,7 @@ class SmoothingGuide(PyroModule):
             log_ratio = log_ratio.movedim(0, 1).flatten(1, 2)
             log_ratios = log_ratio if log_ratios is None else log_ratios + log_ratio
         assert log_ratios is not None
-        missing = steps - len(log_ratios)  # steps that share the ε of the first one
+        missing = steps - len(log_ratios)  # steps that share the ε of the first
         return Drawn(drawn.input, layers), F.pad(log_ratios, (0, 0, 0, missing))
 
     def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
@@ -263,8 +229,7 @@ class SmoothingGuide(PyroModule):
         if lengths is not None:
             check_lengths(lengths, *x.shape[:2])
             mask = length_mask(lengths.to(x.device), len(x))
-            # whatever stands in the padding, be it NaN
-            y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)
+            y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)  # may be NaN
         embed: Callable[[Tensor], Tensor] = model.embedding
         if self._features is not None:
             seen = self._features(y)
@@ -274,7 +239,7 @@ class SmoothingGuide(PyroModule):
         if mask is not None:
             read = read.masked_fill(~mask.unsqueeze(-1), 0)
         r = reverse(self.reader(reverse(read, lengths))[0], lengths)  # (T, B, R)
-        if model.rnn.tied:  # one draw, made where all has been read
+        if model.rnn.tied:  # the GRU has read all at the first step
             r = r[:1]
         corrections: Tensor = self.correction(r).unflatten(-1, (len(self._layers), -1))
         if mask is not None and len(r) > 1:  # the padding keeps the prior
@@ -283,14 +248,14 @@ class SmoothingGuide(PyroModule):
 
 
 class _Replaced(Messenger):
-    """Gives the noise sites of an RNN other distributions."""
+    """Replaces the distributions of an RNN's noise sites."""
 
     def __init__(self, rnn: NoisyRNNs, distributions: Mapping[int, Any]) -> None:
         super().__init__()
         self._rnn, self._distributions = rnn, distributions
 
     def _pyro_sample(self, msg: Any) -> None:
-        for layer, replacement in self._distributions.items():  # names are known in a call
+        for layer, replacement in self._distributions.items():  # known only during a call
             if msg["name"] == self._rnn._pyro_get_fullname(f"noise_{layer}"):
                 msg["fn"] = replacement
 
@@ -301,3 +266,47 @@ def _feature_size(model: SequenceModel) -> int | None:
     if isinstance(model.emission, CategoricalEmission):
         return None  # y holds classes
     return getattr(model.emission, "out_features", None)
+
+
+def _corrected_layers(rnn: NoisyRNNs, reads_state: bool) -> list[int]:
+    """The noisy layers of an RNN.
+
+    Raises:
+        ValueError: if there is none, or if the guide cannot correct their noise.
+    """
+    layers = [layer for layer, noise in enumerate(rnn.noise) if noise is not None]
+    if not layers:
+        raise ValueError("SmoothingGuide has nothing to correct, got a model with noise=None")
+    if not all(noise is None or isinstance(noise, AffineNoise) for noise in rnn.noise):
+        raise ValueError(
+            "SmoothingGuide corrects Additive or Multiplicative noise, got one whose sample "
+            f"sites are per timestep in every mode, {[str(noise) for noise in rnn.noise]}"
+        )
+    _check_sites(rnn, reads_state)
+    for layer in layers:
+        noise = rnn.noise[layer]
+        assert isinstance(noise, AffineNoise)
+        if not noise.standardized(rnn.like).unbounded:
+            raise ValueError(
+                f"SmoothingGuide needs noise over the whole real line, got {noise}, whose "
+                "support a correction would leave; use a Normal, Laplace, Logistic, ..."
+            )
+    return layers
+
+
+def _check_sites(rnn: NoisyRNNs, reads_state: bool) -> None:
+    if reads_state and not rnn.samples_timesteps:
+        raise ValueError(
+            "SmoothingGuide(reads_state=True) reads the state of each step, got an RNN with "
+            f"sites={rnn.sites!r}; build it with sites='timestep'"
+        )
+    if rnn.sites is None:
+        raise ValueError(
+            "SmoothingGuide corrects sample sites, got an RNN with sites=None, which has none; "
+            "build it with sites='sequence'"
+        )
+    if rnn.samples_timesteps and not reads_state:
+        raise ValueError(
+            "SmoothingGuide corrects the noise of whole sequences, got an RNN with a sample "
+            "site per timestep; use sites='sequence', or reads_state=True"
+        )

@@ -1,4 +1,4 @@
-"""The part of a learned guide that reads the state: a correction of p(z_t | z_{t-1}) per step."""
+"""The correction of p(z_t | z_{t-1}) in a learned guide that reads the state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CorrectedSteps", "StateHead"]
 
 
 class StateHead(nn.Module):
-    """q(z_t | h_t, r_t) of one layer from its prior p(z_t | h_t) and what was read of r_t.
+    """q(z_t | h_t, r_t) of one layer: its prior p(z_t | h_t), corrected by numbers from r_t.
 
         z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),     C_t = diag(s_t) + below(U diag(c_t) W)
 
@@ -55,8 +55,8 @@ class CorrectedSteps(Messenger):
 
     Args:
         rnn: the RNN, with a sample site per timestep.
-        heads: that of each noisy layer.
-        corrections: what each reads, with shape (T, B, 2H + 2K).
+        heads: the head of each noisy layer.
+        corrections: the corrections of each noisy layer, T tensors with shape (1, B, 2H + 2K).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class CorrectedSteps(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         for layer, head in self._heads.items():
-            prefix = self._rnn._pyro_get_fullname(f"z_{layer}_")  # names are known in a call
+            prefix = self._rnn._pyro_get_fullname(f"z_{layer}_")  # known only during a call
             if msg["name"].startswith(prefix):
                 step = int(msg["name"].removeprefix(prefix))
                 msg["fn"] = head(msg["fn"].base_dist, self._corrections[layer][step])

@@ -1,4 +1,4 @@
-"""What objectives share that hand on the model's final state beside their loss."""
+"""Base classes of objectives that return the model's final state beside the loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StatefulELBO(ELBO):
 
 
 class StatefulObjective(ELBOModule):
-    """Such an ELBO with its model and guide, as an ``nn.Module`` for torch optimisers.
+    """A :class:`StatefulELBO` with its model and guide, an ``nn.Module`` for torch optimisers.
 
     It leaves Pyro's global param store alone, so several can be trained side by side.
     """
@@ -55,7 +55,7 @@ class StatefulObjective(ELBOModule):
     def with_state(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         """The loss and the state after the last step; takes the model's arguments.
 
-        ``detach_state`` cuts the state off from its history.
+        ``detach_state`` detaches the state from its graph.
         """
         with own_store():
             found: tuple[Tensor, Any] = self.elbo.loss_and_state(

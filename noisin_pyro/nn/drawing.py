@@ -1,4 +1,4 @@
-"""The noise of a whole sequence, drawn before anything is computed."""
+"""The noise of a whole sequence, drawn before the RNN runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def draw(
     """Issues the site of one noise.
 
     Args:
-        module: whose Pyro name prefixes the site.
+        module: the module whose Pyro name prefixes the site.
         name: the site's name.
-        noise: the noise.
+        noise: the noise, or None.
         units: H.
-        like: a tensor whose dtype and device ε gets.
+        like: a tensor with the dtype and device of ε.
         call: the call.
-        tied: whether one ε serves all steps.
+        tied: whether all steps share one ε.
 
     Returns:
         ε with shape (T, B, H), (1, B, H) if ``tied``; None if the noise is not affine.

@@ -73,7 +73,7 @@ def _sample_track(
                 "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
             )
         drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t)
-        if track.noise_to == "weights":  # z is what this step's weights read of the one before
+        if track.noise_to == "weights":  # this step's weights read z, a noisy copy of h_{t-1}
             h, *clean = cell.step_reading(gates, drawn, state, weights)
         new = (h if track.noise_to in ("output", "weights") else drawn, *clean)
         if track.reverse and masks is not None:  # a sequence starts where its padding ends
