@@ -169,5 +169,5 @@ def _differentiable_gradients(cell: LinearCell, inputs: Any, wanted: Any, grad: 
     leaves = [part for part, to in zip(inputs, wanted) if to]
     with torch.enable_grad():
         (z,) = cell.scan(cell.project(x, weights), (z0,), weights, mult, add)
-        found = iter(torch.autograd.grad(z, leaves, grad, create_graph=differentiated))
-    return [next(found) if to else None for to in wanted]
+        gradients = iter(torch.autograd.grad(z, leaves, grad, create_graph=differentiated))
+    return [next(gradients) if to else None for to in wanted]

@@ -155,11 +155,11 @@ def twice_differentiable(
                 state = (z0,) if c0 is None else (z0, c0)
                 outputs = readable(ctx.cell, gates, state, weights, mult, add)
                 outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
-                found = torch.autograd.grad(
+                gradients = torch.autograd.grad(
                     outs, wanted, given, create_graph=differentiated, allow_unused=True
                 )
-            gradients = iter(found)
-            return None, *(next(gradients) if needs else None for needs in needed), None
+            each = iter(gradients)
+            return None, *(next(each) if needs else None for needs in needed), None
 
         return backward
 

@@ -183,10 +183,10 @@ def _accelerated(a: Tensor, b: Tensor, h: Tensor, out: Tensor, reverse: bool) ->
     b[first].addcmul_(a[first], h)  # the kernel starts from zero
     # (N, *B, H) -> (B·H, 1, N), in the order of computation
     rows = (part.reshape(len(part), -1).t().unsqueeze(1) for part in (a, b))
-    found = kernel(*(part.flip(-1) if reverse else part.contiguous() for part in rows))
-    found = found.flip(-1) if reverse else found
-    out.copy_(found.squeeze(1).t().view(out.shape))
-    return bool(found.sum().isfinite())
+    states = kernel(*(part.flip(-1) if reverse else part.contiguous() for part in rows))
+    states = states.flip(-1) if reverse else states
+    out.copy_(states.squeeze(1).t().view(out.shape))
+    return bool(states.sum().isfinite())
 
 
 @cache

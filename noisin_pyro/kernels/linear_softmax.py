@@ -73,8 +73,8 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
     with torch.autocast(device, enabled=False):
         if len(z) * len(weight) > _LARGE:
             return _InParts.apply(z, weight, bias, target)  # type: ignore[no-any-return, no-untyped-call]
-        found = _LinearLogSoftmax.apply(z, weight, bias, target)  # type: ignore[no-untyped-call]
-    return found[0]  # type: ignore[no-any-return]
+        log_prob, _ = _LinearLogSoftmax.apply(z, weight, bias, target)  # type: ignore[no-untyped-call]
+    return log_prob  # type: ignore[no-any-return]
 
 
 def _plain(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
@@ -234,5 +234,5 @@ def _differentiable_gradients(
     wanted = [part for part in parts if part is not None and part.requires_grad]
     with torch.enable_grad():
         log_prob = _plain(z, weight, bias, target)
-        found = iter(torch.autograd.grad(log_prob, wanted, grad, create_graph=differentiated))
-    return [next(found) if part is not None and part.requires_grad else None for part in parts]
+        gradients = iter(torch.autograd.grad(log_prob, wanted, grad, create_graph=differentiated))
+    return [next(gradients) if part is not None and part.requires_grad else None for part in parts]

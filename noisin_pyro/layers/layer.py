@@ -5,8 +5,8 @@
     none or additive    tanh, relu, sigmoid, lstm    :mod:`.folding`, if it costs less than a scan
     any                 all                          :meth:`.Cell.run`
 
-With ``noise_to="output"`` the recurrence has no noise. This module knows torch alone and not Pyro,
-and draws nothing but the masks of dropout.
+With ``noise_to="output"`` the recurrence has no noise. This module does not depend on Pyro, and
+draws no random numbers but the masks of dropout.
 """
 
 from __future__ import annotations

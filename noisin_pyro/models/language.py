@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class LanguageModel(SequenceModel):
         return {"dropout_words": self.dropout_words, **super().dropout_before_sites()}
 
     def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
-        if x.is_floating_point():
+        if x.dtype not in (torch.long, torch.int):  # the dtypes of torch's embedding
             raise ValueError(f"x must hold the numbers of words, as torch.long, got {x.dtype}")
         try:
             embedded: Tensor = self.embedding(x)

@@ -65,14 +65,14 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        for layer, way in self._tracks:
+        for layer, suffix in self._tracks:
             width = input_size if layer == 0 else (1 + bidirectional) * hidden_size
             gates = self._kind.gates * hidden_size
-            setattr(self, f"weight_ih_l{layer}{way}", parameter(gates, width))
+            setattr(self, f"weight_ih_l{layer}{suffix}", parameter(gates, width))
             if bias:
-                setattr(self, f"bias_ih_l{layer}{way}", parameter(gates))
+                setattr(self, f"bias_ih_l{layer}{suffix}", parameter(gates))
             if self._kind.decays:
-                setattr(self, f"decay_l{layer}{way}", parameter(hidden_size))
+                setattr(self, f"decay_l{layer}{suffix}", parameter(hidden_size))
         self.reset_parameters()
         self._add_noise(self._kind, noise, spread, sites, tied, noise_to, zoneout, name)
 
@@ -101,10 +101,10 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
 
     def _weights(self) -> list[Any]:
         tracks = []
-        for layer, way in self._tracks:
-            w_ih = getattr(self, f"weight_ih_l{layer}{way}")
-            b_ih = getattr(self, f"bias_ih_l{layer}{way}") if self.bias else None
-            decay = getattr(self, f"decay_l{layer}{way}") if self._kind.decays else None
+        for layer, suffix in self._tracks:
+            w_ih = getattr(self, f"weight_ih_l{layer}{suffix}")
+            b_ih = getattr(self, f"bias_ih_l{layer}{suffix}") if self.bias else None
+            decay = getattr(self, f"decay_l{layer}{suffix}") if self._kind.decays else None
             arguments.check_weights((w_ih, 2), (b_ih, 1), (decay, 1))
             tracks.append(LinearWeights(w_ih, b_ih, decay))
         return tracks

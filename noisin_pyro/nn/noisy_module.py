@@ -136,8 +136,8 @@ class NoisyModule(_Base):
     @property
     def _tracks(self) -> list[tuple[int, str]]:
         """All (layer, suffix of the direction) in torch's order: (0, ""), (0, "_reverse"), ..."""
-        directions = ("", "_reverse") if self.bidirectional else ("",)
-        return [(layer, way) for layer in range(self.num_layers) for way in directions]
+        suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        return [(layer, suffix) for layer in range(self.num_layers) for suffix in suffixes]
 
     def _is_noisy(self, spread_name: str) -> bool:
         """Whether the layer of the attribute ``spread_name`` has a noise."""
@@ -146,7 +146,7 @@ class NoisyModule(_Base):
 
     @property
     def _spread_names(self) -> list[str]:
-        return [f"spread_l{layer}{way}" for layer, way in self._tracks]
+        return [f"spread_l{layer}{suffix}" for layer, suffix in self._tracks]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Also saves each γ that is a Python float, as a float64 tensor."""

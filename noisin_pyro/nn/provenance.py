@@ -32,5 +32,5 @@ def tracked(kernel: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     if not sites:
         return kernel(*args, **kwargs)
     args, kwargs = detach_provenance(given)
-    found: T = track_provenance(kernel(*args, **kwargs), sites)
-    return found
+    results: T = track_provenance(kernel(*args, **kwargs), sites)
+    return results

@@ -148,9 +148,9 @@ class NoisyRecurrence(NoisyModule):
         if self.sites is None:
             call = call.without_sites()
         drawn: list[Tensor | None] = []
-        for layer, way in self._tracks:
+        for layer, suffix in self._tracks:
             noise = None if self._samples_steps(self.noise[layer]) else self.noise[layer]
-            name = f"noise_{layer}{way}"
+            name = f"noise_{layer}{suffix}"
             drawn.append(draw(self, name, noise, self.hidden_size, like, call, self.tied))
         return drawn
 
@@ -266,10 +266,10 @@ class NoisyRecurrence(NoisyModule):
         They are read by attribute, so that Pyro samples a weight with a prior.
         """
         tracks = []
-        for layer, way in self._tracks:
-            w_ih, w_hh = (getattr(self, f"weight_{part}_l{layer}{way}") for part in ("ih", "hh"))
+        for layer, suffix in self._tracks:
+            w_ih, w_hh = (getattr(self, f"weight_{part}_l{layer}{suffix}") for part in ("ih", "hh"))
             b_ih, b_hh = (
-                getattr(self, f"bias_{part}_l{layer}{way}") if self.bias else None
+                getattr(self, f"bias_{part}_l{layer}{suffix}") if self.bias else None
                 for part in ("ih", "hh")
             )
             arguments.check_weights((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1))

@@ -121,8 +121,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
             form = Form(sizes, tuple if len(sizes) > 1 else None)
         self.hidden_size = form.sizes[0]
         arguments.check_sizes(dropout, hidden_size=self.hidden_size)
-        for (layer, way), cell in zip(self._tracks, tracks):
-            setattr(self, f"cell_l{layer}{way}", cell)
+        for (layer, suffix), cell in zip(self._tracks, tracks):
+            setattr(self, f"cell_l{layer}{suffix}", cell)
         kind = type(tracks[0]).__name__
         adapter = ModuleCell(
             kind if range is not None else f"{kind} (whose range= was not given)",
@@ -144,8 +144,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
     def reset_parameters(self) -> None:
         """Calls ``reset_parameters`` of every cell that has it, and resets a learned γ."""
-        for layer, way in self._tracks:
-            reset = getattr(self._modules[f"cell_l{layer}{way}"], "reset_parameters", None)
+        for layer, suffix in self._tracks:
+            reset = getattr(self._modules[f"cell_l{layer}{suffix}"], "reset_parameters", None)
             if reset is not None:
                 reset()
         self._reset_spreads()
@@ -157,7 +157,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         claim_name(self, f"cell_l0{joint}{name}", tensor)
 
     def _weights(self) -> list[Any]:
-        cells = [getattr(self, f"cell_l{layer}{way}") for layer, way in self._tracks]
+        cells = [getattr(self, f"cell_l{layer}{suffix}") for layer, suffix in self._tracks]
         for part, name in priors_of(nn.ModuleList(cells)):
             getattr(part, name)  # Pyro draws it here, once for all steps
         return cells
@@ -241,6 +241,6 @@ def _input_size(cell: nn.Module) -> int:
 
 def _like(cell: Any) -> Tensor | None:
     """A floating-point parameter or buffer of a cell, None if it has none."""
-    held = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
-    ready = (part for part in held if not nn.parameter.is_lazy(part))
+    tensors = (part for parts in (cell.parameters(), cell.buffers()) for part in parts)
+    ready = (part for part in tensors if not nn.parameter.is_lazy(part))
     return next((part for part in ready if part.is_floating_point()), None)

@@ -95,7 +95,7 @@ def make_layers(
         rate: the probability of zeroing a unit between layers; 0 if dropout does not act.
     """
     tracks: list[list[Track]] = [[] for _ in module.noise]
-    for index, (layer, way) in enumerate(order):
+    for index, (layer, suffix) in enumerate(order):
         start = tuple(part[..., index : index + 1, :, :] for part in state)
         spread, noise_to = spreads[index], module.noise_to
         if readout == "mean" and layer == len(tracks) - 1:
@@ -104,7 +104,7 @@ def make_layers(
             noise_to = "weights" if noise_to == "weights" else "recurrence"
         noise, weight, epsilon = module.noise[layer], weights[index], drawn[index]
         parts = (noise, spread, weight, start, epsilon, noise_to)
-        tracks[layer].append(Track(f"{layer}{way}", bool(way), *parts))
+        tracks[layer].append(Track(f"{layer}{suffix}", bool(suffix), *parts))
     return Layers(module, cell, module.tied, rate, tracks)
 
 

@@ -25,8 +25,36 @@ from noisin_pyro.noise.standardized import LocationScale, Standardized, moments,
 __all__ = ["Additive", "AffineNoise", "Multiplicative"]
 
 
-def _check_support(name: str, base: Distribution) -> None:
-    """Raises ValueError if a base does not implement ``support``."""
+def _check_base(name: str, base: Any) -> None:
+    """Checks that a base is a univariate distribution with a support and without parameters.
+
+    Args:
+        name: the name of the noise's class, for the error.
+        base: the base.
+
+    Raises:
+        TypeError: if it is no distribution.
+        ValueError: if it has a batch or event dimension, a tensor that requires a gradient or is on
+            the device meta, or no support.
+    """
+    if not isinstance(base, Distribution):
+        raise TypeError(f"{name} needs a distribution such as dist.Normal(0.0, 1.0), got {base!r}")
+    if base.event_shape or base.batch_shape:
+        raise ValueError(
+            f"{name} needs a univariate base, got {base} with batch shape "
+            f"{tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}; "
+            "give scalar parameters, one draw is made per hidden unit"
+        )
+    if any(tensor.requires_grad for tensor in tensors(base)):
+        raise ValueError(
+            f"the base of {name} must carry no parameter, got {base} with one that "
+            "requires a gradient; learn the RNN's spread instead"
+        )
+    if any(tensor.is_meta for tensor in tensors(base)):
+        raise ValueError(
+            f"the base of {name} must have its numbers, got {base} on the device meta, which "
+            "has none; make the noise outside of torch.device('meta')"
+        )
     try:
         base.support  # noqa: B018
     except NotImplementedError:
@@ -64,31 +92,11 @@ class AffineNoise(Noise):
 
     def __post_init__(self) -> None:
         name, base = type(self).__name__, self.base
-        if not isinstance(base, Distribution):
-            raise TypeError(
-                f"{name} needs a distribution such as dist.Normal(0.0, 1.0), got {base!r}"
-            )
-        if base.event_shape or base.batch_shape:
-            raise ValueError(
-                f"{name} needs a univariate base, got {base} with batch shape "
-                f"{tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}; "
-                "give scalar parameters, one draw is made per hidden unit"
-            )
-        if any(tensor.requires_grad for tensor in tensors(base)):
-            raise ValueError(
-                f"the base of {name} must carry no parameter, got {base} with one that "
-                "requires a gradient; learn the RNN's spread instead"
-            )
-        if any(tensor.is_meta for tensor in tensors(base)):
-            raise ValueError(
-                f"the base of {name} must have its numbers, got {base} on the device meta, which "
-                "has none; make the noise outside of torch.device('meta')"
-            )
-        _check_support(name, base)
+        _check_base(name, base)
         try:
             known = moments(base)
         except NotImplementedError:
-            known = math.nan, math.nan  # torch's own value where there is no moment
+            known = math.nan, math.nan  # torch's value for a moment that does not exist
         mean = self._known_or_given("mean", known[0], known[1])
         stddev = self._known_or_given("stddev", known[1], known[1])
         if math.isnan(mean + stddev) and not math.isinf(stddev):

@@ -313,14 +313,14 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         >>> len(weights), len(spreads)
         (4, 1)
     """
-    found: dict[nn.Parameter, None] = {}
+    spreads: dict[nn.Parameter, None] = {}
     for part in module.modules():
         for name in getattr(part, "_spreads", ()):
             for parameter in (name, f"{name}_unconstrained"):
                 gamma = part._parameters.get(parameter)
                 if gamma is not None:
-                    found[gamma] = None
-    return iter(found)
+                    spreads[gamma] = None
+    return iter(spreads)
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:

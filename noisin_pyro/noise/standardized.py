@@ -82,7 +82,7 @@ def moved(base: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def tensors(base: Distribution) -> list[Tensor]:
-    """All tensors that a distribution holds, at any depth.
+    """All tensors in a distribution, at any depth.
 
     Example:
         >>> import torch

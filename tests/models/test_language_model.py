@@ -39,6 +39,7 @@ def test_words_of_another_vocabulary(number: int) -> None:
         model.predict(torch.tensor([[3], [number]]))
 
 
-def test_words_are_whole_numbers() -> None:
-    with pytest.raises(ValueError, match="as torch.long, got torch.float32"):
-        LanguageModel(10, NoisyLSTM(4, 6)).predict(torch.ones(3, 2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8])
+def test_words_are_whole_numbers(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f"as torch.long, got {dtype}"):
+        LanguageModel(10, NoisyLSTM(4, 6)).predict(torch.ones(3, 2).to(dtype))
