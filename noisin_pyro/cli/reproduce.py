@@ -40,7 +40,7 @@ def reproduce(
     and pictures are made from the records. Choices are made on the validation split.
 
     Args:
-        experiment: table1, table2, table3, figure2, icml (tables 3 and 4 of the paper of 2018),
+        experiment: table1, table2, table3, figure2, icml (tables 3 and 4 of the version at ICML),
             spread (a learned γ by epoch), samples (averaging at test time), regularisers (noise,
             dropout, zoneout and others) or linear (minGRU and minLSTM).
         rows: the rows to train, separated by commas, such as 1-tanh-none,1-tanh-noisin of table2;

@@ -64,6 +64,8 @@ def reproduce(
         Interrupted: after a signal such as Ctrl-C's, when every training has saved a checkpoint.
     """
     if experiment == "table1":
+        if rows:
+            raise ValueError(f"table1 has no rows to choose from, got {rows[0]!r}; leave out --rows")
         return _table1(options, results), []
     chosen = _chosen(experiment, options, rows)
     failures = _damaged(recipes(experiment, options), options, results)
