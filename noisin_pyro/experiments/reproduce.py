@@ -65,7 +65,7 @@ def reproduce(
     """
     if experiment == "table1":
         if rows:
-            raise ValueError(f"table1 has no rows to choose from, got {rows[0]!r}; leave out --rows")
+            raise ValueError(f"table1 has no rows to choose, got {rows[0]!r}; leave out --rows")
         return _table1(options, results), []
     chosen = _chosen(experiment, options, rows)
     failures = _damaged(recipes(experiment, options), options, results)

@@ -44,7 +44,7 @@ from tests.experiments.fakes import fake, row_of
         ("table1 --corpus hmm --results /dev/null", "/dev/null/hmm must be a folder that can"),
         ("table2 --seeds 0", "seeds must be at least 1, got 0"),
         ("table2 --render true --results nowhere", "nowhere holds no record of table2"),
-        ("table1 --rows x", "table1 has no rows to choose from, got 'x'; leave out --rows"),
+        ("table1 --rows x", "table1 has no rows to choose, got 'x'; leave out --rows"),
         ("table9", "unknown experiment 'table9'; the known ones are table1, table2"),
     ],
 )
