@@ -37,9 +37,8 @@ class Evaluation:
         samples: the number of noisy RNNs, 0 for the mean path.
         effective_samples: the effective number of particles, averaged over steps and streams;
             None without a particle filter.
-        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. From those of
-            two models :func:`~noisin_pyro.text.averaging.paired_difference` computes a standard
-            error.
+        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. The
+            differences of two models, token by token, give a paired standard error.
     """
 
     nats: float
@@ -55,7 +54,7 @@ class Evaluation:
 
     @property
     def bits(self) -> float:
-        """Bits per token: per character if the tokens are characters."""
+        """Bits per token, which is per character if the tokens are characters."""
         return self.nats / math.log(2)
 
     @property
