@@ -209,7 +209,7 @@ class Call:
         if not self.active:
             return distribution()  # type: ignore[no-any-return]
         full = self.name(module, name)
-        if distribution.has_rsample and not is_conditioned(full):
+        if mask is not None and distribution.has_rsample and not is_conditioned(full):
             mask = None
         return _sample(full, watched(full, distribution), plates, mask)
 
