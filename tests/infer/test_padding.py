@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from noisin_pyro import Additive, NoisyRNN, NormalEmission, SequenceModel, SmoothingGuide
+from noisin_pyro.infer.particle_filter import filter_window
+from noisin_pyro.infer.particles import Particles
 from noisin_pyro.lengths import length_mask
 
 T, B, H = 9, 4, 3
@@ -121,3 +123,16 @@ def log_density(trace: Any) -> Tensor:
 
 def _is_noise(node: Any) -> bool:
     return node["type"] == "sample" and not node["infer"].get("_deterministic")
+
+
+def test_a_filter_weighs_no_particle_by_the_padding() -> None:
+    """The weights after the window are those of the sequence by itself, with the same noise."""
+    model, (x, y, _, lengths) = padded_model("sequence"), batch()
+    start = Particles.start(3, B, x)
+    drawn = model.draw_noise(T, 3 * B)
+    padded = filter_window(model, x, y, start, lengths, ess_threshold=1e-9, drawn=drawn)
+    for b, n in enumerate(lengths.tolist()):
+        short = filter_window(
+            model, x[:n], y[:n], start, ess_threshold=1e-9, drawn=drawn.steps(slice(0, n))
+        )
+        assert_close(padded.particles.log_weights[:, b], short.particles.log_weights[:, b])
