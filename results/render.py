@@ -13,7 +13,15 @@ import sys
 from pathlib import Path
 
 from records import HERE, load, table
-from speed_tables import alternatives, long_sequences, speed, speed_halves, speed_short
+from speed_tables import (
+    alternatives,
+    busy,
+    long_sequences,
+    recurrences,
+    speed,
+    speed_halves,
+    speed_short,
+)
 from training_tables import (
     antithetic,
     entries,
@@ -50,7 +58,13 @@ def rendered() -> dict[Path, str]:
     account = reproduced()
     corpora = (HERE / "reproduce" / "table1.md").read_text(encoding="utf-8").strip()
     short = {f"short:{name}": compared(part.split("\n\n")[0]) for name, part in account.items()}
-    costs = {"speed": speed(), "speed-bf16": speed_halves(), "long-sequences": long_sequences()}
+    costs = {
+        "speed": speed(),
+        "speed-bf16": speed_halves(),
+        "recurrences": recurrences(),
+        "busy": busy(),
+        "long-sequences": long_sequences(),
+    }
     first = {"alternatives": alternatives(), "speed-short": speed_short(), **short}
     parts = {
         "table1": corpora,

@@ -140,6 +140,45 @@ def alternatives() -> str:
     return "\n".join([table(head, rows), "", note])
 
 
+def recurrences() -> str:
+    """The cost of noise in a recurrent network without a head, beside torch's."""
+    record = load(HERE / "recurrences" / "cpu.json")
+    rows = [
+        [
+            f"{row['cell']}, {row['units']} units",
+            *(f"{ratio_of(row, name):.2f}" for name in ("clean", *ADDED)),
+            f"{row['variants']['torch']['seconds'] * 1e3:.1f} ms",
+        ]
+        for row in record["speed"]
+    ]
+    note = (
+        f"Forward and backward, {record['layers']} layers, unroll {record['steps']}, batch "
+        f"{record['batch']}, medians of {record['rounds']} rounds in turn; {machines([record])}, "
+        f"{record['capability']}."
+    )
+    head = ["ratio to torch's", "ours, `noise=None`", "additive", "multiplicative", "torch's takes"]
+    return "\n\n".join([table(head, rows), note])
+
+
+def busy() -> str:
+    """The time of a recurrent network while other programs use the cores."""
+    record = load(HERE / "busy" / "cpu.json")
+    titles = {"torch": "`torch.nn.LSTM`", "multiplicative": "`NoisyLSTM`, multiplicative"}
+    rows = [
+        [
+            titles[row["network"]] + (f", beside {row['others']}" if row["others"] else ", alone"),
+            *(f"{1e3 * seconds:.0f} ms" for seconds in row["seconds"].values()),
+        ]
+        for row in record["rows"]
+    ]
+    settings = [name if name == "torch's" else f"`{name}`" for name in record["rows"][0]["seconds"]]
+    note = (
+        f"A forward and backward pass, {record['layers']} layers of {record['units']} units, "
+        f"medians; {machines([record])}."
+    )
+    return "\n\n".join([table(["settings", *settings], rows), note])
+
+
 LONG = {
     "lstm": "`torch.nn.LSTM`",
     "gru": "`torch.nn.GRU`",

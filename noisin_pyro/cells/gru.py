@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
-from noisin_pyro.cells.gru_gates import gate_factors, write_gates
+from noisin_pyro.cells.gru_gates import gate_factors, gate_parts, write_gates
 from noisin_pyro.cells.gru_reading import ReadingScan
 from noisin_pyro.cells.scan import (
+    each_step,
     noisy,
     run,
     save,
@@ -109,11 +110,14 @@ class _Scan(torch.autograd.Function):
         z_prev = z0
         bias = gates.new_zeros(()) if b_hh is None else b_hh
         product = small_products(w_hh, batch, steps)
-        for t, gate in enumerate(gates.unbind(0)):
+        p_parts = p.split([2 * hidden, hidden], -1)
+        for m, plus, n_z_t, h_t, z_t, *gate in each_step(
+            mult, add, n_z, h, z, *gate_parts(gates, act)
+        ):
             product(bias, z_prev, p)
-            u, n = write_gates(gate, p, act[t], n_z[t])
-            torch.lerp(n, z_prev, u, out=h[t])  # (1 − u) n + u z
-            z_prev = noisy(h[t], t, mult, add, z[t])
+            u, n = write_gates(p_parts, n_z_t, gate)
+            torch.lerp(n, z_prev, u, out=h_t)  # (1 − u) n + u z
+            z_prev = noisy(h_t, m, plus, z_t)
         return z, act, n_z, h
 
     @staticmethod
@@ -133,13 +137,17 @@ class _Scan(torch.autograd.Function):
         carry = u if mult is None else u * mult
         dz, drec = torch.empty_like(h), torch.empty_like(act)
         product = small_products(w_hh.t(), batch, steps)
-        for t in range(steps - 1, -1, -1):
-            if t == steps - 1:
-                dz[t].copy_(grad[t])
+        parts = (grad, carry, factors, dz, dz.unsqueeze(2), drec, drec.unflatten(-1, (3, hidden)))
+        after = None  # the next step's drec, dz and carry
+        for grad_t, carry_t, factor, dz_t, per_dz, drec_t, per_gate in each_step(
+            *parts, backwards=True
+        ):
+            if after is None:
+                dz_t.copy_(grad_t)
             else:
-                product(grad[t], drec[t + 1], dz[t])
-                dz[t].addcmul_(dz[t + 1], carry[t + 1])
-            torch.mul(factors[t], dz[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
+                product(grad_t, after[0], dz_t).addcmul_(*after[1:])
+            torch.mul(factor, per_dz, out=per_gate)
+            after = drec_t, dz_t, carry_t
         dgates = torch.cat([drec[..., : 2 * hidden], dz * to_n], -1)
         return (
             None,

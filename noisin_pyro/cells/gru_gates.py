@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from noisin_pyro.cells.scan import scaled
 
-__all__ = ["gate_factors", "write_gates"]
+__all__ = ["gate_factors", "gate_parts", "write_gates"]
 
 
-def write_gates(gate: Tensor, p: Tensor, act: Tensor, n_z: Tensor) -> tuple[Tensor, Tensor]:
+def gate_parts(gates: Tensor, act: Tensor) -> tuple[Tensor, ...]:
+    """The views of two tensors with shape (T, B, 3H) whose rows :func:`write_gates` takes.
+
+    Args:
+        gates: W_ih x + b_ih.
+        act: the buffer of σ(r), σ(u) and tanh(n).
+
+    Returns:
+        r and u, and n, of ``gates``; and r and u, r, u, and n, of ``act``.
+    """
+    hidden = act.shape[-1] // 3
+    return *gates.split([2 * hidden, hidden], -1), act[..., : 2 * hidden], *act.chunk(3, -1)
+
+
+def write_gates(
+    p: tuple[Tensor, ...], n_z: Tensor, parts: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Writes the gates of one step into buffers.
 
     Args:
-        gate: W_ih x_t + b_ih, with shape (B, 3H).
-        p: W_hh z_{t-1} + b_hh, with shape (B, 3H).
-        act: the buffer of σ(r), σ(u) and tanh(n), with shape (B, 3H).
-        n_z: the buffer of W_hn z_{t-1} + b_hn, with shape (B, H).
+        p: W_hh z_{t-1} + b_hh, of r and u with shape (B, 2H), and of n with shape (B, H).
+        n_z: the buffer of the latter, with shape (B, H).
+        parts: a row of each of the :func:`gate_parts`.
 
     Returns:
-        u and n, views of ``act`` with shape (B, H).
+        u and n, with shape (B, H).
     """
-    hidden = n_z.shape[-1]
-    ru = torch.add(gate[:, : 2 * hidden], p[:, : 2 * hidden], out=act[:, : 2 * hidden])
-    r, u = ru.sigmoid_().chunk(2, 1)
-    n_z.copy_(p[:, 2 * hidden :])
-    n = torch.addcmul(gate[:, 2 * hidden :], r, n_z, out=act[:, 2 * hidden :]).tanh_()
+    (p_ru, p_n), (gate_ru, gate_n, ru, r, u, n) = p, parts
+    torch.add(gate_ru, p_ru, out=ru).sigmoid_()
+    torch.addcmul(gate_n, r, n_z.copy_(p_n), out=n).tanh_()
     return u, n
 
 

@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, TorchCell
-from noisin_pyro.cells.gru_gates import gate_factors, write_gates
-from noisin_pyro.cells.scan import noisy, save, saved, shifted, twice_differentiable, workspace
+from noisin_pyro.cells.gru_gates import gate_factors, gate_parts, write_gates
+from noisin_pyro.cells.scan import (
+    each_step,
+    noisy,
+    save,
+    saved,
+    shifted,
+    twice_differentiable,
+    workspace,
+)
 from noisin_pyro.kernels.onednn import outer, small_products
 
 __all__ = ["ReadingScan"]
@@ -44,10 +52,11 @@ class ReadingScan(torch.autograd.Function):
         h_prev = h0
         bias = gates.new_zeros(()) if b_hh is None else b_hh
         product = small_products(w_hh, batch, steps)
-        for t, gate in enumerate(gates.unbind(0)):
-            product(bias, noisy(h_prev, t, mult, add, read), p)
-            u, n = write_gates(gate, p, act[t], n_h[t])
-            h_prev = torch.lerp(n, h_prev, u, out=h[t])  # (1 − u) n + u h
+        p_parts = p.split([2 * hidden, hidden], -1)
+        for m, plus, n_h_t, h_t, *gate in each_step(mult, add, n_h, h, *gate_parts(gates, act)):
+            product(bias, noisy(h_prev, m, plus, read), p)
+            u, n = write_gates(p_parts, n_h_t, gate)
+            h_prev = torch.lerp(n, h_prev, u, out=h_t)  # (1 − u) n + u h
         return h, act, n_h
 
     @staticmethod
@@ -66,20 +75,24 @@ class ReadingScan(torch.autograd.Function):
         u = act[..., hidden : 2 * hidden]
         dh, dread, drec = torch.empty_like(h), torch.empty_like(h), torch.empty_like(act)
         product, zero = small_products(w_hh.t(), batch, steps), h.new_zeros(())
-        for t in range(steps - 1, -1, -1):
-            dh[t].copy_(grad[t])
-            if t < steps - 1:
-                dh[t] += dread[t + 1] if mult is None else dread[t + 1] * mult[t + 1]
-                dh[t].addcmul_(dh[t + 1], u[t + 1])
-            torch.mul(factors[t], dh[t].unsqueeze(1), out=drec[t].view(batch, 3, hidden))
-            product(zero, drec[t], dread[t])
+        per_gate = drec.unflatten(-1, (3, hidden))
+        parts = (grad, u, mult, factors, dh, dh.unsqueeze(2), drec, per_gate, dread)
+        carried = None  # the gradient by h through the next step
+        for grad_t, u_t, m, factor, dh_t, per_dh, drec_t, per_gate_t, dread_t in each_step(
+            *parts, backwards=True
+        ):
+            dh_t.copy_(grad_t)
+            if carried is not None:
+                dh_t += carried
+            torch.mul(factor, per_dh, out=per_gate_t)
+            product(zero, drec_t, dread_t)
+            carried = torch.addcmul(dread_t if m is None else dread_t * m, dh_t, u_t)
         read = before if mult is None else before * mult
         read = read if add is None else read + add
-        first = dread[0] if mult is None else dread[0] * mult[0]
         return (
             None,
             torch.cat([drec[..., : 2 * hidden], dh * to_n], -1),
-            torch.addcmul(first, dh[0], u[0]) if ctx.needs_input_grad[2] else None,
+            carried if ctx.needs_input_grad[2] else None,
             None,
             outer(drec.flatten(0, 1), read.flatten(0, 1)),
             None if b_hh is None else drec.sum((0, 1)),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
 from noisin_pyro.cells.scan import (
+    each_step,
     noisy,
     run,
     save,
@@ -27,7 +28,7 @@ from noisin_pyro.noise.base import Range
 
 __all__ = ["LSTM", "LSTMCell"]
 
-_WIDE = 300  # hidden units above which the scan costs less than folding; measured on an AMD EPYC
+_WIDE = 160  # hidden units above which the scan costs less than folding; measured on an AMD EPYC
 
 
 class LSTMCell(TorchCell):
@@ -91,15 +92,17 @@ class _Scan(torch.autograd.Function):
         h = gates.new_empty(batch, hidden)
         z_prev, c_prev = z0, c0
         product = small_products(w_hh, batch, steps)
-        for t, gate in enumerate(gates.unbind(0)):
-            a = product(gate, z_prev, act[t])
-            a[:, : 2 * hidden].sigmoid_()
-            i, f, g, o = a.chunk(4, 1)
+        parts = (act, act[..., : 2 * hidden], *act.chunk(4, -1), tanh_c, c, z)
+        for gate, m, plus, a, i_f, i, f, g, o, tanh_c_t, c_t, z_t in each_step(
+            gates, mult, add, *parts
+        ):
+            product(gate, z_prev, a)
+            i_f.sigmoid_()
             g.tanh_()
             o.sigmoid_()
-            c_prev = torch.mul(f, c_prev, out=c[t]).addcmul_(i, g)
-            torch.mul(o, torch.tanh(c_prev, out=tanh_c[t]), out=h)
-            z_prev = noisy(h, t, mult, add, z[t])
+            c_prev = torch.mul(f, c_prev, out=c_t).addcmul_(i, g)
+            torch.mul(o, torch.tanh(c_t, out=tanh_c_t), out=h)
+            z_prev = noisy(h, m, plus, z_t)
         return z, c, act, tanh_c
 
     @staticmethod
@@ -121,18 +124,20 @@ class _Scan(torch.autograd.Function):
         dz, dgates = torch.empty_like(c), torch.empty_like(act)
         dc = torch.zeros_like(c0)
         product = small_products(w_hh.t(), batch, steps)
-        for t in range(steps - 1, -1, -1):
-            if t == steps - 1:
-                dz[t].copy_(grad_z[t])
-            else:
-                product(grad_z[t], dgates[t + 1], dz[t])
-            dc = torch.addcmul(dc, dz[t], to_c[t])
-            if grad_c is not None:
-                dc += grad_c[t]
-            per_gate = dgates[t].view(batch, 4, hidden)
-            torch.mul(to_ifg[t], dc.unsqueeze(1), out=per_gate[:, :3])
-            torch.mul(dz[t], to_o[t], out=per_gate[:, 3])
-            dc *= f[t]
+        per_gate = dgates.unflatten(-1, (4, hidden))
+        parts = (dz, dgates, per_gate[..., :3, :], per_gate[..., 3, :], to_ifg, to_o, to_c, f)
+        per_dc, after = dc.unsqueeze(1), None  # after: the next step's dgates
+        for grad, grad_c_t, dz_t, dgates_t, difg, do, to_ifg_t, to_o_t, to_c_t, f_t in each_step(
+            grad_z, grad_c, *parts, backwards=True
+        ):
+            dz_t = dz_t.copy_(grad) if after is None else product(grad, after, dz_t)
+            dc.addcmul_(dz_t, to_c_t)
+            if grad_c_t is not None:
+                dc += grad_c_t
+            torch.mul(to_ifg_t, per_dc, out=difg)
+            torch.mul(dz_t, to_o_t, out=do)
+            dc *= f_t
+            after = dgates_t
         return (
             None,
             dgates,

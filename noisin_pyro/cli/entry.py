@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.
     """
     open_closed_streams()
+    _wait_shortly()
     try:
         from noisin_pyro.training.interrupt import Interrupted, interrupting
 
@@ -48,6 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         warn(describe_failure(error))
     return 2
+
+
+def _wait_shortly() -> None:
+    """Lets torch's threads sleep where they wait for one another, before torch is imported.
+
+    Otherwise each turns in a loop, and a training beside other programs takes many times as long
+    (``benchmarks/busy.py``). It concerns the OpenMP of GNU, which torch has on Linux.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _run(arguments: list[str]) -> int:

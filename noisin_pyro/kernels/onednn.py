@@ -1,9 +1,9 @@
 """Matrix products on a CPU by oneDNN, a library that is part of torch.
 
-torch computes float32 products by MKL. On an AMD EPYC oneDNN was twice as fast at all sizes of this
-library (``benchmarks/products.py``). A recurrence multiplies few rows by the same matrix in every
-step, and oneDNN can reorder that matrix in advance. ``benchmarks/step_cost.py`` measures the effect
-on a training step.
+torch computes float32 products by MKL. oneDNN takes longer to begin (40 µs on an AMD EPYC), and
+computes large products faster: from about 10⁶ multiplications with AVX-512, which MKL does not use
+there, and from about 10⁸ without it (``benchmarks/products.py``). A recurrence multiplies few rows
+by the same matrix in every step. oneDNN can reorder that matrix in advance, and then pays earlier.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["FEWEST", "linear", "outer", "packs", "small_products"]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 FEWEST = 4  # least number of products for which reordering the matrix pays
-_LARGE = 1_000_000  # least number of multiplications for which oneDNN's longer call pays
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,7 +68,7 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dim() > 1
-        and x.numel() * len(weight) >= _LARGE
+        and _pays(x.numel() * len(weight))
         and packs(weight)
         and packs(x)
         and (weight.is_contiguous() or weight.t().is_contiguous())  # others are 1,000 times slower
@@ -113,7 +113,7 @@ def small_products(weight: Tensor, rows: int, count: int) -> Product:
         >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.empty(1, 2))
         tensor([[2., 3.]])
     """
-    if count >= FEWEST and packs(weight):
+    if count >= FEWEST and _pays(rows * weight.numel(), reordered=True) and packs(weight):
         library: Any = torch.ops.mkldnn
         packed = library._reorder_linear_weight(weight.detach().contiguous(), rows)
 
@@ -137,6 +137,13 @@ def packs(weight: Tensor) -> bool:
         return False
     plain = type(weight) in (Tensor, torch.nn.Parameter)
     return plain and weight.dtype == torch.float32 and weight.device.type == "cpu" and _works()
+
+
+def _pays(multiplications: int, reordered: bool = False) -> bool:
+    """Whether oneDNN's longer call pays in a product; measured on AMD EPYCs."""
+    if _AVX512:
+        return multiplications >= 1_000_000
+    return multiplications >= (30_000_000 if reordered else 100_000_000)
 
 
 @cache

@@ -14,6 +14,11 @@ from noisin_pyro.kernels import fused, onednn
 from noisin_pyro.nn.emissions import LinearCategorical
 
 
+def large(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    """All products by oneDNN, or none."""
+    monkeypatch.setattr(onednn, "_pays", lambda *_, **__: fast)
+
+
 def test_this_machine_takes_the_fast_way() -> None:
     """Or the comparisons below would compare ``addmm`` with itself."""
     if not torch.backends.mkldnn.is_available():
@@ -22,13 +27,20 @@ def test_this_machine_takes_the_fast_way() -> None:
     assert not onednn.packs(torch.eye(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("count", [1, 35])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (20, 64, 16), (160, 33, 130)])
 def test_it_is_a_product(
-    shape: tuple[int, int, int], transposed: bool, dtype: torch.dtype, count: int
+    shape: tuple[int, int, int],
+    transposed: bool,
+    dtype: torch.dtype,
+    count: int,
+    fast: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    large(monkeypatch, fast)
     rows, width, depth = shape
     weight = torch.randn(depth, width, dtype=dtype).t() if transposed else torch.randn(width, depth)
     weight = weight.to(dtype)
@@ -64,19 +76,15 @@ def test_a_recurrence_is_the_same_either_way(
         (output * torch.linspace(-1, 1, 24, dtype=dtype)).sum().backward()
         return [output.detach(), *(p.grad.clone() for p in module.parameters())]
 
+    large(monkeypatch, True)
     fast = run(rnn, torch.float32)
-    monkeypatch.setattr(onednn, "_works", lambda: False)
+    large(monkeypatch, False)
     plain = run(rnn, torch.float32)
     exact = run(rnn.double(), torch.float64)
     for one, other, reference in zip(fast, plain, exact):
         size = float(reference.abs().max())
         assert_close(one.double(), reference, atol=2e-5 * size, rtol=0)
         assert_close(other.double(), reference, atol=2e-5 * size, rtol=0)
-
-
-def large(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    """All products by oneDNN, or none."""
-    monkeypatch.setattr(onednn, "_LARGE", 0 if fast else 1 << 60)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -165,8 +173,9 @@ def test_onednn_gets_no_weight_with_gaps(layout: str, monkeypatch: pytest.Monkey
     assert len(calls) == (2 if dense and onednn.packs(matrix) else 0)
 
 
-def test_a_strided_bias_of_a_softmax() -> None:
+def test_a_strided_bias_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found there: large enough for oneDNN, in single precision."""
+    large(monkeypatch, True)
     z, weight = torch.randn(700, 64), torch.randn(100, 64)
     y = torch.randint(100, (700,))
     for bias in (torch.randn(100, 2)[:, 0], torch.randn(1).expand(100)):

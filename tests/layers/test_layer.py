@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from noisin_pyro import Additive
-from noisin_pyro.cells import elman, lstm
 from noisin_pyro.kernels.onednn import packs
 from noisin_pyro.layers import folding, layer
 from tests.helpers import flat, probed
@@ -35,11 +34,9 @@ def test_a_large_layer_takes_the_scan_and_gives_the_same(
     for lengths, lead in ((None, ()), (torch.tensor([3, 7, 1]), ()), (None, (5,))):
         state = start(cell, 2, torch.float32)
         epsilon = [torch.randn(*lead, 7, B, H) for _ in range(2)]
-        rows = B * (lead[0] if lead else 1)
         found = {}
-        for backend, above in (("fold", 1), ("scan", 0)):
-            monkeypatch.setattr(elman, "_LARGE", rows * H + above)
-            monkeypatch.setattr(lstm, "_WIDE", H + above)
+        for backend in ("fold", "scan"):
+            monkeypatch.setattr(kind, "folding_pays", lambda *_, backend=backend: backend == "fold")
             calls.clear()
             outputs = flat(rnn(x, state, lengths=lengths, epsilon=epsilon))
             inputs = [x, *flat(state), *rnn.parameters()]

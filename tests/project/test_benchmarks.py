@@ -15,6 +15,8 @@ import pyro
 import pytest
 import torch
 
+from noisin_pyro.kernels.onednn import packs
+
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -136,10 +138,66 @@ def test_the_products_are_compared(
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     products = pytest.importorskip("products")
-    monkeypatch.setattr(products, "SHAPES", {"small": (20, 100)})
+    if not packs(torch.eye(2)):
+        pytest.skip("needs a torch with oneDNN")
+    monkeypatch.setattr(products, "SHAPES", {"small": (5, 20, 100)})
     monkeypatch.setattr(products, "ROUNDS", 1)
     products.main()  # which compares the results too
-    assert len(re.findall(r"torch +[\d.]+ ms  ours +[\d.]+ ms", capsys.readouterr().out)) == 3
+    lines = re.findall(r"torch +\d+ µs  oneDNN +\d+ µs  ours +\d+ µs", capsys.readouterr().out)
+    assert len(lines) == 3
+
+
+def test_recurrences_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The record has what the table of docs/speed.md asks for, and each variant is what it says."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recurrences = pytest.importorskip("recurrences")
+    path = tmp_path / "record.json"
+    command = [sys.executable, str(BENCHMARKS / "recurrences.py"), "--quick", "--rounds", "2"]
+    subprocess.run([*command, "--json", str(path)], capture_output=True, check=True)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    committed = json.loads((ROOT / "results/recurrences/cpu.json").read_text(encoding="utf-8"))
+    assert set(record) == set(committed)
+    assert [row["cell"] for row in record["speed"]] == list(recurrences.CELLS)
+    for row in record["speed"]:
+        assert set(row["variants"]) == set(committed["speed"][0]["variants"])
+        for measured in row["variants"].values():
+            assert 0 < measured["ratio_q1"] <= measured["ratio"] <= measured["ratio_q3"]
+
+
+def test_busy_cores_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both networks run, and a setting reaches the process that is measured."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    busy = pytest.importorskip("busy")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with busy.others(1):
+        times = [busy.measured(network, "OMP_NUM_THREADS=1", 0.01) for network in busy.NETWORKS]
+    assert all(0 < seconds < 60 for seconds in times)
+    seen: list[dict[str, str]] = []
+
+    def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
+        seen.append(env)
+        return subprocess.CompletedProcess([], 0, stdout="[1.0]")
+
+    monkeypatch.setattr(busy.subprocess, "run", run)
+    for setting in busy.SETTINGS:
+        busy.measured("torch", setting, 0.01)
+    found = [[env.get(name) for name in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")] for env in seen]
+    assert found == [[None, None], ["1000", None], [None, "1"]]
+
+
+def test_recurrences_are_as_noisy_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recurrences = pytest.importorskip("recurrences")
+    for cell in recurrences.CELLS:
+        for variant in ("torch", *recurrences.NOISES):
+            step = recurrences.build(variant, cell, 4, "cpu")
+            cells = dict(zip(step.__code__.co_freevars, step.__closure__))
+            gradients = []
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                step()
+                gradients.append(cells["x"].cell_contents.grad.clone())
+            assert torch.equal(*gradients) == (variant in ("torch", "clean")), (cell, variant)
 
 
 @pytest.mark.slow
