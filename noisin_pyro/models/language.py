@@ -43,8 +43,8 @@ class LanguageModel(SequenceModel):
             may.
 
     Raises:
-        ValueError: if ``tied_weights`` is True and the sizes differ, a probability lies outside
-            [0, 1), or as :class:`SequenceModel`.
+        ValueError: if ``vocab_size`` is not positive, ``tied_weights`` is True and the sizes
+            differ, a probability lies outside [0, 1), or as :class:`SequenceModel`.
         TypeError: as :class:`SequenceModel`.
 
     Example:
@@ -66,6 +66,8 @@ class LanguageModel(SequenceModel):
         dropout_words: float = 0.0,
         **options: Any,
     ) -> None:
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
         if tied_weights and rnn.input_size != rnn.hidden_size:
             raise ValueError(
                 "tied_weights needs the embedding to be as wide as the hidden state, got "

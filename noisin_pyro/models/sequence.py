@@ -267,11 +267,13 @@ class SequenceModel(Freezable, PyroModule):
             A distribution with batch shape (T, B), and the final state, in the form of ``state``.
 
         Raises:
-            ValueError: if a shape or a length does not fit, or ``readout`` is unknown.
+            ValueError: if a shape or a length does not fit, ``readout`` is unknown, or ``drawn`` is
+                that of another model or of another number of steps or sequences.
         """
         call = self._begin(x, lengths, True if drawn is not None else sample, readout)
         if drawn is None:
             return self._run(x, state, call, self._draw(call))
+        self._check_input_noise(drawn.input, call)
         return self._run(x, state, call.without_sites(), drawn)
 
     @in_context
@@ -314,6 +316,16 @@ class SequenceModel(Freezable, PyroModule):
         like, size = self.rnn.like, self.rnn.input_size
         on_input = draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
         return Drawn(on_input, self.rnn.draw_noise(call.steps, call.batch, call=call))
+
+    def _check_input_noise(self, epsilon: Tensor | None, call: Call) -> None:
+        shape = (call.steps, call.batch, self.rnn.input_size)
+        wanted = None if self.input_noise is None else shape
+        got = None if epsilon is None else tuple(epsilon.shape[-3:])
+        if got != wanted:
+            raise ValueError(
+                f"drawn.input must have shape {wanted}, got {got}; take drawn from this model's "
+                f"draw_noise({call.steps}, {call.batch})"
+            )
 
     def _run(self, x: Tensor, state: Any, call: Call, drawn: Drawn) -> tuple[Any, Any]:
         tied = self.rnn.tied

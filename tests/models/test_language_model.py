@@ -43,3 +43,8 @@ def test_words_of_another_vocabulary(number: int) -> None:
 def test_words_are_whole_numbers(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=f"as torch.long, got {dtype}"):
         LanguageModel(10, NoisyLSTM(4, 6)).predict(torch.ones(3, 2).to(dtype))
+
+
+def test_a_model_of_no_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        LanguageModel(0, NoisyLSTM(3, 4))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from noisin_pyro import (
     Additive,
     BernoulliEmission,
+    LanguageModel,
     Learned,
     Multiplicative,
     NoisinELBO,
@@ -188,3 +189,26 @@ def test_dropout_inside_a_part_empties_the_kl_or_is_refused(part: str, name: str
             pyro.set_rng_seed(1)
             losses.append(elbo(model, guide)(x, y).item())
         assert math.isclose(*losses, rel_tol=1e-5)
+
+
+def test_noise_of_another_call_is_refused() -> None:
+    """Its input noise too, which an assertion or torch met."""
+    normal = Additive(dist.Normal(0.0, 1.0))
+
+    def build(**options: Any) -> LanguageModel:
+        return LanguageModel(7, NoisyRNN(3, 4, noise=normal), **options)
+
+    noisy, plain = build(input_noise=normal), build()
+    x = torch.zeros(5, 2, dtype=torch.long)
+    for model, drawn in (
+        (plain, noisy.draw_noise(5, 2)),
+        (noisy, plain.draw_noise(5, 2)),
+        (noisy, noisy.draw_noise(4, 2)),
+        (noisy, noisy.draw_noise(5, 3)),
+    ):
+        with pytest.raises(ValueError, match=r"take drawn from this model's draw_noise\(5, 2\)"):
+            model.predict(x, drawn=drawn)
+    with pytest.raises(ValueError, match="epsilon must hold"):
+        plain.predict(x, drawn=plain.draw_noise(4, 2))
+    law, _ = noisy.predict(x, drawn=noisy.draw_noise(5, 2))
+    assert law.batch_shape == (5, 2)
