@@ -104,11 +104,22 @@ def speed_short() -> str:
         ("ours without noise, over torch's RNN", "clean", "torch"),
         ("additive noise, over ours without noise", "additive", "clean"),
         ("multiplicative noise, over ours without noise", "multiplicative", "clean"),
-        ("the textbook Pyro program, over ours with additive noise", "textbook", "additive"),
     ]
-    head = ["training step", *(f"machine {number + 1}" for number in range(len(records)))]
+    head = [
+        "training step of a language model",
+        *(f"machine {number + 1}" for number in range(len(records))),
+    ]
     rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
-    return "\n".join([table(head, rows), "", f"{machines(records)}."])
+    return "\n".join([table(head, rows), "", f"{machines(records)}. {_alone()}"])
+
+
+def _alone() -> str:
+    """The cost of multiplicative noise in networks without a head, a range for each cell."""
+    by_cell: dict[str, list[float]] = {}
+    for row in load(HERE / "recurrences" / "cpu.json")["speed"]:
+        by_cell.setdefault(row["cell"], []).append(ratio_of(row, "multiplicative"))
+    spans = (f"{cell} {min(found):.2f} to {max(found):.2f}" for cell, found in by_cell.items())
+    return f"Multiplicative noise without a head, over torch's: {', '.join(spans)}."
 
 
 #: By variant of ``benchmarks/alternatives.py``: its title and its features.
