@@ -191,13 +191,10 @@ def test_recurrences_are_as_noisy_as_they_say(monkeypatch: pytest.MonkeyPatch) -
     for cell in recurrences.CELLS:
         for variant in ("torch", *recurrences.NOISES):
             step = recurrences.build(variant, cell, 4, "cpu")
-            cells = dict(zip(step.__code__.co_freevars, step.__closure__))
-            gradients = []
-            for seed in (0, 1):
-                torch.manual_seed(seed)
-                step()
-                gradients.append(cells["x"].cell_contents.grad.clone())
-            assert torch.equal(*gradients) == (variant in ("torch", "clean")), (cell, variant)
+            before = torch.get_rng_state()
+            step()
+            drew = not torch.equal(before, torch.get_rng_state())
+            assert drew == (variant in ("additive", "multiplicative")), (cell, variant)
 
 
 @pytest.mark.slow
