@@ -28,7 +28,7 @@ from noisin_pyro.noise.base import Range
 
 __all__ = ["LSTM", "LSTMCell"]
 
-_WIDE = 160  # hidden units above which the scan costs less than folding; measured on an AMD EPYC
+_WIDE = 160  # hidden units above which the scan costs less than folding on AMD and Intel
 
 
 class LSTMCell(TorchCell):

@@ -32,7 +32,7 @@ __all__ = ["linear_log_softmax"]
 
 _LARGE = 1 << 27  # logits (512 MB in float32); above this number the rows are split into parts
 _PART = 1 << 23  # logits of a part
-_CACHED = 1 << 19  # logits that stay in a CPU's cache between two passes over them
+_CACHED = 1 << 18  # logits that stay in a CPU's cache between two passes over them
 
 _NO_CLASS = torch.iinfo(torch.int64).min  # an ignore_index that no target has
 
@@ -61,7 +61,7 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         size = len(z) if len(z) * len(weight) <= _LARGE else _PART // len(weight)
         return torch.cat(
             [
-                _to_softmax(linear(z[rows], weight, bias), target[rows])
+                _log_prob_and_softmax(z[rows], weight, bias, target[rows])[0]
                 for rows in _rows(len(z), size)
             ]
         )
@@ -89,26 +89,55 @@ def _rows(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, max(count, 1), size))
 
 
-def _to_softmax(logits: Tensor, target: Tensor, excess: bool = False) -> Tensor:
+def _log_prob_and_softmax(
+    z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, excess: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The log-probability of each row's target, and the softmax of its logits.
+
+    On a CPU the bias is added to rows in the cache: torch's product copies it into new memory
+    first, which takes as long as the product in half precision.
+
+    Args:
+        z, weight, bias, target: those of :func:`linear_log_softmax`.
+        excess: whether to subtract onehot(y) from the softmax.
+
+    Returns:
+        The log-probabilities, in float32 or float64, with shape (N,), and the softmax in the dtype
+        of the product, with shape (N, K).
+    """
+    if z.device.type == "cpu":
+        logits = linear(z, weight)
+        return _to_softmax(logits, target, excess, bias), logits
+    logits = linear(z, weight, bias)
+    return _to_softmax(logits, target, excess), logits
+
+
+def _to_softmax(
+    logits: Tensor, target: Tensor, excess: bool = False, bias: Tensor | None = None
+) -> Tensor:
     """The log-probability of each row's target; the logits are overwritten.
 
     Since max softmax = 1/Σ exp(logits − max), the softmax gives the normaliser too, and each logit
     needs one exponential. Half precision is computed in float32.
 
     Args:
-        logits: with shape (N, K). They become softmax(logits), or softmax(logits) − onehot(y) if
-            ``excess``.
+        logits: with shape (N, K). They become softmax(logits + b), or softmax(logits + b) −
+            onehot(y) if ``excess``.
         target: y, with shape (N,).
         excess: whether to subtract onehot(y).
+        bias: b, with shape (K,), or None for 0.
 
     Returns:
         The log-probabilities, in float32 or float64, with shape (N,).
     """
     single = torch.promote_types(logits.dtype, torch.float32)
+    bias = None if bias is None else bias.to(single)
     log_prob = logits.new_empty(len(logits), dtype=single)
     size = _CACHED // logits.shape[1] if logits.device.type == "cpu" else len(logits)
     for rows in _rows(len(logits), size):
         part, column = logits[rows].to(single), target[rows].unsqueeze(1)
+        if bias is not None:
+            part += bias
         at_target, largest = part.gather(1, column), part.amax(1, keepdim=True)
         torch.softmax(part, 1, out=part)
         normaliser = largest - part.amax(1, keepdim=True).log_()
@@ -120,14 +149,6 @@ def _to_softmax(logits: Tensor, target: Tensor, excess: bool = False) -> Tensor:
     return log_prob
 
 
-def _log_prob_and_excess(
-    z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The log-probabilities, with shape (N,), and softmax − onehot, with shape (N, K)."""
-    logits = linear(z, weight, bias)
-    return _to_softmax(logits, target, excess=True), logits
-
-
 class _LinearLogSoftmax(torch.autograd.Function):
     """The log-probabilities, then softmax − onehot, which is saved for the backward pass."""
 
@@ -135,7 +156,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
     def forward(
         z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return _log_prob_and_excess(z, weight, bias, target)
+        return _log_prob_and_softmax(z, weight, bias, target, excess=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -208,7 +229,9 @@ def _in_parts(
     db = weight.new_zeros(len(weight), dtype=single) if wanted[2] and bias is not None else None
     log_prob = z.new_empty(len(z), dtype=single)
     for rows in _rows(len(z), _PART // len(weight)):
-        log_prob[rows], excess = _log_prob_and_excess(z[rows], weight, bias, target[rows])
+        log_prob[rows], excess = _log_prob_and_softmax(
+            z[rows], weight, bias, target[rows], excess=True
+        )
         if grad is not None:
             excess.mul_(-grad[rows].to(excess.dtype).unsqueeze(1))
         if dz is not None:

@@ -1,15 +1,20 @@
 """Matrix products on a CPU by oneDNN, a library that is part of torch.
 
-torch computes float32 products by MKL. oneDNN takes longer to begin (40 µs on an AMD EPYC), and
-computes large products faster: from about 10⁶ multiplications with AVX-512, which MKL does not use
-there, and from about 10⁸ without it (``benchmarks/products.py``). A recurrence multiplies few rows
-by the same matrix in every step. oneDNN can reorder that matrix in advance, and then pays earlier.
+torch computes float32 products by MKL, which Intel makes. On other processors MKL is slower than it
+need be: oneDNN takes longer to begin there (40 µs on an AMD EPYC), and computes large products
+faster, from about 10⁶ multiplications with AVX-512, which MKL does not use there, and from about
+10⁸ without it. On Intel's processors MKL is faster (``benchmarks/products.py``). A recurrence
+multiplies few rows by the same matrix in every step. oneDNN can reorder that matrix in advance,
+which pays on both, from 3·10⁷ multiplications and on Intel's from 10⁷.
 """
 
 from __future__ import annotations
 
+import math
+import platform
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,10 +145,26 @@ def packs(weight: Tensor) -> bool:
 
 
 def _pays(multiplications: int, reordered: bool = False) -> bool:
-    """Whether oneDNN's longer call pays in a product; measured on AMD EPYCs."""
+    """Whether oneDNN is the faster of the two for a product."""
+    return multiplications >= _least(reordered)
+
+
+@cache
+def _least(reordered: bool) -> float:
+    """Number of multiplications from which oneDNN pays; measured on Intel Xeons and AMD EPYCs."""
+    if _by_intel():
+        return 1e7 if reordered else math.inf
     if _AVX512:
-        return multiplications >= 1_000_000
-    return multiplications >= (30_000_000 if reordered else 100_000_000)
+        return 1e6
+    return 3e7 if reordered else 1e8
+
+
+def _by_intel() -> bool:
+    """Whether Intel made the processor."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return "Intel" in platform.processor()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
@@ -199,6 +200,37 @@ def test_products_leave_autocast_and_other_dtypes_to_torch(monkeypatch: pytest.M
         assert onednn.linear(x, weight).dtype == torch.bfloat16
     assert onednn.linear(x.double(), weight.double()).dtype == torch.float64
     assert torch.vmap(onednn.linear, (0, None))(x, weight).shape == (3, 5)
+
+
+def test_large_products_are_intels_own_on_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKL is slower than oneDNN on those of others only."""
+    least = onednn._least.__wrapped__
+    for intel, reordered in ((True, False), (True, True), (False, False), (False, True)):
+        monkeypatch.setattr(onednn, "_by_intel", lambda intel=intel: intel)
+        assert (least(reordered) == float("inf")) == (intel and not reordered)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "intel"),
+    [
+        ("vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)", "", True),
+        ("vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC", "", False),
+        (None, "Intel64 Family 6 Model 143 Stepping 8, GenuineIntel", True),
+        (None, "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD", False),
+        (None, "arm", False),
+    ],
+)
+def test_who_made_the_processor(
+    cpuinfo: str | None, processor: str, intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(self: Path, **_: Any) -> str:
+        if cpuinfo is None:
+            raise FileNotFoundError(self)
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr("platform.processor", lambda: processor)
+    assert onednn._by_intel() == intel
 
 
 def test_what_the_cpu_can_do_is_asked_of_the_cpu() -> None:
