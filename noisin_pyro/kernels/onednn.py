@@ -23,13 +23,13 @@ from torch import Tensor
 
 from noisin_pyro.kernels.mapped import backward_is_mapped
 
-__all__ = ["FEWEST", "linear", "outer", "packs", "small_products"]
+__all__ = ["linear", "outer", "packs", "small_products"]
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
 _AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-FEWEST = 4  # least number of products for which reordering the matrix pays
+_FEWEST = 4  # least number of products for which reordering the matrix pays
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -118,7 +118,7 @@ def small_products(weight: Tensor, rows: int, count: int) -> Product:
         >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.empty(1, 2))
         tensor([[2., 3.]])
     """
-    if count >= FEWEST and _pays(rows * weight.numel(), reordered=True) and packs(weight):
+    if count >= _FEWEST and _pays(rows * weight.numel(), reordered=True) and packs(weight):
         library: Any = torch.ops.mkldnn
         packed = library._reorder_linear_weight(weight.detach().contiguous(), rows)
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.kernels.mapped import is_mapped
-from noisin_pyro.kernels.onednn import FEWEST, packs
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
 
@@ -27,6 +26,8 @@ __all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer", "un
 
 NoiseTo = Literal["both", "output", "recurrence", "weights"]
 """Where the noise goes: both, output, recurrence, or the operand of the recurrent weights."""
+
+_FEW = 4  # steps below which folding costs no more than a scan
 
 # Particle dimensions *S come first in every shape. The kernels take them as part of the batch:
 #
@@ -213,17 +214,23 @@ def _recurrence(
 def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | None) -> bool:
     """Whether the noise can be folded into the input, and is.
 
-    :meth:`.Cell.folding_pays` decides for float32 on a CPU, where both were measured. Elsewhere it
-    is folded: on a GPU, where a scan launches many kernels, in other dtypes, and under
-    ``torch.func`` and ``torch.jit.trace``, where a scan is the readable loop.
+    :meth:`.Cell.folding_pays` decides for single and double precision on a CPU, where both were
+    measured. Elsewhere it is folded: on a GPU, where a scan launches many kernels, in half
+    precision, and under ``torch.func`` and ``torch.jit.trace``, where a scan is the readable loop.
     """
     if mult is not None or not cell.folds:
         return False
-    if add is None or len(add) < FEWEST or not packs(weights.w_hh):
-        return True
-    if torch._C._are_functorch_transforms_active():
+    if add is None or len(add) < _FEW or not _was_measured(weights.w_hh):
         return True
     return cell.folding_pays(*add.shape[1:])
+
+
+def _was_measured(weight: Tensor) -> bool:
+    """Whether :meth:`.Cell.folding_pays` holds for a recurrent weight."""
+    if torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active():
+        return False
+    plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.device.type == "cpu"
+    return plain and weight.dtype in (torch.float32, torch.float64)
 
 
 def _lead(*parts: Tensor | None) -> torch.Size:
