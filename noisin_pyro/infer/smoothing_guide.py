@@ -18,7 +18,7 @@ from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.sequence import Drawn, NoisyRNNs, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.noise.affine import AffineNoise
-from noisin_pyro.noise.standardized import LocationScale
+from noisin_pyro.noise.location_scale import LocationScale
 from noisin_pyro.sites import apart, in_context
 
 __all__ = ["SmoothingGuide"]

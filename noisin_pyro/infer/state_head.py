@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noisin_pyro.models.sequence import NoisyRNNs
 from noisin_pyro.noise.correlated import Correlated
-from noisin_pyro.noise.standardized import LocationScale
+from noisin_pyro.noise.location_scale import LocationScale
 
 __all__ = ["CorrectedSteps", "StateHead"]
 

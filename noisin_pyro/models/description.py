@@ -22,8 +22,8 @@ from noisin_pyro.nn.weight_drop import WeightDrop, weight_drop
 from noisin_pyro.noise.affine import Additive, AffineNoise, Multiplicative
 from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
+from noisin_pyro.noise.moments import moments
 from noisin_pyro.noise.spread import Learned, Prior
-from noisin_pyro.noise.standardized import moments
 from noisin_pyro.tokens import TOKENS, Tokens
 
 if TYPE_CHECKING:

@@ -20,7 +20,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.standardized import LocationScale, Standardized, moments, moved, tensors
+from noisin_pyro.noise.location_scale import LocationScale
+from noisin_pyro.noise.moments import moments
+from noisin_pyro.noise.moved import moved, tensors
+from noisin_pyro.noise.standardized import Standardized
 
 __all__ = ["Additive", "AffineNoise", "Multiplicative"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from noisin_pyro.noise.standardized import LocationScale
+from noisin_pyro.noise.location_scale import LocationScale
 
 __all__ = ["Correlated"]
 

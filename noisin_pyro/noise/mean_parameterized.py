@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from noisin_pyro.noise.base import Noise, Range
-from noisin_pyro.noise.standardized import bounds
+from noisin_pyro.noise.moments import bounds
 
 __all__ = ["MeanParameterized"]
 

@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.standardized import moved
+from noisin_pyro.noise.moved import moved
 
 __all__ = ["check_reflects", "is_symmetric", "reflect"]
 

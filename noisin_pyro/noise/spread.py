@@ -20,7 +20,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
-from noisin_pyro.noise.standardized import bounds
+from noisin_pyro.noise.moments import bounds
 
 __all__ = ["Fixed", "Learned", "Prior", "Spread", "SpreadLike", "as_spread", "spread_parameters"]
 

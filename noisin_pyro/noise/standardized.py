@@ -1,9 +1,9 @@
-"""A distribution standardised to mean 0 and variance 1, and its location-scale family.
+"""A distribution standardised to mean 0 and variance 1.
 
 Any univariate distribution with finite mean μ and standard deviation σ gives
 
     ε = (x − μ) / σ,  x ~ base            :class:`Standardized`
-    z = loc + scale · ε                   :class:`LocationScale`
+    z = loc + scale · ε                   :class:`.LocationScale`
 
 ε has no parameters, so gradients reach ``loc`` and ``scale`` pathwise for every base, also for a
 discrete one.
@@ -15,136 +15,18 @@ point of the support. Any other value has log-probability −∞.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution, Normal, VonMises, constraints
-from torch.distributions.transforms import Transform
+from torch import Tensor
+from torch.distributions import Distribution, Normal, constraints
 
-__all__ = ["LocationScale", "Standardized", "bounds", "moments", "moved", "tensors"]
+from noisin_pyro.noise.moments import bounds
+from noisin_pyro.noise.moved import moved, tensors
 
-
-def _copied(node: Any, change: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
-    """A copy of a distribution in which every tensor is changed; it does not validate arguments.
-
-    Args:
-        node: a distribution, or a part of one at any depth.
-        change: the function of each tensor.
-        done: the copies of the parts so far by ``id``, because a transform and its inverse refer to
-            each other.
-    """
-    if id(node) in done:
-        return done[id(node)]
-    if isinstance(node, Tensor):
-        done[id(node)] = change(node)
-    elif isinstance(node, (Distribution, Transform, nn.Module)):
-        done[id(node)] = new = copy.copy(node)
-        for name, value in vars(node).items():
-            new.__dict__[name] = _copied(value, change, done)
-        if isinstance(new, Distribution):
-            new._validate_args = False
-    elif isinstance(node, dict):
-        return {key: _copied(value, change, done) for key, value in node.items()}
-    elif isinstance(node, (list, tuple)) and not isinstance(node, torch.Size):
-        return type(node)(_copied(value, change, done) for value in node)
-    else:
-        return node
-    return done[id(node)]
-
-
-def moved(base: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A copy of a distribution whose tensors have the given dtype and device.
-
-    torch has no ``Distribution.to``, and ``copy.deepcopy`` breaks inverse transforms.
-
-    Args:
-        base: any distribution. The distributions inside it (the Dirichlet of a Beta, the components
-            of a mixture, the base of a transformed one) are copied too.
-        dtype: the dtype of its floating-point tensors; other tensors keep theirs.
-        device: the device of all its tensors.
-
-    Example:
-        >>> import torch
-        >>> gumbel = torch.distributions.Gumbel(0.0, 1.0)
-        >>> moved(gumbel, torch.float64, torch.device("cpu")).sample().dtype
-        torch.float64
-    """
-
-    def change(tensor: Tensor) -> Tensor:
-        return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-
-    return _copied(base, change, {})
-
-
-def tensors(base: Distribution) -> list[Tensor]:
-    """All tensors in a distribution, at any depth.
-
-    Example:
-        >>> import torch
-        >>> tensors(torch.distributions.Exponential(2.0))
-        [tensor(2.)]
-    """
-    collected: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        collected.append(tensor)
-        return tensor
-
-    _copied(base, collect, {})
-    return collected
-
-
-def moments(base: Distribution) -> tuple[float, float]:
-    """Mean and standard deviation of a univariate distribution, in double precision.
-
-    The standard deviation of a continuous distribution without a finite variance is infinite. Both
-    are NaN for a Categorical, whose classes need not be numbers.
-
-    Args:
-        base: a distribution with batch shape ``()``.
-
-    Raises:
-        NotImplementedError: if the distribution does not implement ``mean`` and ``variance``, or is
-            a VonMises, whose ``variance`` in torch is the circular one.
-
-    Example:
-        >>> import torch
-        >>> moments(torch.distributions.Uniform(-3.0, 3.0))
-        (0.0, 1.7320508075688772)
-    """
-    if isinstance(base, VonMises):
-        raise NotImplementedError("torch's variance of a VonMises is the circular one")
-    exact = moved(base, torch.float64, torch.device("cpu"))
-    mean, variance = float(exact.mean), float(exact.variance)
-    if math.isnan(variance) and not base.support.is_discrete:  # type: ignore[union-attr]
-        variance = math.inf  # StudentT and FisherSnedecor return NaN where it does not exist
-    return mean, math.sqrt(variance)
-
-
-def bounds(support: Any) -> tuple[float, float]:
-    """The lower and upper bound of a support, infinite if there is none.
-
-    Args:
-        support: one of torch's constraints. A mixture's interval contains the supports of all its
-            components.
-
-    Example:
-        >>> import torch
-        >>> bounds(torch.distributions.Exponential(1.0).support)
-        (0.0, inf)
-    """
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if isinstance(support, type(constraints.boolean)):
-        return 0.0, 1.0
-    low = torch.as_tensor(getattr(support, "lower_bound", -math.inf), device="cpu")
-    high = torch.as_tensor(getattr(support, "upper_bound", math.inf), device="cpu")
-    return float(low.min()), float(high.max())
+__all__ = ["Lattice", "Standardized"]
 
 
 class Standardized(dist.TorchDistribution):
@@ -227,7 +109,7 @@ class Standardized(dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         low, high = self.ends
         if self.discrete:
-            return _Lattice(low, high)
+            return Lattice(low, high)
         if math.isfinite(low) and math.isfinite(high):
             return constraints.interval(low, high)
         if math.isfinite(low):
@@ -289,122 +171,7 @@ class Standardized(dist.TorchDistribution):
         return x.sub(self.loc).div_(self.std).to(self._like.dtype)
 
 
-class LocationScale(dist.TorchDistribution):
-    """z = loc + scale · ε, with ε a :class:`Standardized` distribution.
-
-    ``scale`` may be negative. Where it is 0, as for multiplicative noise on a state of 0, z is a
-    point mass with log-probability 0 at ``loc`` and −∞ elsewhere.
-
-    Args:
-        standardized: the distribution of ε, with batch shape ``()``.
-        loc: the mean of z, with shape (\\*B,).
-        scale: the signed standard deviation of z, broadcastable with ``loc``.
-
-    Example:
-        >>> import torch
-        >>> epsilon = Standardized(torch.distributions.Normal(0.0, 1.0), 0.0, 1.0)
-        >>> z = LocationScale(epsilon, torch.tensor([1.0, 2.0]), torch.tensor(0.5))
-        >>> z.mean, z.stddev
-        (tensor([1., 2.]), tensor([0.5000, 0.5000]))
-    """
-
-    arg_constraints = {
-        "loc": constraints.real,
-        "scale": constraints.real,
-        "standardized": constraints.dependent,  # Pyro's LocScaleReparam keeps the listed arguments
-    }
-    has_rsample = True
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(
-        self,
-        standardized: Standardized,
-        loc: Tensor,
-        scale: Tensor,
-        validate_args: bool | None = None,
-    ) -> None:
-        self.standardized = standardized
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def __repr__(self) -> str:
-        return f"LocationScale({self.standardized}, batch_shape={tuple(self.batch_shape)})"
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> LocationScale:
-        new: LocationScale = self._get_checked_instance(  # type: ignore[no-untyped-call]
-            LocationScale, _instance
-        )
-        shape = torch.Size(batch_shape)
-        new.standardized = self.standardized
-        new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
-        super(LocationScale, new).__init__(shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        return self.scale.square()
-
-    @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]
-        return self.standardized.has_enumerate_support
-
-    @constraints.dependent_property(event_dim=0)
-    def support(self) -> constraints.Constraint:
-        """The image of the support of ε, with bounds widened by rounding error.
-
-        If ε has one bound, the sign of ``scale`` decides whether z is bounded below or above. For
-        mixed signs torch has no constraint, so the support is ``real``.
-        """
-        if self.standardized.discrete:
-            return _Lattice(-math.inf, math.inf)
-        finite = [end for end in self.standardized.ends if math.isfinite(end)]
-        edges = [self.loc + self.scale * end for end in finite]
-        if len(edges) == 2:
-            low, high = torch.minimum(*edges), torch.maximum(*edges)
-            return constraints.interval(low - self._slack(low), high + self._slack(high))
-        if edges and bool((self.scale != 0).all()):
-            edge, above = edges[0], (self.scale > 0) == (finite[0] < 0)
-            if bool(above.all()):
-                return constraints.greater_than_eq(edge - self._slack(edge))
-            if not bool(above.any()):
-                return constraints.less_than(edge + self._slack(edge))
-        return constraints.real
-
-    def _slack(self, z: Tensor) -> Tensor:
-        return 4 * torch.finfo(z.dtype).eps * (z.abs() + self.loc.abs())
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = torch.Size(sample_shape) + self.batch_shape
-        return self.loc + self.scale * self.standardized.expand(shape).rsample()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        shift = value - self.loc
-        still = self.scale == 0
-        scale = self.scale.masked_fill(still, 1.0)
-        size: Tensor | float = 0.0
-        if not self.standardized.unbounded:
-            size = (value.abs() + self.loc.abs()).clamp(min=torch.finfo(self.loc.dtype).tiny)
-            size = (size / scale.abs()).detach()
-        density = self.standardized.rounded_log_prob(shift / scale, size)
-        if not self.standardized.discrete:
-            density = density - scale.abs().log()
-        point = torch.where(shift == 0, 0.0, -math.inf).to(density.dtype)
-        return torch.where(still, point, density)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = self.standardized.enumerate_support(expand=False)
-        return self.loc + self.scale * values.reshape((-1,) + (1,) * len(self.batch_shape))
-
-
-class _Lattice(constraints.Constraint):
+class Lattice(constraints.Constraint):
     """A countable set between two bounds; ``check`` compares with the bounds alone."""
 
     is_discrete = True

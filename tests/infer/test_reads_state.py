@@ -34,7 +34,8 @@ from noisin_pyro import (
 )
 from noisin_pyro.infer.state_head import StateHead
 from noisin_pyro.noise.correlated import Correlated
-from noisin_pyro.noise.standardized import LocationScale, Standardized
+from noisin_pyro.noise.location_scale import LocationScale
+from noisin_pyro.noise.standardized import Standardized
 from tests.helpers import linear_gaussian, random_tokens, t_statistics, value_and_gradients
 from tests.infer.known_models import kalman, series
 

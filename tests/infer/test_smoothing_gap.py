@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro import SmoothingGuide
-from noisin_pyro.noise.standardized import LocationScale
+from noisin_pyro.noise.location_scale import LocationScale
 from tests.infer.known_models import kalman, linear_gaussian, series
 
 STEPS, DRAWS = 8, 20_000

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from noisin_pyro import Additive, Multiplicative
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.standardized import moments
+from noisin_pyro.noise.moments import moments
 
 INF = math.inf
 LEVEL = 1e-7  # of one comparison

@@ -12,7 +12,8 @@ import torch
 import torch.distributions as td
 
 from noisin_pyro import FAMILIES, Additive, Multiplicative, family
-from noisin_pyro.noise.standardized import bounds, moved, tensors
+from noisin_pyro.noise.moments import bounds
+from noisin_pyro.noise.moved import moved, tensors
 from tests.noise.bases import INF, LIKEWISE, SPREAD, f64, logistic_recipe, mixture, states
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from noisin_pyro import Additive, Multiplicative
-from noisin_pyro.noise.standardized import LocationScale, Standardized, bounds, moments
+from noisin_pyro.noise.location_scale import LocationScale
+from noisin_pyro.noise.moments import bounds, moments
+from noisin_pyro.noise.standardized import Standardized
 from tests.noise.bases import BASES, DISCRETE, INF, KINDS, SPREAD, each_base, f64, standard, states
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro import Additive, Multiplicative
-from noisin_pyro.noise.standardized import LocationScale
+from noisin_pyro.noise.location_scale import LocationScale
 from tests.noise.bases import BASES, SPREAD, each_base, each_kind, f64, signed_spread, states
 
 
