@@ -167,19 +167,27 @@ class _Watched(dist.Independent):
 
     def _compare(self, model: Any, guide: Any) -> None:
         latent = model is not None and not model["is_observed"]
-        if latent and guide is None:
+        if guide is None:
+            if not latent:
+                return
             text = (
                 f"the guide lacks the noise site {self.site!r}, so the objective counts the "
                 "density of its prior alone; use PriorGuide(model), or build the noisy RNN with "
                 "sites=None"
             )
-        elif guide is not None and not latent:
+        elif model is None:
             text = (
                 f"the noise site {self.site!r} stands in the guide and not in the model, so the "
                 "objective counts its density against no prior; build the noisy RNN with "
                 "sites=None, whose noise is drawn by torch and is no sample site"
             )
-        elif guide is not None and _takes_steps_for_independent(guide):
+        elif not latent:
+            text = (
+                f"the noise site {self.site!r} is observed in the model and drawn by the guide, so "
+                "the guide's other sites do not follow from what is observed; run the guide as "
+                "poutine.block(poutine.condition(guide, data), hide=list(data))"
+            )
+        elif _takes_steps_for_independent(guide):
             text = (
                 f"the guide's distribution of {self.site!r} has no pathwise gradient, and the "
                 "plate time hides from Pyro that later observations depend on it, so the guide's "

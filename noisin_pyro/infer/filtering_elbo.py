@@ -50,8 +50,8 @@ class FilteringELBO(StatefulELBO):
     two terms are missing: the derivative of the decision to resample, and, between windows,
     the effect of the ancestors on later windows.
 
-    A noise must have a pathwise gradient. Inside ``SVI`` scales, as of ``poutine.scale``, are not
-    read.
+    A noise must have a pathwise gradient, and the emission no sample statement of its own. Inside
+    ``SVI`` scales and masks, as of ``poutine.scale`` and ``poutine.mask``, are not read.
 
     Args:
         num_particles: K.

@@ -91,7 +91,8 @@ def filter_window(
         log_ratios: log p(ε) − log q(ε) of ``drawn``, with shape (T, K·B).
 
     Raises:
-        ValueError: as :func:`check_filters`, or if a shape or a length does not fit.
+        ValueError: as :func:`check_filters`, or if a shape or a length does not fit, also that of
+            the emission for a single step.
 
     Example:
         >>> import pyro.distributions as dist
@@ -133,7 +134,15 @@ def filter_window(
                 (len(x), batch, *shape) for shape in (emitted.event_shape, event_shape)
             )
             raise ValueError(f"y must have shape {wanted}, got {given}")
-        weights = emitted.log_prob(y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
+        weights = emitted.log_prob(y[part])
+        if weights.shape != (len(x[part]), count * batch):
+            raise ValueError(
+                f"the emission's log_prob must have shape {(len(x[part]), count * batch)} for z of "
+                f"{len(x[part])} steps and {count * batch} particles, got {tuple(weights.shape)}; "
+                "a particle filter calls it step by step, so a mask of shape (T, B) does not fit, "
+                "use RenyiELBO"
+            )
+        weights = weights.unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
             weights = weights + log_ratios[part].unflatten(-1, (count, batch))
         if resamples and inside is not None and particles.state is not None:

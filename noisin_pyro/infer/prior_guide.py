@@ -37,8 +37,8 @@ class PriorGuide(PyroModule):
 
     Args:
         model: the model; the guide keeps a reference, so its parameters stay the model's own.
-        rest: from a model to a guide, such as ``pyro.infer.autoguide.AutoNormal``, for the sample
-            sites that are not noise. It must return the values that it drew, as autoguides do.
+        rest: from a model to a guide, such as ``pyro.infer.autoguide.AutoNormal``, for the priors
+            on γ and on weights. It must return the values that it drew, as autoguides do.
 
     Raises:
         TypeError: if ``model`` is no :class:`SequenceModel`.

@@ -80,7 +80,8 @@ class SequenceModel(Freezable, PyroModule):
         rnn: a noisy RNN such as :class:`NoisyLSTM` or :class:`NoisyRecurrent`, with
             ``batch_first=False`` and not bidirectional.
         emission: a function from z with shape (\\*, T, B, H) to a distribution with batch shape
-            (\\*, T, B).
+            (\\*, T, B). It has no sample statements: neither :class:`PriorGuide` nor
+            :class:`FilteringELBO` would know of them.
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
         input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``.

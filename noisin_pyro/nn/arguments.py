@@ -157,9 +157,9 @@ def check_weights(*parts: tuple[Tensor | None, int]) -> None:
     for part, dims in parts:
         if part is not None and part.dim() > dims:
             raise ValueError(
-                "a prior on a weight or a bias cannot be drawn once per particle of a "
-                f"vectorised plate, got one with shape {tuple(part.shape)}; use "
-                "vectorize_particles=False"
+                "a prior on a weight or a bias cannot be drawn inside a plate, once for each "
+                f"particle or sequence, got one with shape {tuple(part.shape)}; read the weight "
+                "before you enter the plate, or use vectorize_particles=False"
             )
 
 

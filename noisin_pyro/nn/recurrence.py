@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,7 +82,8 @@ class NoisyRecurrence(NoisyModule):
         """
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, sample, lengths, plates, epsilon)
-        if not isinstance(input, Tensor) or not 2 <= input.dim() <= (4 if am_i_wrapped() else 3):
+        most = math.inf if am_i_wrapped() else 3
+        if not isinstance(input, Tensor) or not 2 <= input.dim() <= most:
             shape = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input must have shape (T, B, I) or (T, I), got {shape}")
         unbatched = input.dim() == 2

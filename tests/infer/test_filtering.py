@@ -343,6 +343,28 @@ def test_a_guide_that_is_the_prior_changes_nothing(name: str) -> None:
 # -- what it refuses ---------------------------------------------------------------------------
 
 
+class Partly(nn.Module):
+    """An emission that masks what was not observed, with shape (T, B)."""
+
+    def __init__(self, emission: nn.Module, seen: torch.Tensor) -> None:
+        super().__init__()
+        self.emission, self.seen = emission, seen
+
+    def forward(self, z: torch.Tensor) -> Any:
+        return self.emission(z).mask(self.seen)
+
+
+def test_an_emission_of_the_whole_window_is_refused() -> None:
+    """It would be read T times in each step."""
+    rnn = NoisyGRU(1, H, noise=Additive(dist.Normal(0.0, 1.0)))
+    seen = torch.tensor([True, False, True, True]).unsqueeze(1)
+    model = SequenceModel(nn.Identity(), rnn, Partly(NormalEmission(H, 1), seen))
+    x, y = torch.randn(2, 4, 1, 1)
+    with pytest.raises(ValueError, match=r"log_prob must have shape \(1, 3\).* got \(4, 3\)"):
+        FilteringELBO(3).loss(model, PriorGuide(model), x, y)
+    assert FilteringELBO(3, 0.0).loss(model, PriorGuide(model), x, y) > 0
+
+
 def test_refusals() -> None:
     model, other, (x, y) = words("additive"), words("additive"), batch()
     with pytest.raises(TypeError, match="needs a PriorGuide or a SmoothingGuide .* got PriorGuide"):
