@@ -41,9 +41,8 @@ class Particles:
             batch: B.
             like: a tensor whose dtype and device the weights get.
         """
-        log_weights = torch.full(
-            (count, batch), -math.log(count), dtype=like.dtype, device=like.device
-        )
+        single = torch.promote_types(like.dtype, torch.float32)  # log K rounds in half precision
+        log_weights = torch.full((count, batch), -math.log(count), dtype=single, device=like.device)
         return cls(None, log_weights)
 
     def detach(self) -> Particles:

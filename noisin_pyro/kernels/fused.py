@@ -22,8 +22,9 @@ def fused(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs the layers of an RNN by one of torch's fused kernels.
 
-    oneDNN has no half-precision LSTM on some CPUs, where ``nn.LSTM`` therefore fails under
-    autocast. There the layers run in the dtype of their weights.
+    oneDNN has no half-precision LSTM on some CPUs, and on some only one that cannot be
+    differentiated. There ``nn.LSTM`` fails under autocast, and these layers run in the dtype of
+    their weights.
 
     Args:
         kernel: ``"rnn_tanh"``, ``"rnn_relu"``, ``"lstm"`` or ``"gru"``.
@@ -38,8 +39,11 @@ def fused(
         The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final state
         of each sequence, with the shapes of the initial one.
     """
-    halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if halves and kernel == "lstm" and not _lstm_runs_in(torch.get_autocast_dtype("cpu")):
+    halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and kernel == "lstm"
+    if halves and not _lstm_runs_in(
+        torch.get_autocast_dtype("cpu"),
+        torch.is_grad_enabled() and any(part.requires_grad for part in (x, *state, *weights)),
+    ):
         dtype = weights[0].dtype
         x, state = x.to(dtype), tuple(part.to(dtype) for part in state)
         with torch.autocast("cpu", enabled=False):
@@ -64,14 +68,16 @@ def _joined(state: tuple[Tensor, ...]) -> Any:
 
 
 @cache
-def _lstm_runs_in(dtype: torch.dtype) -> bool:
+def _lstm_runs_in(dtype: torch.dtype, differentiated: bool) -> bool:
     """Whether torch's LSTM runs in a half precision on this CPU; it needs AVX-512."""
     on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the default device is
-    state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
-    weights = [weight, weight]
+    options = (False, 1, 0.0, differentiated, False, False)
     try:
-        with torch.no_grad(), torch.autocast("cpu", dtype):
-            torch.lstm(state, (state, state), weights, False, 1, 0.0, False, False, False)
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
+            state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
+            weights = [weight.requires_grad_(differentiated), weight]
+            with torch.autocast("cpu", dtype):
+                torch.lstm(state, (state, state), weights, *options)
     except RuntimeError:
         return False
     return True

@@ -199,10 +199,13 @@ class _InParts(torch.autograd.Function):
             return *_differentiable_gradients(grad, z, weight, bias, target), None
         first = -grad[:1]
         if bool((grad == -first).all()):
-            scaled = [None if part is None else part * first.to(part.dtype) for part in gradients]
-            return *scaled, None
-        _, *gradients = _in_parts(z, weight, bias, target, grad, ctx.needs_input_grad)
-        return *gradients, None
+            gradients = [
+                None if part is None else part * first.to(part.dtype) for part in gradients
+            ]
+        else:
+            _, *gradients = _in_parts(z, weight, bias, target, grad, ctx.needs_input_grad)
+        pairs = zip(gradients, (z, weight, bias))
+        return *(None if g is None or like is None else g.to(like.dtype) for g, like in pairs), None
 
 
 def _in_parts(
@@ -221,9 +224,11 @@ def _in_parts(
         wanted: whether to compute the gradients by z, V and b.
 
     Returns:
-        The log-probabilities with shape (N,), and each gradient or None.
+        The log-probabilities with shape (N,), and each gradient or None; those by V and b in single
+        precision at least, because sums over all rows may be too large for half precision before
+        they are multiplied by g.
     """
-    single = torch.promote_types(weight.dtype, torch.float32)  # for sums over many parts
+    single = torch.promote_types(weight.dtype, torch.float32)
     dz = torch.empty_like(z) if wanted[0] else None
     dw = weight.new_zeros(weight.t().shape, dtype=single) if wanted[1] else None
     db = weight.new_zeros(len(weight), dtype=single) if wanted[2] and bias is not None else None
@@ -243,8 +248,8 @@ def _in_parts(
     return (
         log_prob,
         dz,
-        None if dw is None else dw.t().to(weight.dtype, memory_format=torch.contiguous_format),
-        None if db is None else db.to(weight.dtype),
+        None if dw is None else dw.t().contiguous(),
+        db,
     )
 
 

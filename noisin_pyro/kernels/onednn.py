@@ -28,6 +28,16 @@ __all__ = ["linear", "outer", "packs", "small_products"]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
+
+def _by_intel() -> bool:
+    """Whether Intel made the processor."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return "Intel" in platform.processor()
+
+
+_INTEL = _by_intel()
 _AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _FEWEST = 4  # least number of products for which reordering the matrix pays
 
@@ -149,22 +159,13 @@ def _pays(multiplications: int, reordered: bool = False) -> bool:
     return multiplications >= _least(reordered)
 
 
-@cache
 def _least(reordered: bool) -> float:
     """Number of multiplications from which oneDNN pays; measured on Intel Xeons and AMD EPYCs."""
-    if _by_intel():
+    if _INTEL:
         return 1e7 if reordered else math.inf
     if _AVX512:
         return 1e6
     return 3e7 if reordered else 1e8
-
-
-def _by_intel() -> bool:
-    """Whether Intel made the processor."""
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return "Intel" in platform.processor()
 
 
 @cache

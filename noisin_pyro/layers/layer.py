@@ -70,15 +70,27 @@ def clean_layers(
     return _deep(h, lead, batch), tuple(_deep(part, lead, batch) for part in final)
 
 
-def under_vmap(x: Tensor, state: State, layers: list[Any], add: Tensor | None = None) -> bool:
-    """Whether ``torch.func.vmap`` maps a call's tensors, which torch's fused kernels cannot take.
+def under_vmap(
+    x: Tensor,
+    state: State,
+    layers: list[Any],
+    add: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> bool:
+    """Whether a call runs under ``torch.func`` in a way that torch's fused kernels cannot.
+
+    They take no tensors that ``vmap`` maps, and, under any transform, no sequences of different
+    lengths.
 
     Args:
         x: the input.
         state: the initial state.
         layers: the weights of each layer, tuples of tensors or modules.
         add: the additive noise.
+        lengths: each sequence's number of steps, or None if all have the same.
     """
+    if lengths is not None and torch._C._are_functorch_transforms_active():
+        return True
     weights = [weight for layer in layers if isinstance(layer, tuple) for weight in layer]
     return is_mapped(x, *state, *weights, add)
 
@@ -199,7 +211,7 @@ def _recurrence(
     Returns:
         z with shape (T, B, H), and the final state, each part with shape (1, B, H).
     """
-    mapped = under_vmap(x, state, [weights], add)
+    mapped = under_vmap(x, state, [weights], add, lengths)
     if mult is None and add is None and cell.kernel is not None and not mapped:
         z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
     elif not mapped and _folds(cell, weights, mult, add):

@@ -94,6 +94,12 @@ def test_readout_of_the_mean_is_the_filter_of_that_model() -> None:
     torch.testing.assert_close(*values, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_first_weights_sum_to_one_in_every_precision(dtype: torch.dtype) -> None:
+    weights = Particles.start(100, 2, torch.zeros((), dtype=dtype)).log_weights
+    torch.testing.assert_close(weights.exp().sum(0).double(), torch.ones(2).double())
+
+
 # -- windows and padding -----------------------------------------------------------------------
 
 

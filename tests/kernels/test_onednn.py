@@ -204,10 +204,9 @@ def test_products_leave_autocast_and_other_dtypes_to_torch(monkeypatch: pytest.M
 
 def test_large_products_are_intels_own_on_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """MKL is slower than oneDNN on those of others only."""
-    least = onednn._least.__wrapped__
     for intel, reordered in ((True, False), (True, True), (False, False), (False, True)):
-        monkeypatch.setattr(onednn, "_by_intel", lambda intel=intel: intel)
-        assert (least(reordered) == float("inf")) == (intel and not reordered)
+        monkeypatch.setattr(onednn, "_INTEL", intel)
+        assert (onednn._least(reordered) == float("inf")) == (intel and not reordered)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ def test_who_made_the_processor(
 
 def test_what_the_cpu_can_do_is_asked_of_the_cpu() -> None:
     """The answer is kept for the process, also if another device is the default just then."""
-    for question, *about in ((onednn._works,), (fused._lstm_runs_in, torch.bfloat16)):
+    for question, *about in ((onednn._works,), (fused._lstm_runs_in, torch.bfloat16, True)):
         expected = question(*about)
         question.cache_clear()
         with torch.device("meta"):

@@ -57,6 +57,21 @@ def test_values_and_gradients(grad: Tensor, bias: bool) -> None:
     assert_all_close(found[0], found[1], 1e-12)
 
 
+@pytest.mark.parametrize("equal", [True, False])
+def test_sums_over_many_parts_do_not_overflow_in_float16(equal: bool) -> None:
+    """A mean over rows is finite where the sum is not: 23 rows of at least 5,000."""
+    halves = [5e3 + 5e3 * torch.rand(N, H), torch.zeros(K, H), torch.zeros(K)]
+    grad, target = torch.full((N,), 1 / N), torch.zeros(N, dtype=torch.long)
+    grad[0] *= equal
+    found = []
+    for function, dtype in ((linear_log_softmax, torch.float16), (plain, torch.float64)):
+        z, weight, bias = (part.half().to(dtype).requires_grad_() for part in halves)
+        log_prob: Any = function(z, weight, bias, target)
+        gradients = torch.autograd.grad(log_prob, [weight, bias], grad.to(log_prob.dtype))
+        found.append([gradient.double() for gradient in gradients])
+    torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=1e-3)
+
+
 def test_only_what_is_asked_for() -> None:
     parts, target = problem()
     wanted = torch.autograd.grad(linear_log_softmax(*parts, target).sum(), parts)

@@ -118,6 +118,23 @@ def test_per_sample_gradients(cell: str, noise: Any) -> None:
             torch.testing.assert_close(together[name][b], gradient)
 
 
+@pytest.mark.parametrize("noise", [None, ADDITIVE, MULTIPLICATIVE], ids=["none", "add", "mult"])
+@pytest.mark.parametrize("cell", ("tanh", "sigmoid", "lstm", "gru"))
+def test_gradients_of_sequences_of_different_lengths(cell: str, noise: Any) -> None:
+    """``torch.func.grad`` against autograd, with the same noise."""
+    rnn = make_rnn(cell, D, H, 2, noise=noise, dtype=torch.float64)
+    x, lengths = torch.randn(T, B, D, dtype=torch.float64), torch.arange(B) % T + 1
+    given = {"lengths": lengths, "epsilon": rnn.draw_noise(T, B)}
+
+    def loss(weights: Any) -> Tensor:
+        return functional_call(rnn, weights, (x,), given)[0].square().sum()
+
+    gradients = grad(loss)({name: p.detach() for name, p in rnn.named_parameters()})
+    rnn(x, **given)[0].square().sum().backward()
+    for name, parameter in rnn.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("noise", [None, ADDITIVE, MULTIPLICATIVE], ids=["none", "add", "mult"])
 @pytest.mark.parametrize("cell", CELLS)
