@@ -32,6 +32,7 @@ class Vocabulary:
             `noisin_pyro.tokens.spell`.
 
     Raises:
+        TypeError: If a word is no string.
         ValueError: If a word occurs twice, is empty or contains whitespace, if a word among
             characters or bytes does not have their form, or if ``<unk>`` or ``<eos>`` is missing.
 
@@ -60,6 +61,7 @@ class Vocabulary:
         if count > 1:
             raise ValueError(f"words must be distinct, got {word!r} {count} times; keep one of it")
         for word in self.words:
+            _check_string(word)
             if word.split() != [word]:
                 raise ValueError(
                     f"a word must be non-empty and without whitespace, got {word!r}; split it"
@@ -86,12 +88,14 @@ class Vocabulary:
             tokens: The kind of the words.
 
         Raises:
+            TypeError: If a word is no string.
             ValueError: If `min_count` is below 1.
         """
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}; 1 keeps every word")
         counts = Counter({UNK: 0, EOS: 0})
         for word, count in Counter(words).items():
+            _check_string(word)
             counts[word if count >= min_count or word == EOS else UNK] += count
         return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))), tokens)
 
@@ -177,3 +181,8 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self):,} {self.tokens})"
+
+
+def _check_string(word: object) -> None:
+    if not isinstance(word, str):
+        raise TypeError(f"a word must be a string, got {word!r}; use str()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from noisin_pyro.cli.commands import COMMANDS
@@ -51,7 +52,13 @@ def _training(name: str, arguments: list[str]) -> dict[str, Any]:
     # As a parser's default, a mapping with a class_path would make jsonargparse import the class
     # before TrainConfig has checked that it may be imported.
     mappings = {key: value for key, value in in_files.items() if isinstance(value, dict)}
-    parser = parser_of(name, {key: in_files[key] for key in in_files.keys() - mappings.keys()})
+    scalars = {key: value for key, value in in_files.items() if key not in mappings}
+    if any(one.startswith("--print_config") and "skip_default" in one for one in arguments):
+        # It skips what is the parser's default, so the files' values must be typed.
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in scalars.items()}
+        arguments = [name, *(f"--{key}={text}" for key, text in texts.items()), *arguments[1:]]
+        scalars = {}
+    parser = parser_of(name, scalars)
     options = _options(parser, arguments)
     typed = _options(parser, arguments, defaults=False)
     options.update({key: mappings[key] for key in mappings.keys() - typed.keys()})

@@ -26,6 +26,7 @@ def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor
         `overlap`, shape ((N - 1) // B + 1, B).
 
     Raises:
+        TypeError: If `tokens` is no tensor.
         ValueError: If `tokens` is not a vector or too short for one input and one target in each
             stream, or if `batch_size` is below 1.
 
@@ -41,6 +42,10 @@ def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor
                 [2, 5],
                 [3, 6]])
     """
+    if not isinstance(tokens, Tensor):
+        raise TypeError(
+            f"tokens must be a tensor, got {type(tokens).__name__}; use torch.as_tensor(tokens)"
+        )
     if tokens.dim() != 1:
         raise ValueError(f"tokens must have shape (N,), got {tuple(tokens.shape)}; flatten them")
     if batch_size < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -82,15 +83,28 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"device {config.device} needs a lightning-fabric that knows it, the installed one "
                 "does not; use --device cpu"
             )
-    return Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy="ddp" if config.nodes > 1 else "ddp_spawn" if config.devices > 1 else "auto",
-        # On a single host Fabric starts the processes, also within a job of Slurm.
-        plugins=None if config.nodes > 1 else LightningEnvironment(),
-        precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
-    )
+    with _without_notes():
+        return Fabric(
+            accelerator=config.device,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="ddp" if config.nodes > 1 else "ddp_spawn" if config.devices > 1 else "auto",
+            # On a single host Fabric starts the processes, also within a job of Slurm.
+            plugins=None if config.nodes > 1 else LightningEnvironment(),
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+        )
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Fabric's notes, as on the precision it was asked for, do not reach stderr."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def fit_model(

@@ -88,6 +88,18 @@ def test_print_config_reproduces_a_run(
     assert written["spread"] == 0.7 and written["cell"] == "gru"
 
 
+def test_what_is_no_default_is_printed_from_files_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("epochs: 3\nhidden_size: 16\ncorpus: a b.txt\nspread: 1.0\n")
+    (tmp_path / "b.yaml").write_text("hidden_size: 17\nlearn_spread: true\n")
+    files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    with pytest.raises(SystemExit):
+        main(["train", *files, "--layers", "2", "--print_config=skip_default"])
+    expected = {"epochs": 3, "hidden_size": 17, "corpus": "a b.txt", "learn_spread": True}
+    assert yaml.safe_load(capsys.readouterr().out) == {**expected, "layers": 2}
+
+
 @pytest.mark.parametrize("command", ["train", "tune"])
 @pytest.mark.parametrize("where", ["config", "option", "run"])
 def test_a_class_that_is_not_trusted_is_not_imported(

@@ -136,9 +136,12 @@ def test_a_best_run_that_is_gone_is_told(text: Path, tmp_path: Path) -> None:
         search(text, out, 1, resume=True)
 
 
-def test_no_trial_is_pruned_before_a_third_of_its_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("epochs", "first"), [(9, 3), (8, 3), (5, 2), (3, 1)])
+def test_no_trial_is_pruned_before_a_third_of_its_epochs(
+    epochs: int, first: int, tmp_path: Path
+) -> None:
     """Nor before four trials have ended, however bad it is."""
-    config = TrainConfig(epochs=9, out=str(tmp_path / "study"))
+    config = TrainConfig(epochs=epochs, out=str(tmp_path / "study"))
     made = study.open_study(config, ("spread",), "text")
 
     def pruned_after(values: list[float]) -> int:
@@ -150,7 +153,7 @@ def test_no_trial_is_pruned_before_a_third_of_its_epochs(tmp_path: Path) -> None
         made.tell(trial, min(values))
         return 0
 
-    falling = [100.0 - epoch for epoch in range(9)]
-    worst = [500.0] * 9
+    falling = [100.0 - epoch for epoch in range(epochs)]
+    worst = [500.0] * epochs
     ends = [pruned_after(values) for values in (falling, worst, falling, falling, worst, falling)]
-    assert ends == [0, 0, 0, 0, 3, 0]
+    assert ends == [0, 0, 0, 0, first, 0]

@@ -69,6 +69,7 @@ class Corpus:
         Raises:
             ValueError: If a text holds no word, or `min_count` is below 1.
         """
+        texts = Texts(*texts)
         for split, text in texts._asdict().items():
             if not text.strip():
                 raise ValueError(
