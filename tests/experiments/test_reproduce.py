@@ -189,7 +189,13 @@ def test_a_crash_and_a_divergence_leave_the_others_alone(text: Path, tmp_path: P
         none,
         records="test/diverges",
         name="test/diverges",
-        config={**none.config, "optimizer": "sgd", "learning_rate": 1e30, "clip_norm": 0.0},
+        config={
+            **none.config,
+            "cell": "rnn_relu",
+            "optimizer": "sgd",
+            "learning_rate": 1e30,
+            "clip_norm": 0.0,
+        },
     )
     wanted, results, work = options(text), tmp_path / "results", tmp_path / "work"
     (broken,) = planned(crashes, wanted, results)

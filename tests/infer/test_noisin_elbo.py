@@ -331,7 +331,9 @@ def test_priors_on_a_weight_and_on_the_spread(sites: Any) -> None:
         for kind in (Trace_ELBO, NoisinELBO)
     )
     assert_all_close(noisin, elbo, 1e-5)
-    with pytest.raises(ValueError, match="drawn once per particle.*vectorize_particles=False"):
+    with pytest.raises(
+        ValueError, match="inside a plate, once for each.*vectorize_particles=False"
+    ):
         NoisinELBO(2, vectorize_particles=True)(model, guide)(x, y)
     for name in ("bias_ih_l0", "bias_hh_l1"):
         for kind in (NoisyRNN, NoisyGRU, NoisyLSTM):
@@ -339,7 +341,7 @@ def test_priors_on_a_weight_and_on_the_spread(sites: Any) -> None:
             size = getattr(rnn, name).shape
             setattr(rnn, name, PyroSample(dist.Normal(0.0, 0.3).expand(size).to_event(1)))
             biased = LanguageModel(K, rnn)
-            with pytest.raises(ValueError, match="a bias .* once per particle"):
+            with pytest.raises(ValueError, match="a bias .* once for each particle"):
                 NoisinELBO(2, vectorize_particles=True)(biased, PriorGuide(biased))(x, y)
             assert NoisinELBO(2)(biased, PriorGuide(biased))(x, y) > 0
     model.rnn.weight_hh_l0 = nn.Parameter(torch.randn(4 * H, H))
