@@ -21,9 +21,14 @@ def load(path: Path) -> dict[str, Any]:
 
 def machines(records: list[dict[str, Any]]) -> str:
     """The hardware and versions of some records, each distinct set once."""
-    kinds = {
-        f"{r['hardware'].get('gpu', r['hardware']['processor'])}, {r['hardware']['threads']} "
-        f"thread(s), torch {r['versions']['torch']}, Python {r['versions']['python']}"
-        for r in records
-    }
-    return "; ".join(sorted(kinds))
+    kinds: dict[str, list[str]] = {}
+    for r in records:
+        processors = kinds.setdefault(
+            f"{r['hardware']['threads']} thread(s), torch {r['versions']['torch']}, Python "
+            f"{r['versions']['python']}",
+            [],
+        )
+        processor = r["hardware"].get("gpu", r["hardware"]["processor"])
+        if processor not in processors:
+            processors.append(processor)
+    return "; ".join(f"{' or '.join(names)}, {rest}" for rest, names in sorted(kinds.items()))

@@ -107,10 +107,16 @@ def speed_short() -> str:
     ]
     head = [
         "training step of a language model",
-        *(f"machine {number + 1}" for number in range(len(records))),
+        *(f"{_maker(record)} {number}" for number, record in enumerate(records, 1)),
     ]
     rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
     return "\n".join([table(head, rows), "", f"{machines(records)}. {_alone()}"])
+
+
+def _maker(record: dict[str, Any]) -> str:
+    """The first word of the processor's name: AMD or Intel."""
+    name: str = record["hardware"]["processor"]
+    return name.replace("(", " ").split()[0]
 
 
 def _alone() -> str:
