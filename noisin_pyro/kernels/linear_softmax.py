@@ -244,7 +244,7 @@ def _in_parts(
         if dw is not None:
             dw += linear(z[rows].t(), excess.t())  # its transpose, which costs oneDNN half the time
         if db is not None:
-            db += excess.sum(0)
+            db += excess.sum(0, dtype=single)
     return (
         log_prob,
         dz,
