@@ -88,6 +88,16 @@ def test_print_config_reproduces_a_run(
     assert written["spread"] == 0.7 and written["cell"] == "gru"
 
 
+def test_a_quiet_training_in_half_precision_says_nothing_on_stderr(
+    text: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: Fabric's notes go to the stderr that it found when imported."""
+    command = [sys.executable, "-m", "noisin_pyro", "train", "--corpus", str(text), *TINY]
+    options = ["--out", str(tmp_path / "run"), "--precision=bf16-mixed", "--quiet=true"]
+    done = subprocess.run(command + options, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_no_default_is_printed_from_files_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -83,6 +85,10 @@ def test_windows_are_views() -> None:
 
 
 def test_bad_input() -> None:
+    other: Any
+    for other in (torch.zeros(9).numpy(), [0, 1, 2]):
+        with pytest.raises(TypeError, match=r"a tensor, got (ndarray|list); use torch.as_tensor"):
+            streams(other, 1)
     with pytest.raises(ValueError, match=r"shape \(N,\), got \(2, 3\)"):
         streams(torch.zeros(2, 3), 1)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from tests.text.corpora import TEXTS
 
 def test_corpus_has_the_vocabulary_of_the_training_split_and_an_eos_per_line() -> None:
     corpus = Corpus.from_texts("tiny", TEXTS)
+    given: Any = tuple(TEXTS)
+    assert Corpus.from_texts("tiny", given).sha256 == corpus.sha256
     words = corpus.vocabulary.decode(corpus.train)
     assert words == ["a", "b", "a", "c", "<eos>", "<eos>", "a", "b", "<eos>"]
     assert corpus.vocabulary.decode(corpus.test) == ["c", "<unk>", "<eos>"]

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,10 @@ def test_vocabulary_refuses_what_would_go_wrong_in_silence() -> None:
         vocabulary.decode([-1])
     with pytest.raises(ValueError, match="min_count must be at least 1, got 0"):
         Vocabulary.build([], min_count=0)
+    words: Any
+    for words in ([1, 2], [1, "a"]):
+        with pytest.raises(TypeError, match="a word must be a string, got 1"):
+            Vocabulary.build(words)
+    words = ("<unk>", "<eos>", None)
+    with pytest.raises(TypeError, match="a word must be a string, got None"):
+        Vocabulary(words)
