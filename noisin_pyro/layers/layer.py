@@ -22,7 +22,7 @@ from noisin_pyro.kernels.mapped import is_mapped
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
 
-__all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer", "under_vmap"]
+__all__ = ["NoiseTo", "add_noise", "clean_layers", "dropout", "noisy_layer", "is_transformed"]
 
 NoiseTo = Literal["both", "output", "recurrence", "weights"]
 """Where the noise goes: both, output, recurrence, or the operand of the recurrent weights."""
@@ -70,14 +70,14 @@ def clean_layers(
     return _deep(h, lead, batch), tuple(_deep(part, lead, batch) for part in final)
 
 
-def under_vmap(
+def is_transformed(
     x: Tensor,
     state: State,
     layers: list[Any],
     add: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> bool:
-    """Whether a call runs under ``torch.func`` in a way that torch's fused kernels cannot.
+    """Whether ``torch.func`` transforms a call in a way that torch's fused kernels cannot take.
 
     They take no tensors that ``vmap`` maps, and, under any transform, no sequences of different
     lengths.
@@ -211,10 +211,10 @@ def _recurrence(
     Returns:
         z with shape (T, B, H), and the final state, each part with shape (1, B, H).
     """
-    mapped = under_vmap(x, state, [weights], add, lengths)
-    if mult is None and add is None and cell.kernel is not None and not mapped:
+    transformed = is_transformed(x, state, [weights], add, lengths)
+    if mult is None and add is None and cell.kernel is not None and not transformed:
         z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
-    elif not mapped and _folds(cell, weights, mult, add):
+    elif not transformed and _folds(cell, weights, mult, add):
         z, (_, *clean) = fold(cell, x, state, weights, add, lengths)
     else:
         first = tuple(part[0] for part in state)

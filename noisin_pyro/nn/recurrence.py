@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisin_pyro.cells.base import Cell, State, Weights
 from noisin_pyro.cells.zoneout import with_zoneout
-from noisin_pyro.layers.layer import clean_layers, under_vmap
+from noisin_pyro.layers.layer import clean_layers, is_transformed
 from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
@@ -203,7 +203,7 @@ class NoisyRecurrence(NoisyModule):
         if any(self.zoneout):
             sizes = cell.state_sizes(self.hidden_size)
             cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
-        kernels = cell.kernel is not None and not under_vmap(x, state, weights, None, call.lengths)
+        kernels = cell.kernel is not None and not is_transformed(x, state, weights, None, call.lengths)
         if not noisy and kernels and not (rate and self.tied):
             options = (call.lengths, rate, call.dropping, self.bidirectional)
             z, final = tracked(clean_layers, cell, x, state, weights, *options)
