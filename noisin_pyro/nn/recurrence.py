@@ -203,7 +203,9 @@ class NoisyRecurrence(NoisyModule):
         if any(self.zoneout):
             sizes = cell.state_sizes(self.hidden_size)
             cell = with_zoneout(cell, sizes, self.zoneout, call.dropping)
-        kernels = cell.kernel is not None and not is_transformed(x, state, weights, None, call.lengths)
+        kernels = cell.kernel is not None and not is_transformed(
+            x, state, weights, None, call.lengths
+        )
         if not noisy and kernels and not (rate and self.tied):
             options = (call.lengths, rate, call.dropping, self.bidirectional)
             z, final = tracked(clean_layers, cell, x, state, weights, *options)
