@@ -179,7 +179,7 @@ class Call:
         if self.plates is not None and self.recorded:
             time, batch = self.plates
             with time, batch:
-                pyro.deterministic(self.name(module, name), value, event_dim=1)
+                _record(self.name(module, name), value, 1)
 
     def record_state(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for a final state, with shape (\\*S, L, B, H).
@@ -195,7 +195,7 @@ class Call:
         if self.plates is not None and self.recorded:
             value = value.movedim(-3, -2).unsqueeze(-4)  # (*S, 1, B, L, H)
             with IndepMessenger(self.name(module, "end"), 1, dim=-2), self.plates[1]:
-                pyro.deterministic(self.name(module, name), value, event_dim=2)
+                _record(self.name(module, name), value, 2)
 
     def name(self, module: PyroModule, name: str) -> str:
         """A site's full name."""
@@ -237,6 +237,16 @@ def _sample(
         if mask is not None:
             stack.enter_context(poutine.mask(mask=mask))
         return pyro.sample(name, distribution, obs=obs)
+
+
+def _record(name: str, value: Tensor, event_dim: int) -> None:
+    """A deterministic site, which a guide that runs the RNN may have and its model need not.
+
+    To Pyro it is auxiliary; otherwise it would warn of each such guide, because it does not count
+    the deterministic sites of the model.
+    """
+    with poutine.infer_config(config_fn=lambda _: {"is_auxiliary": True}):
+        pyro.deterministic(name, value, event_dim=event_dim)
 
 
 class Freezable:

@@ -79,6 +79,8 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
     a, b, h0, dtype = _prepared(a, b, h0)
     if not len(b):
         return b.to(dtype)
+    if torch._C._get_tracing_state() is not None:  # torch.jit records no gradient of a Function
+        return linear_loop(a, b, h0).to(dtype)
     scan: Callable[..., Tensor] = _states_op if _is_traced(b) else _Scan.apply
     return scan(a, b, h0, False).to(dtype)
 

@@ -153,8 +153,16 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
 
 
 def check_weights(*parts: tuple[Tensor | None, int]) -> None:
-    """Raises ValueError if the weight of a pair has more dimensions than the pair's number."""
+    """Raises ValueError if the weight of a pair has other dimensions than the pair's number.
+
+    A bias may have fewer.
+    """
     for part, dims in parts:
+        if part is not None and part.dim() < dims == 2:
+            raise ValueError(
+                f"a weight must be a matrix, got one with shape {tuple(part.shape)}; a prior on it "
+                "needs its shape, as dist.Normal(0.0, 1.0).expand([rows, columns]).to_event(2)"
+            )
         if part is not None and part.dim() > dims:
             raise ValueError(
                 "a prior on a weight or a bias cannot be drawn inside a plate, once for each "

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from noisin_pyro import Additive, LanguageModel, Multiplicative, NoisyGRU, PriorGuide
 from noisin_pyro.kernels.onednn import packs
-from tests.helpers import make_rnn
+from tests.helpers import LINEAR, make_rnn
 
 ADDITIVE, MULTIPLICATIVE = (kind(dist.Normal(0.0, 1.0)) for kind in (Additive, Multiplicative))
 CELLS = ("tanh", "sigmoid", "lstm", "gru")
@@ -158,7 +158,7 @@ def test_an_ensemble_under_vmap(cell: str, noise: Any, layers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")  # from torch 2.14 on
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, *LINEAR])
 def test_torchscript_tracing_decides_nothing_for_later_calls(cell: str) -> None:
     rnn = make_rnn(cell, D, H, noise=MULTIPLICATIVE)
     x, before = torch.randn(T, B, D), packs(torch.eye(2))
@@ -170,8 +170,9 @@ def test_torchscript_tracing_decides_nothing_for_later_calls(cell: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_traced_objective_trains() -> None:
-    model = LanguageModel(7, NoisyGRU(D, H, noise=MULTIPLICATIVE))
+@pytest.mark.parametrize("cell", ["gru", *LINEAR])
+def test_a_traced_objective_trains(cell: str) -> None:
+    model = LanguageModel(7, make_rnn(cell, D, H, noise=MULTIPLICATIVE))
     optimizer = pyro.optim.Adam({"lr": 0.05})
     elbo = JitTrace_ELBO(ignore_jit_warnings=True)
     svi = SVI(model, PriorGuide(model), optimizer, elbo)

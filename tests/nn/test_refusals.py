@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
 import torch
+from pyro.nn import PyroSample
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -295,3 +296,11 @@ def test_noise_to_and_the_dropout_of_words() -> None:
         NoisyRNN(3, 4, noise_to="maybe")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dropout_words must lie in \[0, 1\), got 1"):
         LanguageModel(5, NoisyRNN(3, 4), dropout_words=1)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+def test_a_prior_of_one_number_for_a_whole_weight(name: str) -> None:
+    rnn = NoisyGRU(D, H, noise=NOISE)
+    setattr(rnn, name, PyroSample(NORMAL))
+    with pytest.raises(ValueError, match=r"must be a matrix, got one with shape \(\); .*expand"):
+        rnn(torch.randn(T, B, D))
