@@ -64,6 +64,7 @@ class Call:
         given: the plates of a surrounding model, not yet entered; the owner's own if None.
         suffix: of all names, in a module's later calls in one program.
         readout: the output of the top layer.
+        recorded: whether states are deterministic sites.
     """
 
     owner: PyroModule
@@ -76,6 +77,7 @@ class Call:
     given: Plates | None = None
     suffix: str = ""
     readout: Readout = "noisy"
+    recorded: bool = True
 
     @classmethod
     def begin(
@@ -120,6 +122,10 @@ class Call:
     def without_sites(self) -> Call:
         """The call with noise that is drawn by torch and is no sample site."""
         return replace(self, active=False)
+
+    def without_records(self) -> Call:
+        """The call without deterministic sites."""
+        return replace(self, recorded=False)
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -170,7 +176,7 @@ class Call:
 
     def record(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for z or h, with shape (\\*S, T, B, H); nothing reads it back."""
-        if self.plates is not None:
+        if self.plates is not None and self.recorded:
             time, batch = self.plates
             with time, batch:
                 pyro.deterministic(self.name(module, name), value, event_dim=1)
@@ -178,13 +184,17 @@ class Call:
     def record_state(self, module: PyroModule, name: str, value: Tensor) -> None:
         """A deterministic site for a final state, with shape (\\*S, L, B, H).
 
-        It stands in the ``batch`` plate alone. A time plate in which every site stands would
+        It does not stand in the ``time`` plate. A time plate in which every site stands would
         tell Pyro that the steps of a sequence are independent, and the importance weights of
         ``RenyiELBO`` would be taken per step instead of per sequence.
+
+        It stands in a plate of one step in its place, ``end``. Pyro puts vectorised particles left
+        of the plates that it sees, and a model with a site per timestep may have no other at
+        dim −2.
         """
-        if self.plates is not None:
+        if self.plates is not None and self.recorded:
             value = value.movedim(-3, -2).unsqueeze(-4)  # (*S, 1, B, L, H)
-            with self.plates[1]:
+            with IndepMessenger(self.name(module, "end"), 1, dim=-2), self.plates[1]:
                 pyro.deterministic(self.name(module, name), value, event_dim=2)
 
     def name(self, module: PyroModule, name: str) -> str:

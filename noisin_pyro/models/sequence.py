@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyro.poutine as poutine
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
@@ -224,8 +223,7 @@ class SequenceModel(Freezable, PyroModule):
                 "with a site per timestep would not equal the prior; use sites='sequence' or "
                 "NoisinELBO"
             )
-        with poutine.block(hide_fn=_is_deterministic):
-            self._run(x, state, call, drawn)
+        self._run(x, state, call.without_records(), drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
         """The rates of all dropout on which a noisy state depends, by the names of the options.
@@ -352,7 +350,3 @@ def check_rate(name: str, rate: float) -> None:
 
 def _maybe(change: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else change(tensor)
-
-
-def _is_deterministic(site: Any) -> bool:
-    return bool(site["infer"].get("_deterministic"))

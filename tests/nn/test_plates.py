@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
 import torch
+from pyro.infer import Predictive
 
 from noisin_pyro import Additive, LanguageModel, MeanParameterized, Multiplicative, NoisyGRU
 
@@ -66,3 +67,25 @@ def test_an_entered_plate_of_another_size_is_refused() -> None:
         pyro.plate("data", 4),
     ):
         rnn(torch.randn(T, B, D))
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_particles_keep_off_the_dimension_of_time(kind: str) -> None:
+    """Each particle's y is that of its own last state, in a program that has a batch plate alone.
+
+    Predictive puts the particles left of the plates that it sees. With a site per timestep none but
+    that of the final state stands at dim −2, where particles would be taken for steps.
+    """
+    sites: Any = "timestep" if kind == "timestep" else "sequence"
+    rnn = NoisyGRU(D, H, noise=NOISES[kind], spread=0.4, sites=sites)
+    x = torch.randn(T, B, D)
+
+    def program() -> None:
+        with pyro.plate("data", B):
+            last = rnn(x)[0][..., -1:, :, :]
+            pyro.deterministic("y", last, event_dim=1)
+
+    drawn = Predictive(program, num_samples=20, parallel=True)()
+    assert drawn["y"].shape == (20, 1, B, H)
+    torch.testing.assert_close(drawn["y"].squeeze(1), drawn["state"].view(20, B, H))
+    assert len(drawn["y"].unique(dim=0)) == 20
