@@ -20,6 +20,7 @@ from torch import Tensor
 from noisin_pyro.cells.base import Cell, State
 from noisin_pyro.cells.pieces import run_pieces
 from noisin_pyro.kernels.linear_scan import linear_scan
+from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
@@ -102,9 +103,8 @@ class LinearCell(Cell[LinearWeights]):
             x.is_cuda
             or weights.w_ih.dtype not in (torch.float32, torch.float64)
             or torch.is_autocast_enabled(x.device.type)
-            or torch._C._are_functorch_transforms_active()
             or torch.compiler.is_compiling()
-            or torch._C._get_tracing_state() is not None
+            or needs_plain_torch()
         ):
             return super().run(x, state, weights, mult, add)
         return (run_pieces(self, x, state[0], weights, mult, add),)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.kernels.blocked_scan import scan_gradients, scan_into
-from noisin_pyro.kernels.mapped import backward_is_mapped
+from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear, outer
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, z0, w_ih, b_ih, decay, mult, add, z, *gates_of_pieces = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or backward_is_mapped(grad):
+        if torch.is_grad_enabled() or needs_plain_torch(grad):
             inputs = (x, z0, w_ih, b_ih, decay, mult, add)
             return None, None, *_differentiable_gradients(ctx.cell, inputs, wanted, grad)
         to_x, to_z0, to_w, to_b, to_decay, to_mult, to_add = wanted

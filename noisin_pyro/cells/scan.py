@@ -11,8 +11,9 @@ The noise is z_t = h_t · m_t + a_t; m is None for 1, and a None for 0.
 Each scan is a ``torch.autograd.Function`` with the arguments (cell, gates, z0, c0, w_hh, b_hh,
 mult, add, keep). ``keep`` says whether there will be a backward pass. The tensors that the backward
 pass needs are returned after the outputs, as ``setup_context`` requires. :meth:`.Cell.scan` is the
-readable form. It runs in place of the scan for second derivatives, under ``torch.func``, whose
-``vmap`` cannot write into a buffer, and under ``torch.jit.trace``, which records buffers wrongly.
+readable form. It runs in place of the scan for second derivatives, in forward mode, under
+``torch.func``, whose ``vmap`` cannot write into a buffer, and under ``torch.jit.trace``, which
+records buffers wrongly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
-from noisin_pyro.kernels.mapped import backward_is_mapped
+from noisin_pyro.kernels.mapped import needs_plain_torch
 
 __all__ = [
     "each_step",
@@ -53,7 +54,7 @@ def run(
     reads_bias: bool = False,
     readable: Callable[..., State] = Cell.scan,
 ) -> State:
-    """Runs a scan, or the readable form under ``torch.func`` and ``torch.jit.trace``.
+    """Runs a scan, or the readable form where torch must see every operation.
 
     The recurrence runs in the weights' dtype, under autocast too, because its rounding adds up
     over steps.
@@ -69,8 +70,7 @@ def run(
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
     gates, state = gates.contiguous(), tuple(part.to(w_hh.dtype) for part in state)
-    traced = torch._C._get_tracing_state() is not None
-    if traced or torch._C._are_functorch_transforms_active():
+    if needs_plain_torch():
         return readable(cell, gates, state, weights, mult, add)
     z0, c0 = state if len(state) > 1 else (state[0], None)
     parts = (gates, z0, c0, w_hh, b_hh, mult, add)
@@ -146,7 +146,7 @@ def twice_differentiable(
     """Decorates a hand-written backward pass: autograd replaces it in cases it cannot handle.
 
     These are gradients of gradients, and backward passes that torch maps over many gradients of the
-    output (:func:`.backward_is_mapped`).
+    output (:func:`.needs_plain_torch`).
 
     Args:
         readable: the forward pass in plain torch, a method of :class:`.Cell`.
@@ -156,7 +156,7 @@ def twice_differentiable(
         @functools.wraps(by_hand)
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
             differentiated = torch.is_grad_enabled()
-            needs_readable = differentiated or backward_is_mapped(*grads)
+            needs_readable = differentiated or needs_plain_torch(*grads)
             if not needs_readable or all(grad is None for grad in grads):
                 return by_hand(ctx, *grads)
             inputs, needed = saved(ctx)[0], ctx.needs_input_grad[1:8]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 
 from noisin_pyro.kernels.blocked_scan import ends_of, scan_gradients, scan_into
-from noisin_pyro.kernels.mapped import backward_is_mapped
+from noisin_pyro.kernels.mapped import needs_plain_torch
 
 __all__ = ["linear_loop", "linear_scan"]
 
@@ -46,7 +47,7 @@ def linear_loop(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
     """h_t = a_t ⊙ h_{t-1} + b_t for t = 1 … T, parallel over blocks of steps.
 
-    It has derivatives of any order, and works under ``torch.func`` (reverse mode and ``vmap``) and
+    It has derivatives of any order, in both modes, and works under ``torch.func`` and
     ``torch.compile``. Half precision is computed in float32 and returned in half precision. Where
     \\|a\\| > 1, rounding errors grow with the products of a, as in the loop. On a GPU, the package
     accelerated-scan computes float32 if it is installed.
@@ -79,9 +80,7 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
     a, b, h0, dtype = _prepared(a, b, h0)
     if not len(b):
         return b.to(dtype)
-    if torch._C._get_tracing_state() is not None:  # torch.jit records no gradient of a Function
-        return linear_loop(a, b, h0).to(dtype)
-    scan: Callable[..., Tensor] = _states_op if _is_traced(b) else _Scan.apply
+    scan: Callable[..., Tensor] = _states_op if _is_traced(b) else _linked
     return scan(a, b, h0, False).to(dtype)
 
 
@@ -134,7 +133,7 @@ class _Scan(torch.autograd.Function):
         a, h0, h = ctx.saved_tensors
         to_a, to_b, to_h0, _ = ctx.needs_input_grad
         gradients = _gradients_op if _is_traced(grad) else _gradients
-        if torch.is_grad_enabled() or backward_is_mapped(grad):
+        if torch.is_grad_enabled() or needs_plain_torch(grad):
             gradients = _differentiable_gradients
         da, db = gradients(grad, a, h0, h, ctx.reverse)
         first = -1 if ctx.reverse else 0
@@ -193,12 +192,14 @@ def _gradients(
 
 
 def _linked(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
-    """The recurrence with autograd, also if ``b`` is mapped by ``is_grads_batched=True``.
+    """The recurrence with autograd, by the loop where :class:`_Scan` has no rule.
 
-    That option of ``torch.autograd.grad`` uses an older vmap than ``torch.func``, without a rule
-    for :class:`_Scan`, so the loop runs.
+    That is in forward mode, where torch 2.13 silently takes nested derivatives through the ``jvp``
+    of an ``autograd.Function`` for 0, under ``torch.jit.trace``, which records no gradient of one,
+    and where ``b`` is mapped by the older vmap of ``torch.autograd.grad(is_grads_batched=True)``.
     """
-    if not torch._C._functorch.is_legacy_batchedtensor(b):
+    loops = forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+    if not loops and not torch._C._functorch.is_legacy_batchedtensor(b):
         return _Scan.apply(a, b, h0, reverse)  # type: ignore[no-any-return, no-untyped-call]
     if reverse:
         return linear_loop(a.flip(0), b.flip(0), h0).flip(0)

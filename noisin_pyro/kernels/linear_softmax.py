@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.kernels.mapped import backward_is_mapped
+from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear, outer
 
 __all__ = ["linear_log_softmax"]
@@ -54,7 +54,7 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         >>> linear_log_softmax(torch.zeros(2, 3), torch.zeros(4, 3), None, torch.tensor([0, 3]))
         tensor([-1.3863, -1.3863])
     """
-    if torch._C._are_functorch_transforms_active():
+    if needs_plain_torch():
         return _plain(z, weight, bias, target)
     parts = (z, weight, bias)
     if not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parts):
@@ -170,7 +170,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
         z, weight, bias, target, excess = ctx.saved_tensors
         if grad is None:
             return None, None, None, None
-        if torch.is_grad_enabled() or backward_is_mapped(grad):
+        if torch.is_grad_enabled() or needs_plain_torch(grad):
             return *_differentiable_gradients(grad, z, weight, bias, target), None
         negative = -grad.to(excess.dtype).unsqueeze(1)
         wanted = ctx.needs_input_grad
@@ -195,7 +195,7 @@ class _InParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, weight, bias, target, *gradients = ctx.saved_tensors
-        if torch.is_grad_enabled() or backward_is_mapped(grad):
+        if torch.is_grad_enabled() or needs_plain_torch(grad):
             return *_differentiable_gradients(grad, z, weight, bias, target), None
         first = -grad[:1]
         if bool((grad == -first).all()):

@@ -1,4 +1,4 @@
-"""Detects torch's vmaps, for which the kernels of this package have no rule."""
+"""Detects where torch transforms a computation for which a kernel of this package has no rule."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["backward_is_mapped", "is_mapped"]
+__all__ = ["is_mapped", "needs_plain_torch"]
 
 
 def is_mapped(*parts: Tensor | None) -> bool:
@@ -23,17 +24,22 @@ def is_mapped(*parts: Tensor | None) -> bool:
     return any(part is not None and functorch.is_batchedtensor(part) for part in parts)
 
 
-def backward_is_mapped(*grads: Tensor | None) -> bool:
-    """Whether torch maps a backward pass over many gradients of the output.
+def needs_plain_torch(*parts: Tensor | None) -> bool:
+    """Whether torch must see the single operations of a forward or backward pass.
 
+    That is under ``torch.func``, in forward mode (``torch.autograd.forward_ad``), under
+    ``torch.jit.trace``, and where torch maps a backward pass over many gradients of the output.
     ``torch.autograd.grad(is_grads_batched=True)``, and with it
     ``torch.autograd.functional.jacobian(vectorize=True)``, does so by an older vmap than
-    ``torch.func``. Under neither can a backward pass write into a new buffer, which is not mapped.
+    ``torch.func``. Under neither can a pass write into a new buffer, which is not mapped.
 
     Args:
-        grads: the arguments of the backward pass.
+        parts: the tensors that the older vmap may map: in a backward pass its arguments.
     """
     legacy = torch._C._functorch.is_legacy_batchedtensor
-    return torch._C._are_functorch_transforms_active() or any(
-        grad is not None and legacy(grad) for grad in grads
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or any(part is not None and legacy(part) for part in parts)
     )

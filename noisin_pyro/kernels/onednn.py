@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisin_pyro.kernels.mapped import backward_is_mapped
+from noisin_pyro.kernels.mapped import needs_plain_torch
 
 __all__ = ["linear", "outer", "packs", "small_products"]
 
@@ -88,7 +88,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and packs(x)
         and (weight.is_contiguous() or weight.t().is_contiguous())  # others are 1,000 times slower
         and not torch.is_autocast_enabled("cpu")
-        and not backward_is_mapped(x, weight)
+        and not needs_plain_torch(x, weight)
     )
 
 
@@ -148,8 +148,6 @@ def packs(weight: Tensor) -> bool:
     The operations used here belong to torch's compiler and are not public. So they are tried once;
     if they fail, all products run by ``addmm``.
     """
-    if torch._C._get_tracing_state() is not None:  # torch.jit cannot record these operations
-        return False
     plain = type(weight) in (Tensor, torch.nn.Parameter)
     return plain and weight.dtype == torch.float32 and weight.device.type == "cpu" and _works()
 

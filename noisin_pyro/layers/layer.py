@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from noisin_pyro.cells.base import Cell, State
-from noisin_pyro.kernels.mapped import is_mapped
+from noisin_pyro.kernels.mapped import is_mapped, needs_plain_torch
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
 
@@ -77,10 +78,10 @@ def is_transformed(
     add: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> bool:
-    """Whether ``torch.func`` transforms a call in a way that torch's fused kernels cannot take.
+    """Whether torch transforms a call in a way that its fused kernels cannot take.
 
     They take no tensors that ``vmap`` maps, and, under any transform, no sequences of different
-    lengths.
+    lengths. In forward mode the LSTM's takes only double precision.
 
     Args:
         x: the input.
@@ -89,6 +90,8 @@ def is_transformed(
         add: the additive noise.
         lengths: each sequence's number of steps, or None if all have the same.
     """
+    if forward_ad._current_level >= 0:
+        return True
     if lengths is not None and torch._C._are_functorch_transforms_active():
         return True
     weights = [weight for layer in layers if isinstance(layer, tuple) for weight in layer]
@@ -239,7 +242,7 @@ def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | Non
 
 def _was_measured(weight: Tensor) -> bool:
     """Whether :meth:`.Cell.folding_pays` holds for a recurrent weight."""
-    if torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active():
+    if needs_plain_torch():
         return False
     plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.device.type == "cpu"
     return plain and weight.dtype in (torch.float32, torch.float64)
