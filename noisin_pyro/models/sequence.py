@@ -212,7 +212,7 @@ class SequenceModel(Freezable, PyroModule):
                 In a guide its mask would differ from the model's, so the guide would not equal the
                 prior.
         """
-        call = self._begin(x, lengths, sample)
+        call = self._begin(x, lengths, sample).without_records()
         drawn = self._draw(call)
         if not call.noisy or not self.rnn.samples_timesteps:
             return
@@ -225,7 +225,7 @@ class SequenceModel(Freezable, PyroModule):
                 "NoisinELBO"
             )
         with poutine.block(hide_fn=_is_deterministic):  # those of the embedding and the emission
-            self._run(x, state, call.without_records(), drawn)
+            self._run(x, state, call, drawn)
 
     def dropout_before_sites(self) -> dict[str, float]:
         """The rates of all dropout on which a noisy state depends, by the names of the options.
