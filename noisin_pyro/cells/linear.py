@@ -100,9 +100,9 @@ class LinearCell(Cell[LinearWeights]):
     ) -> State:
         """As :meth:`.Cell.run`; on a CPU in pieces of the sequence (:mod:`.pieces`)."""
         if (
-            x.is_cuda
+            x.device.type != "cpu"
             or weights.w_ih.dtype not in (torch.float32, torch.float64)
-            or torch.is_autocast_enabled(x.device.type)
+            or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
             or needs_plain_torch()
         ):

@@ -70,7 +70,7 @@ def run(
     """
     w_hh, b_hh = weights.w_hh, weights.b_hh if reads_bias else None
     gates, state = gates.contiguous(), tuple(part.to(w_hh.dtype) for part in state)
-    if needs_plain_torch():
+    if needs_plain_torch() or torch.compiler.is_compiling():
         return readable(cell, gates, state, weights, mult, add)
     z0, c0 = state if len(state) > 1 else (state[0], None)
     parts = (gates, z0, c0, w_hh, b_hh, mult, add)

@@ -229,5 +229,6 @@ _states_op.register_autograd(_Scan.backward, setup_context=_Scan.setup_context)
 
 
 def _is_traced(part: Tensor) -> bool:
-    """Whether a compiler or exporter records the operations on a tensor."""
-    return torch.compiler.is_compiling() or isinstance(part, (FakeTensor, FunctionalTensor))
+    """Whether a tensor has no values: operations on it are recorded, or give shapes alone."""
+    recorded = isinstance(part, (FakeTensor, FunctionalTensor))
+    return recorded or torch.compiler.is_compiling() or part.is_meta

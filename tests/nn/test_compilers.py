@@ -86,6 +86,31 @@ def test_export_of_the_mean_path(cell: str) -> None:
     torch.testing.assert_close(program.module()(x), net(x))
 
 
+@pytest.mark.parametrize("noise", [ADDITIVE, MULTIPLICATIVE], ids=["add", "mult"])
+@pytest.mark.parametrize("cell", [*CELLS, *LINEAR])
+@pytest.mark.filterwarnings("ignore")
+def test_export_with_noise(cell: str, noise: Any) -> None:
+    """As where ``eval()`` is forgotten, or the exported network is to be averaged."""
+    rnn, x = make_rnn(cell, D, H, noise=noise), torch.randn(T, B, D)
+    program = torch.export.export(rnn, (x,), strict=False).module()
+    torch.manual_seed(0)
+    exported, again = program(x)[0], program(x)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(exported, rnn(x)[0])
+    assert not torch.equal(exported, again)
+
+
+@pytest.mark.parametrize("steps", [T, 40])
+@pytest.mark.parametrize("noise", [None, ADDITIVE, MULTIPLICATIVE], ids=["none", "add", "mult"])
+@pytest.mark.parametrize("cell", [*CELLS, *LINEAR])
+def test_shapes_without_values(cell: str, noise: Any, steps: int) -> None:
+    rnn = make_rnn(cell, D, H, noise=noise).to("meta")
+    output = rnn(torch.randn(steps, B, D, device="meta"))[0]
+    output.sum().backward()
+    assert output.shape == (steps, B, H)
+    assert all(part.grad.shape == part.shape for part in rnn.parameters())
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_activation_checkpointing(cell: str) -> None:
     rnn = make_rnn(cell, D, H, noise=MULTIPLICATIVE, dtype=torch.float64)
