@@ -102,7 +102,15 @@ def open_study(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             check_folder(config)
-            study = _connect(config, storage)
+            place = storage or str(folder / JOURNAL)
+            begun = any(folder.glob(f"{TRIAL}*"))
+            absent = (
+                f"out {config.out!r} has trials of a study that is not in {place!r}; give the "
+                "storage that it was begun with, or choose another folder"
+            )
+            if begun and "://" not in place and not Path(place).exists():
+                raise ValueError(absent)  # before an empty journal is made
+            study = _connect(config, storage, place)
             path = folder / ID
             held = path.read_text(encoding="utf-8") if path.exists() else ""
             known = study.user_attrs.get("id")
@@ -113,12 +121,8 @@ def open_study(
                     "another folder; give that as out, on a file system that all machines share, "
                     "or choose an out of another name"
                 )
-            if known is None and any(folder.glob(f"{TRIAL}*")):
-                place = f"the storage {storage!r}" if storage else f"its {JOURNAL}"
-                raise ValueError(
-                    f"out {config.out!r} has trials of a study that is not in {place}; give the "
-                    "storage that it was begun with, or choose another folder"
-                )
+            if begun and known is None:
+                raise ValueError(absent)
             with replacing(path) as temporary:
                 temporary.write_text(own, encoding="utf-8")
             _describe(study, config, names, text, own)
@@ -129,11 +133,10 @@ def open_study(
     return study
 
 
-def _connect(config: TrainConfig, storage: str | None) -> Study:
-    """Opens the storage, and the study of the folder in it."""
+def _connect(config: TrainConfig, storage: str | None, place: str) -> Study:
+    """Opens the storage at a path or URL, and the study of the folder in it."""
     import optuna
 
-    place = storage or str(Path(config.out) / JOURNAL)
     try:
         opened = optuna.storages.get_storage(place) if "://" in place else _journal(place)
         return optuna.create_study(

@@ -80,16 +80,20 @@ def test_a_renamed_folder_with_a_storage_elsewhere_is_refused(text: Path, tmp_pa
         search(text, tmp_path / "new", 2, storage, resume=True)
 
 
-@pytest.mark.parametrize("begun", [None, "a.db"])
+@pytest.mark.parametrize("begun", [None, "a.db", "a.journal"])
 def test_a_study_whose_storage_is_not_given_again_is_refused(
     begun: str | None, text: Path, tmp_path: Path
 ) -> None:
     """Its trials were done again, as those of a second study in the same folders."""
     out, storage = tmp_path / "study", f"sqlite:///{tmp_path}/a.db"
+    if begun == "a.journal":
+        storage = str(tmp_path / begun)
     first, second = (None, storage) if begun is None else (storage, None)
     search(text, out, 1, first)
+    files = set(tmp_path.rglob("*journal*"))
     with pytest.raises(ValueError, match="trials of a study that is not in .*it was begun with"):
         search(text, out, 2, second, resume=True)
+    assert set(tmp_path.rglob("*journal*")) == files  # and no empty one
     assert len(search(text, out, 2, first, resume=True)) == 2
 
 
