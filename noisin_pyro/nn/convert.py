@@ -24,7 +24,7 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
         The noisy RNN, on the device and in the mode of ``module``.
 
     Raises:
-        TypeError: if ``module`` is none of the three.
+        TypeError: if ``module`` is none of the three, or a subclass with a ``forward`` of its own.
         ValueError: as :class:`NoisyLSTM`, or if a weight is no parameter because it is computed
             from others, as under ``torch.nn.utils.parametrizations``.
 
@@ -44,6 +44,7 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     kind = next((noisy for plain, noisy in kinds if isinstance(module, plain)), None)
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
+    _check_forward(module)
     options = _options(module)
     if isinstance(module, nn.LSTM):
         options["proj_size"] = module.proj_size
@@ -75,7 +76,7 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
         The ``torch.nn.RNN``, ``LSTM`` or ``GRU``, on the device and in the mode of ``module``.
 
     Raises:
-        TypeError: if ``module`` is none of the three.
+        TypeError: if ``module`` is none of the three, or a subclass with a ``forward`` of its own.
         ValueError: if torch has no such cell (sigmoid, identity, zoneout), or a weight has a prior
             or is computed from others.
 
@@ -93,6 +94,7 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
             "to_torch takes a NoisyRNN, NoisyLSTM or NoisyGRU, which are torch's own with a noise, "
             f"got {type(module).__name__}"
         )
+    _check_forward(module)
     if any(module.zoneout):
         raise ValueError(
             f"torch has no RNN with zoneout, whose mean path mixes old and new states, got zoneout="
@@ -111,6 +113,16 @@ def to_torch(module: NoisyRNN | NoisyLSTM | NoisyGRU) -> nn.RNNBase:
     )
     _share(module, plain)
     return plain.to(weight.device).train(module.training)
+
+
+def _check_forward(module: nn.RNNBase) -> None:
+    """Raises TypeError if a subclass of the user computes something else."""
+    known: list[Any] = [nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward, NoisyRecurrence.forward]
+    if type(module).forward not in known:
+        raise TypeError(
+            f"{type(module).__name__} has a forward of its own, which would be lost; convert the "
+            "RNN that it is built on, or subclass NoisyRNN, NoisyLSTM or NoisyGRU"
+        )
 
 
 def _options(module: nn.RNNBase) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
 
     Args:
         module: any module: ``torch.nn.LSTM``, a noisy RNN, or a module that contains one. Each call
-            of it draws new masks.
+            of it draws new masks. Its other methods, such as ``model.encode``, and calls of a part
+            alone use the masks of its last call, and before the first call drop nothing; so give
+            the module that your program calls.
         names: the parameters. A string is a prefix of parameter names, in the module and all its
             submodules. A sequence contains full names such as ``"weight_hh_l0"`` or
             ``"rnn.weight_hh_l0"``.

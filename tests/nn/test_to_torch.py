@@ -8,7 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.nn import PyroSample
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 from noisin_pyro import (
@@ -18,6 +18,7 @@ from noisin_pyro import (
     NoisyLSTM,
     NoisyMinGRU,
     NoisyRNN,
+    from_torch,
     to_torch,
 )
 from tests.helpers import flat
@@ -48,6 +49,23 @@ def test_what_it_refuses() -> None:
     gru.weight_hh_l0 = PyroSample(dist.Normal(0.0, 1.0).expand([3 * H, H]).to_event(2))
     with pytest.raises(ValueError, match="weight_hh_l0 is random or computed from others"):
         to_torch(gru)
+
+
+@pytest.mark.parametrize(("kind", "convert"), [(nn.LSTM, from_torch), (NoisyGRU, to_torch)])
+def test_a_forward_of_a_subclass_is_not_lost(kind: Any, convert: Any) -> None:
+    class Scaled(kind):
+        def forward(self, *args: Any) -> Any:
+            output, state = super().forward(*args)
+            return 2 * output, state
+
+    class Renamed(kind):
+        pass
+
+    with pytest.raises(TypeError, match="Scaled has a forward of its own, which would be lost"):
+        convert(Scaled(D, H))
+    assert convert(Renamed(D, H)).hidden_size == H
+    with_priors: Any = PyroModule[kind]
+    assert convert(with_priors(D, H)).hidden_size == H
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
