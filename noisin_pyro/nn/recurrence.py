@@ -168,7 +168,7 @@ class NoisyRecurrence(NoisyModule):
         call = Call.begin(self, shape, device, lengths, sample, tied=self.tied, plates=plates)
         if self.sites is None or not (call.active and call.noisy and any(self.noise)):
             return call
-        return replace(call, suffix=repeat_suffix(call.name(self, self._first_site)))
+        return replace(call, suffix=repeat_suffix(call.name(self, self._first_site())))
 
     def _packed(
         self,
@@ -254,9 +254,11 @@ class NoisyRecurrence(NoisyModule):
         tracks = (self._tracks, weights, state, spreads, epsilon)
         return make_layers(self, cell, *tracks, call.readout, rate)
 
-    @property
     def _first_site(self) -> str:
-        """The name of a sample site of every noisy call: a ``noise_{layer}`` if there is any."""
+        """The name of a sample site of every noisy call: a ``noise_{layer}`` if there is any.
+
+        Only called if some layer has a noise.
+        """
         layers = [layer for layer, noise in enumerate(self.noise) if noise is not None]
         drawn = [layer for layer in layers if not self._samples_steps(self.noise[layer])]
         return f"noise_{drawn[0]}" if drawn else f"z_{layers[0]}_0"

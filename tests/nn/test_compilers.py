@@ -183,9 +183,10 @@ def test_an_ensemble_under_vmap(cell: str, noise: Any, layers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")  # from torch 2.14 on
+@pytest.mark.parametrize("noise", [None, MULTIPLICATIVE], ids=["none", "mult"])
 @pytest.mark.parametrize("cell", [*CELLS, *LINEAR])
-def test_torchscript_tracing_decides_nothing_for_later_calls(cell: str) -> None:
-    rnn = make_rnn(cell, D, H, noise=MULTIPLICATIVE)
+def test_torchscript_tracing_decides_nothing_for_later_calls(cell: str, noise: Any) -> None:
+    rnn = make_rnn(cell, D, H, noise=noise)
     x, before = torch.randn(T, B, D), packs(torch.eye(2))
     traced = torch.jit.trace(rnn, (x,), check_trace=False)
     assert traced(x)[0].shape == (T, B, H)
