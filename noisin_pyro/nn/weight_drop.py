@@ -47,6 +47,7 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
         The module itself.
 
     Raises:
+        TypeError: if ``names`` is a number, as the rate given by position is.
         ValueError: if a name fits no parameter, or ``p`` lies outside [0, 1).
 
     Example:
@@ -57,6 +58,8 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
         >>> bool((lstm.weight_hh_l0 == 0).any()), bool((lstm.eval().weight_hh_l0 == 0).any())
         (True, False)
     """
+    if isinstance(names, (int, float)):
+        raise TypeError(f"names must be a string or a list of names, got {names}; give p={names}")
     if not 0 <= p < 1:
         raise ValueError(f"p must lie in [0, 1), got {p}")
     known = _droppable(module)

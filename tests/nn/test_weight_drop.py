@@ -246,6 +246,11 @@ def test_a_weight_with_another_parametrization(name: str, kind: Any) -> None:
         weight_drop(module)
 
 
+def test_a_rate_by_position_is_told() -> None:
+    with pytest.raises(TypeError, match="names must be a string or a list.*got 0.5; give p=0.5"):
+        weight_drop(nn.LSTM(3, 4), 0.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("names", "p", "sentence"),
     [
