@@ -26,7 +26,6 @@ from training_tables import (
     antithetic,
     entries,
     kills,
-    precision,
     reproduced,
     runs,
     tight_bounds,
@@ -68,7 +67,6 @@ def rendered() -> dict[Path, str]:
     first = {"alternatives": alternatives(), "speed-short": speed_short(), **short}
     parts = {
         "table1": corpora,
-        "precision": precision(),
         "entries": entries(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),

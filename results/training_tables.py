@@ -6,7 +6,7 @@ from typing import Any
 
 from records import HERE, load, machines, table
 
-from noisin_pyro.experiments.recipe import Options, recipes
+from noisin_pyro.experiments.recipe import Options, Recipe, recipes
 from noisin_pyro.experiments.reproduce import render
 from noisin_pyro.experiments.store import run_of
 from noisin_pyro.experiments.summary import MeanStd
@@ -96,40 +96,34 @@ def reproduced() -> dict[str, str]:
     }
 
 
-#: The pair of Table 2 that was run in both precisions.
-PAIR = ("1-tanh-none", "1-tanh-noisin")
-
-
-def precision() -> str:
-    """Runs of one table in float32 and in bf16-mixed."""
-    rows = []
-    for name in PAIR:
-        for precision in ("32", "bf16-mixed"):
-            options = Options(grid=1, seeds=1, precision=precision)
-            recipe = next(r for r in recipes("table2", options) if r.records == f"table2/{name}")
-            run = run_of(recipe, recipe.points(options)[0], 1, options, HERE / "reproduce")
-            record = run.record()
-            if record is not None and record["final"]:
-                final = record["final"]["mean_path"]
-                figures = [f"{final['valid']:.1f}", f"{final['test']:.1f}"]
-                rows.append([record["method"], precision, *figures, str(record["best_epoch"])])
-    return table(["1 layer, tanh", "precision", "valid", "test", "best epoch"], rows)
-
-
 def entries() -> str:
-    """What has been tried of the grids of a block on Penn Treebank, one seed each."""
+    """All settings of a block of Table 2 on Penn Treebank, with seed 1, in each precision."""
     rows = []
-    for recipe in recipes("table2", Options(seeds=1)):
+    for recipe in recipes("table2", Options()):
         if not recipe.records.startswith("table2/1-tanh-"):
             continue
         for point in recipe.points(Options()):
-            record = run_of(recipe, point, 1, Options(), HERE / "reproduce").record()
-            if record is not None and record["final"]:
-                final = record["final"]["mean_path"]
-                figures = [f"{final['valid']:.1f}", f"{final['test']:.1f}"]
-                epochs = f"{record['best_epoch']} of {len(record['history'])}"
-                rows.append([record["method"], point, *figures, epochs])
-    return table(["1 layer, tanh", "entry", "valid", "test", "best epoch"], rows)
+            both = [finished(recipe, point, precision) for precision in ("32", "bf16-mixed")]
+            cells = [cell for figures in zip(*map(figures_of, both)) for cell in figures]
+            rows.append([recipe.method, point, *cells])
+    heads = ("valid", "test", "best epoch")
+    columns = [head + suffix for head in heads for suffix in ("", ", bf16")]
+    return table(["1 layer, tanh", "setting", *columns], rows)
+
+
+def finished(recipe: Recipe, point: str, precision: str) -> dict[str, Any] | None:
+    """The record of a finished run with seed 1, or None."""
+    options = Options(precision=precision)
+    record = run_of(recipe, point, 1, options, HERE / "reproduce").record()
+    return record if record is not None and record["final"] else None
+
+
+def figures_of(record: dict[str, Any] | None) -> list[str]:
+    """Validation and test perplexity and the best epoch of a run, dashes if there is none."""
+    if record is None:
+        return ["–"] * 3
+    final, epochs = record["final"]["mean_path"], len(record["history"])
+    return [f"{final['valid']:.1f}", f"{final['test']:.1f}", f"{record['best_epoch']} of {epochs}"]
 
 
 def tight_bounds() -> str:
