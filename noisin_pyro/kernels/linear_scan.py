@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.autograd import forward_ad
 
 from noisin_pyro.kernels.blocked_scan import ends_of, scan_gradients, scan_into
-from noisin_pyro.kernels.mapped import needs_plain_torch
+from noisin_pyro.kernels.mapped import is_forward_mode, needs_plain_torch
 
 __all__ = ["linear_loop", "linear_scan"]
 
@@ -198,7 +197,7 @@ def _linked(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
     of an ``autograd.Function`` for 0, under ``torch.jit.trace``, which records no gradient of one,
     and where ``b`` is mapped by the older vmap of ``torch.autograd.grad(is_grads_batched=True)``.
     """
-    loops = forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+    loops = is_forward_mode() or torch._C._get_tracing_state() is not None
     if not loops and not torch._C._functorch.is_legacy_batchedtensor(b):
         return _Scan.apply(a, b, h0, reverse)  # type: ignore[no-any-return, no-untyped-call]
     if reverse:

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["is_mapped", "needs_plain_torch"]
+__all__ = ["is_forward_mode", "is_mapped", "needs_plain_torch"]
+
+
+def is_forward_mode() -> bool:
+    """Whether torch computes derivatives in forward mode, inside a ``forward_ad.dual_level()``."""
+    return forward_ad._current_level >= 0
 
 
 def is_mapped(*parts: Tensor | None) -> bool:
@@ -40,6 +45,6 @@ def needs_plain_torch(*parts: Tensor | None) -> bool:
     return (
         torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
+        or is_forward_mode()
         or any(part is not None and legacy(part) for part in parts)
     )

@@ -16,10 +16,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from noisin_pyro.cells.base import Cell, State
-from noisin_pyro.kernels.mapped import is_mapped, needs_plain_torch
+from noisin_pyro.kernels.mapped import is_forward_mode, is_mapped, needs_plain_torch
 from noisin_pyro.layers.folding import fold
 from noisin_pyro.lengths import last_step, length_mask
 
@@ -90,9 +89,7 @@ def is_transformed(
         add: the additive noise.
         lengths: each sequence's number of steps, or None if all have the same.
     """
-    if forward_ad._current_level >= 0:
-        return True
-    if lengths is not None and torch._C._are_functorch_transforms_active():
+    if is_forward_mode() or (lengths is not None and torch._C._are_functorch_transforms_active()):
         return True
     weights = [weight for layer in layers if isinstance(layer, tuple) for weight in layer]
     return is_mapped(x, *state, *weights, add)

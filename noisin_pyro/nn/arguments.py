@@ -158,7 +158,7 @@ def check_weights(*parts: tuple[Tensor | None, int]) -> None:
     A bias may have fewer.
     """
     for part, dims in parts:
-        if part is not None and part.dim() < dims == 2:
+        if part is not None and dims == 2 and part.dim() < 2:
             raise ValueError(
                 f"a weight must be a matrix, got one with shape {tuple(part.shape)}; a prior on it "
                 "needs its shape, as dist.Normal(0.0, 1.0).expand([rows, columns]).to_event(2)"
