@@ -10,6 +10,7 @@ recomputes the coefficients from them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from torch import Tensor
 from noisin_pyro.kernels.blocked_scan import scan_gradients, scan_into
 from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear, outer
+from noisin_pyro.kernels.replay import replayed_gradients
 
 if TYPE_CHECKING:
+    from noisin_pyro.cells.base import State
     from noisin_pyro.cells.linear import LinearCell, LinearWeights
 
 __all__ = ["run_pieces"]
@@ -98,7 +101,8 @@ class _Pieces(torch.autograd.Function):
         wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or needs_plain_torch(grad):
             inputs = (x, z0, w_ih, b_ih, decay, mult, add)
-            return None, None, *_differentiable_gradients(ctx.cell, inputs, wanted, grad)
+            plain = functools.partial(_plain, ctx.cell)
+            return None, None, *replayed_gradients(plain, inputs, wanted, [grad])
         to_x, to_z0, to_w, to_b, to_decay, to_mult, to_add = wanted
         dx = torch.empty_like(x) if to_x else None
         dw = torch.zeros_like(w_ih) if to_w else None
@@ -161,13 +165,16 @@ def _coefficients(
     return a, b, leaves
 
 
-def _differentiable_gradients(cell: LinearCell, inputs: Any, wanted: Any, grad: Tensor) -> Any:
-    """The gradients by autograd, which takes a mapped ``grad`` and gives further derivatives."""
-    differentiated = torch.is_grad_enabled()
-    x, z0, w_ih, b_ih, decay, mult, add = inputs
+def _plain(
+    cell: LinearCell,
+    x: Tensor,
+    z0: Tensor,
+    w_ih: Tensor,
+    b_ih: Tensor | None,
+    decay: Tensor | None,
+    mult: Tensor | None,
+    add: Tensor | None,
+) -> State:
+    """:class:`_Pieces` in operations that autograd follows."""
     weights = cell.weights(w_ih, b_ih, decay)
-    leaves = [part for part, to in zip(inputs, wanted) if to]
-    with torch.enable_grad():
-        (z,) = cell.scan(cell.project(x, weights), (z0,), weights, mult, add)
-        gradients = iter(torch.autograd.grad(z, leaves, grad, create_graph=differentiated))
-    return [next(gradients) if to else None for to in wanted]
+    return cell.scan(cell.project(x, weights), (z0,), weights, mult, add)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, TorchCell, Weights
 from noisin_pyro.kernels.mapped import needs_plain_torch
+from noisin_pyro.kernels.replay import replayed_gradients
 
 __all__ = [
     "each_step",
@@ -155,23 +156,20 @@ def twice_differentiable(
     def decorate(by_hand: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(by_hand)
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            differentiated = torch.is_grad_enabled()
-            needs_readable = differentiated or needs_plain_torch(*grads)
-            if not needs_readable or all(grad is None for grad in grads):
+            by_autograd = torch.is_grad_enabled() or needs_plain_torch(*grads)
+            if not by_autograd or all(grad is None for grad in grads):
                 return by_hand(ctx, *grads)
-            inputs, needed = saved(ctx)[0], ctx.needs_input_grad[1:8]
-            gates, z0, c0, w_hh, b_hh, mult, add = inputs
-            wanted = [part for part, needs in zip(inputs, needed) if needs]
-            with torch.enable_grad(), torch.autocast(gates.device.type, enabled=False):
+
+            def plain(
+                gates: Tensor, z0: Tensor, c0: Tensor | None, w_hh: Tensor, *rest: Tensor | None
+            ) -> State:
+                b_hh, mult, add = rest
                 weights = Weights(w_hh, w_hh, None, b_hh)
                 state = (z0,) if c0 is None else (z0, c0)
-                outputs = readable(ctx.cell, gates, state, weights, mult, add)
-                outs, given = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
-                gradients = torch.autograd.grad(
-                    outs, wanted, given, create_graph=differentiated, allow_unused=True
-                )
-            each = iter(gradients)
-            return None, *(next(each) if needs else None for needs in needed), None
+                return readable(ctx.cell, gates, state, weights, mult, add)
+
+            wanted = ctx.needs_input_grad[1:8]
+            return None, *replayed_gradients(plain, saved(ctx)[0], wanted, grads), None
 
         return backward
 

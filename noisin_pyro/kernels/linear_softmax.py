@@ -27,6 +27,7 @@ from torch import Tensor
 
 from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear, outer
+from noisin_pyro.kernels.replay import replayed_gradients
 
 __all__ = ["linear_log_softmax"]
 
@@ -80,6 +81,7 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
 def _plain(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
     """:func:`linear_log_softmax` in torch's own functions."""
     logits = F.linear(z, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return -F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)
 
 
@@ -171,7 +173,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         if torch.is_grad_enabled() or needs_plain_torch(grad):
-            return *_differentiable_gradients(grad, z, weight, bias, target), None
+            return _replayed((z, weight, bias, target), ctx.needs_input_grad, grad)
         negative = -grad.to(excess.dtype).unsqueeze(1)
         wanted = ctx.needs_input_grad
         return (
@@ -196,7 +198,7 @@ class _InParts(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, weight, bias, target, *gradients = ctx.saved_tensors
         if torch.is_grad_enabled() or needs_plain_torch(grad):
-            return *_differentiable_gradients(grad, z, weight, bias, target), None
+            return _replayed((z, weight, bias, target), ctx.needs_input_grad, grad)
         first = -grad[:1]
         if bool((grad == -first).all()):
             gradients = [
@@ -253,14 +255,6 @@ def _in_parts(
     )
 
 
-def _differentiable_gradients(
-    grad: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
-) -> list[Tensor | None]:
+def _replayed(inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor) -> Any:
     """The gradients by autograd, which takes a mapped ``grad`` and gives further derivatives."""
-    differentiated = torch.is_grad_enabled()
-    parts = [z, weight, bias]
-    wanted = [part for part in parts if part is not None and part.requires_grad]
-    with torch.enable_grad():
-        log_prob = _plain(z, weight, bias, target)
-        gradients = iter(torch.autograd.grad(log_prob, wanted, grad, create_graph=differentiated))
-    return [next(gradients) if part is not None and part.requires_grad else None for part in parts]
+    return tuple(replayed_gradients(lambda *parts: (_plain(*parts),), inputs, wanted, (grad,)))

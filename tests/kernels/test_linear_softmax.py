@@ -213,6 +213,15 @@ def test_torch_func_transforms() -> None:
     torch.testing.assert_close(mapped, apart)
 
 
+def test_under_torch_func_half_precision_gives_single_precision_too() -> None:
+    z, weight, bias, target = (part.detach() for part in problem(dtype=torch.bfloat16))
+    mapped = torch.vmap(lambda part: linear_log_softmax(part, weight, bias, target))(z[None])[0]
+    assert mapped.dtype == torch.float32
+    torch.testing.assert_close(
+        mapped, linear_log_softmax(z, weight, bias, target), rtol=0.02, atol=0.02
+    )
+
+
 class Matrices(TorchDispatchMode):
     """Holds on to every piece of memory of a size that an operation gives, to count them."""
 
