@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from noisin_pyro.atomic import replacing
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.lease import Lease
+from noisin_pyro.tuning.place import check_place, exists
 from noisin_pyro.tuning.sampler import make_sampler
 from noisin_pyro.tuning.space import first_guess
 
@@ -98,22 +99,19 @@ def open_study(
         ValueError: if the storage cannot be used, or its study is another.
     """
     folder = Path(config.out)
+    place = str(folder / JOURNAL) if storage is None else storage
+    check_place(place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             check_folder(config)
-            place = storage or str(folder / JOURNAL)
-            begun = any(folder.glob(f"{TRIAL}*"))
-            absent = (
-                f"out {config.out!r} has trials of a study that is not in {place!r}; give the "
-                "storage that it was begun with, or choose another folder"
-            )
-            if begun and "://" not in place and not Path(place).exists():
-                raise ValueError(absent)  # before an empty journal is made
-            study = _connect(config, storage, place)
             path = folder / ID
             held = path.read_text(encoding="utf-8") if path.exists() else ""
+            begun = any(folder.glob(f"{TRIAL}*"))
+            study = _connect(config, storage, place, begun=begun or bool(held))
             known = study.user_attrs.get("id")
+            if begun and known is None:
+                raise Absent(config.out, place)
             own: str = (storage is None and known) or held or uuid.uuid4().hex
             if known is not None and known != own:
                 raise ValueError(
@@ -121,8 +119,6 @@ def open_study(
                     "another folder; give that as out, on a file system that all machines share, "
                     "or choose an out of another name"
                 )
-            if begun and known is None:
-                raise ValueError(absent)
             with replacing(path) as temporary:
                 temporary.write_text(own, encoding="utf-8")
             _describe(study, config, names, text, own)
@@ -133,22 +129,30 @@ def open_study(
     return study
 
 
-def _connect(config: TrainConfig, storage: str | None, place: str) -> Study:
-    """Opens the storage at a path or URL, and the study of the folder in it."""
+def _connect(config: TrainConfig, storage: str | None, place: str, begun: bool) -> Study:
+    """Opens the storage at a path or URL, and the study of the folder in it.
+
+    If that study has begun, nothing is made: neither a file, nor a study in another one's database.
+    """
     import optuna
 
+    if begun and not exists(place):
+        raise Absent(config.out, place)
     try:
         opened = optuna.storages.get_storage(place) if "://" in place else _journal(place)
+        name = _name(opened, Path(config.out), storage)
+        if begun and name not in optuna.get_all_study_names(opened):
+            raise Absent(config.out, place)
         return optuna.create_study(
             storage=opened,
-            study_name=_name(opened, Path(config.out), storage),
+            study_name=name,
             load_if_exists=True,
             direction="minimize",
             sampler=make_sampler(config.seed),
             # With noise the loss falls slowly at first, so no trial is pruned in its first third.
             pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=-(-config.epochs // 3)),
         )
-    except Renamed:
+    except (Absent, Renamed):
         raise
     except Exception as error:  # each database has exceptions of its own
         reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -156,6 +160,16 @@ def _connect(config: TrainConfig, storage: str | None, place: str) -> Study:
             f"storage {place!r} cannot be used ({reason}); give the path of a journal file, or a "
             "URL such as sqlite:///study.db"
         ) from None
+
+
+class Absent(ValueError):
+    """The storage has no study of a folder that has begun one."""
+
+    def __init__(self, out: str, place: str) -> None:
+        super().__init__(
+            f"out {out!r} has begun a study that is not in {place!r}; give the storage that it was "
+            "begun with, or choose another folder"
+        )
 
 
 class Renamed(ValueError):

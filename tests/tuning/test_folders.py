@@ -91,10 +91,49 @@ def test_a_study_whose_storage_is_not_given_again_is_refused(
     first, second = (None, storage) if begun is None else (storage, None)
     search(text, out, 1, first)
     files = set(tmp_path.rglob("*journal*"))
-    with pytest.raises(ValueError, match="trials of a study that is not in .*it was begun with"):
+    with pytest.raises(ValueError, match="begun a study that is not in .*it was begun with"):
         search(text, out, 2, second, resume=True)
     assert set(tmp_path.rglob("*journal*")) == files  # and no empty one
     assert len(search(text, out, 2, first, resume=True)) == 2
+
+
+def studies(database: Path) -> list[str]:
+    """The names of the studies in a database."""
+    with closing(sqlite3.connect(database)) as connection:
+        return [name for (name,) in connection.execute("SELECT study_name FROM studies")]
+
+
+def test_a_mistyped_database_is_refused_and_not_made(text: Path, tmp_path: Path) -> None:
+    """An empty one was left behind, or an empty study in somebody else's."""
+    out, storage = tmp_path / "study", f"sqlite:///{tmp_path}/a.db"
+    search(text, out, 1, storage)
+    search(text, tmp_path / "other", 1, f"sqlite:///{tmp_path}/others.db")
+    for typed in ("b.db", "others.db"):
+        with pytest.raises(ValueError, match=f"a study that is not in .*{typed}"):
+            search(text, out, 2, f"sqlite:///{tmp_path}/{typed}", resume=True)
+    assert not (tmp_path / "b.db").exists()
+    assert studies(tmp_path / "others.db") == ["other"]
+    assert len(search(text, out, 2, storage, resume=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        ("", "storage is empty; leave it out"),
+        ("sqlite:a.db", "'sqlite:a.db' is no URL; three slashes"),
+        ("sqlite://a.db", "'sqlite://a.db' is no URL; three slashes"),
+        ("sqlite:///:memory:", "is in memory and ends with this process; give the path"),
+        ("sqlite://", "is in memory"),
+    ],
+)
+def test_a_storage_that_is_no_place_is_refused(
+    storage: str, reason: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal of that name was written; a study in memory could not be resumed."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        search(text, tmp_path / "study", 1, storage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_that_fails_is_told(
