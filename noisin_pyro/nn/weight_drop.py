@@ -29,6 +29,9 @@ def weight_drop(module: Module, names: str | Sequence[str] = "weight_hh", p: flo
     It comes after other parametrizations of a weight, such as
     ``torch.nn.utils.parametrizations.weight_norm``.
 
+    The masks belong to the module, so train it in one thread at a time. Several threads may call it
+    in ``eval()``.
+
     Under activation checkpointing of a part of ``module``, run the backward pass of each call
     before the next call, because the recomputation uses the last mask. Checkpointing the whole
     ``module`` has no such restriction.

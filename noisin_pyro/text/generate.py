@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisin_pyro.infer.contexts import seeded_by
+from noisin_pyro.infer.contexts import draw_priors, given, has_priors, seeded_by
 from noisin_pyro.infer.forecast import check_count, continue_sequences
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.modes import evaluating
@@ -29,6 +29,8 @@ def sample_text(
     generator: torch.Generator | None = None,
 ) -> str:
     """Continues a text, each word (or character) given all before it.
+
+    If γ or weights have priors, they are drawn once for the whole text.
 
     Args:
         model: the model; its training mode is left as it was.
@@ -106,5 +108,10 @@ def sample_tokens(
         logits[:, list(exclude)] = -torch.inf
         return torch.multinomial(logits.softmax(-1), 1).T.to(x.device)
 
-    with torch.no_grad(), evaluating(model), seeded_by(generator, x.device):
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        seeded_by(generator, x.device),
+        given(draw_priors(model, x[:1]) if has_priors(model) else None),
+    ):
         return continue_sequences(model, x, steps, None, draw=draw, sample=sample)

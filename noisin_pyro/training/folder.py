@@ -15,6 +15,7 @@ from noisin_pyro.atomic import PARTIAL
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.pretrained import load_weights, save_weights
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
+from noisin_pyro.text.corpora.archives import PublishedArchive
 from noisin_pyro.text.corpora.datasets import PREFIX
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import (
@@ -156,7 +157,9 @@ def load_run(
         assert model.vocabulary is not None  # its file is there
         return config, model.vocabulary, model
     assert config is not None
-    vocabulary = Vocabulary.load(folder / "vocabulary.txt", config.read_as or "words")
+    source = CORPORA.get(config.corpus)
+    usual = source.tokens if isinstance(source, PublishedArchive) else "words"
+    vocabulary = Vocabulary.load(folder / "vocabulary.txt", config.read_as or usual)
     check_memory(config, len(vocabulary), samples=1)
     with torch.random.fork_rng():
         model = build_model(config, len(vocabulary))

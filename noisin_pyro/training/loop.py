@@ -255,7 +255,7 @@ class Trainer:
         if self.config.optimizer == "asgd":
             with averaged_weights(self.optimizer.optimizer):
                 averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
-        process = {"state": self.state, "rng": _random_state()}
+        process = {"state": self.state, "rng": _random_state(self.fabric.device)}
         payload = {
             **asdict(self.progress),
             "config": self.config.to_dict(),
@@ -313,9 +313,7 @@ class Trainer:
             process = saved["processes"][self.fabric.global_rank]
             self.state = self._state_from(process["state"])
         with piece(path, "random state"):
-            torch.set_rng_state(process["rng"][0])
-            if torch.cuda.is_available() and len(process["rng"]) > 1:
-                torch.cuda.set_rng_state(process["rng"][1])
+            _set_random_state(self.fabric.device, process["rng"])
         self.progress = progress
         self.progress.finished = self._is_over()  # --epochs or --patience may have changed
         if changes:
@@ -359,6 +357,16 @@ class Trainer:
         return values
 
 
-def _random_state() -> list[Tensor]:
+def _random_state(device: torch.device) -> list[Tensor]:
+    """The random states of the CPU and, if it is another one, of the device."""
     states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
+    return (
+        states if device.type == "cpu" else [*states, getattr(torch, device.type).get_rng_state()]
+    )
+
+
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    """Restores what :func:`_random_state` returned, perhaps on a machine with another device."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu" and len(states) > 1:
+        getattr(torch, device.type).set_rng_state(states[1])

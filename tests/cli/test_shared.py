@@ -10,8 +10,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from noisin_pyro import Additive, LanguageModel, NoisyGRU, load_corpus
+from noisin_pyro import Additive, LanguageModel, NoisyGRU, Vocabulary, load_corpus
 from noisin_pyro.cli import main
+from noisin_pyro.training.build import build_model
+from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.folder import load_run
 
 TINY = ["--embedding_size=4", "--hidden_size=5", "--epochs=1", "--batch_size=4", "--quiet=true"]
@@ -85,6 +87,16 @@ def test_a_run_folder_of_before_stays_readable(
             for place in (run, tmp_path / "old")
         ]
         assert outputs[0] == outputs[1]
+
+
+def test_a_run_on_text8_without_a_description_reads_characters(tmp_path: Path) -> None:
+    """As after a training whose noise only ``config.yaml`` can describe."""
+    config = TrainConfig(corpus="text8", embedding_size=4, hidden_size=4, noise="none")
+    vocabulary = Vocabulary.build(dict.fromkeys(["a", "b", "<0x20>"], 1), tokens="characters")
+    build_model(config, len(vocabulary)).save_pretrained(tmp_path, vocabulary)
+    (tmp_path / "config.json").unlink()
+    config.save(tmp_path / "config.yaml")
+    assert load_run(tmp_path)[1] == vocabulary
 
 
 def test_a_model_that_was_never_a_run(

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from noisin_pyro import Additive, LanguageModel, NoisyLSTM, NoisyRNN, Vocabulary, sample_text
+from noisin_pyro import (
+    Additive,
+    LanguageModel,
+    NoisyLSTM,
+    NoisyRNN,
+    Vocabulary,
+    sample_text,
+    weight_priors,
+)
 from noisin_pyro.text.generate import sample_tokens
 
 VOCABULARY = Vocabulary.build([*"abcdefghijklmnopqrst"])
@@ -51,6 +59,23 @@ def test_noise_is_drawn_if_asked_for() -> None:
     assert mean[0] == mean[1] and len({mean[0], *noisy}) == 3
     again = sample_text(model, "a", 30, sample=True, **cold, generator=seeded(1))
     assert again == noisy[0]
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_priors_are_drawn_once_for_the_text(sample: bool) -> None:
+    noise = Additive(dist.Normal(0.0, 1.0))
+    model = LanguageModel(10, NoisyRNN(4, 6, noise=noise, spread=dist.LogNormal(0.0, 1.0)))
+    weight_priors(model, 0.5)
+    read: list[torch.Tensor] = []
+    model.rnn.register_forward_pre_hook(
+        lambda rnn, _: read.append(torch.cat([rnn.weight_hh_l0.flatten(), rnn.spread[0].view(1)]))
+    )
+    for _ in range(2):
+        sample_tokens(model, torch.zeros(3, 1, dtype=torch.long), 4, sample=sample)
+    first, second = read[:5], read[5:]
+    assert all(torch.equal(values, first[0]) for values in first)
+    assert all(torch.equal(values, second[0]) for values in second)
+    assert not torch.equal(first[0], second[0])
 
 
 def test_it_carries_the_state() -> None:

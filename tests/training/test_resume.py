@@ -257,6 +257,19 @@ def test_another_learning_rate_goes_on_and_is_recorded(text: Path, tmp_path: Pat
         train(replace(config, unroll=8, resume=True))
 
 
+def test_the_random_state_of_an_accelerator_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that is not CUDA's, too; on a machine without it the CPU's alone is restored."""
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor([7]))
+    monkeypatch.setattr(torch.mps, "set_rng_state", restored.append)
+    saved = loop._random_state(torch.device("mps"))
+    expected = torch.rand(3)
+    for device in ("mps", "cpu"):
+        loop._set_random_state(torch.device(device), saved)
+        assert torch.equal(torch.rand(3), expected)
+    assert restored == [torch.tensor([7])]
+
+
 def test_a_resume_that_is_refused_leaves_config_yaml(text: Path, tmp_path: Path) -> None:
     """Cut off after its first line, it is a configuration still: that of another run."""
     config = tiny(text, tmp_path / "run", epochs=1, noise="gaussian")
