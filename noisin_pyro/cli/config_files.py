@@ -6,6 +6,9 @@ from typing import Any
 
 __all__ = ["read_config_files"]
 
+#: The options of ``noisin tune`` that are not a run's, and their types.
+OF_TUNE = {"trials": int, "storage": str | None}
+
 
 def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Reads the files of ``--config``.
@@ -25,7 +28,7 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
     from argparse import ArgumentParser
     from pathlib import Path
 
-    from noisin_pyro.training.config import check_file, is_run_folder
+    from noisin_pyro.training.config import check_file, check_types, is_run_folder
     from noisin_pyro.training.safe_yaml import load_yaml
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -36,11 +39,13 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
         values = load_yaml(path)
         if values.get("precision") == 32:  # YAML reads 32 as a number
             values["precision"] = "32"
+        of_tune = {key: values.pop(key) for key in OF_TUNE if name == "tune" and key in values}
         try:
+            check_types(of_tune, OF_TUNE)
             check_file(values)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None
         if name == "train" and is_run_folder(path.parent) and path.name == "config.yaml":
             values["out"] = str(path.parent)  # wherever the run folder lies now
-        given.update(values)
+        given.update(values | of_tune)
     return given, rest

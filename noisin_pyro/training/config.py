@@ -373,19 +373,24 @@ def check_file(values: dict[str, Any]) -> None:
     check_types(values)
 
 
-def check_types(values: dict[str, Any]) -> None:
+def check_types(values: dict[str, Any], hints: dict[str, Any] | None = None) -> None:
     """Refuses options of another type than the configuration's.
+
+    Args:
+        values: the options by their names.
+        hints: the types by these names; those of :class:`TrainConfig` if omitted.
 
     Raises:
         ValueError: if there is one; the sentence names it.
     """
     for name, value in values.items():
-        known = get_args(HINTS[name])
-        if fits(value, HINTS[name]):
+        hint = (hints or HINTS)[name]
+        known = get_args(hint)
+        if fits(value, hint):
             continue
         if all(isinstance(choice, str) for choice in known) and known:
             raise ValueError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
-        raise ValueError(f"{name} must be {describe_type(HINTS[name])}, got {value!r}")
+        raise ValueError(f"{name} must be {describe_type(hint)}, got {value!r}")
 
 
 #: The type of each option.

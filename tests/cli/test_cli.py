@@ -110,6 +110,27 @@ def test_what_is_no_default_is_printed_from_files_too(
     assert yaml.safe_load(capsys.readouterr().out) == {**expected, "layers": 2}
 
 
+def test_the_printed_options_of_a_study_are_a_file_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file was refused: trials and storage were no options in it."""
+    given = ["--trials", "3", "--storage", "a.journal", "--layers", "2"]
+    with pytest.raises(SystemExit):
+        main(["tune", *given, "--print_config=skip_default"])
+    printed = capsys.readouterr().out
+    file = tmp_path / "a.yaml"
+    file.write_text(printed)
+    with pytest.raises(SystemExit):
+        main(["tune", "--config", str(file), "--print_config=skip_default"])
+    assert capsys.readouterr().out == printed
+    assert yaml.safe_load(printed) == {"trials": 3, "storage": "a.journal", "layers": 2}
+    assert main(["train", "--config", str(file)]) == 2
+    assert "there is no option 'storage'" in capsys.readouterr().err
+    file.write_text("trials: many\n")
+    assert main(["tune", "--config", str(file)]) == 2
+    assert "trials must be a whole number, got 'many'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "tune"])
 @pytest.mark.parametrize("where", ["config", "option", "run"])
 def test_a_class_that_is_not_trusted_is_not_imported(
