@@ -99,12 +99,12 @@ def systematic(log_weights: Tensor) -> Tensor:
         tensor([0, 0, 2, 3])
     """
     count, batch = log_weights.shape
-    cumulative = log_weights.detach().double().exp().cumsum(0)
-    start = torch.rand(batch, dtype=torch.float64, device=log_weights.device)
-    every = torch.arange(count, device=log_weights.device).unsqueeze(1)
+    with torch.device("cpu"):  # Apple's GPUs have no double precision
+        start, every = torch.rand(batch, dtype=torch.float64), torch.arange(count).unsqueeze(1)
+    cumulative = log_weights.detach().cpu().double().exp().cumsum(0)
     points = (every + start) / count * cumulative[-1]
     found = torch.searchsorted(cumulative.T.contiguous(), points.T.contiguous(), right=True)
-    return found.T.clamp(max=count - 1)
+    return found.T.clamp(max=count - 1).to(log_weights.device)
 
 
 def multinomial(log_weights: Tensor) -> Tensor:

@@ -98,9 +98,10 @@ def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
     if is_symmetric(noise.base):
         return -epsilon
     assert noise.mean is not None and noise.stddev is not None
-    base: Any = moved(noise.base, torch.float64, epsilon.device)
+    wide = torch.float32 if epsilon.device.type == "mps" else torch.float64  # which it lacks
+    base: Any = moved(noise.base, wide, epsilon.device)
     # At an end of the support F is 0 or 1, where the icdf may be infinite.
-    least = torch.finfo(torch.float64).eps
-    u = base.cdf(epsilon.double() * noise.stddev + noise.mean).clamp(least, 1 - least)
+    least = torch.finfo(wide).eps
+    u = base.cdf(epsilon.to(wide) * noise.stddev + noise.mean).clamp(least, 1 - least)
     partner: Tensor = (base.icdf(1 - u) - noise.mean) / noise.stddev
     return partner.to(epsilon.dtype)

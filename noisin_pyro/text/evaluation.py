@@ -37,8 +37,8 @@ class Evaluation:
         samples: the number of noisy RNNs, 0 for the mean path.
         effective_samples: the effective number of particles, averaged over steps and streams;
             None without a particle filter.
-        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams. The
-            differences of two models, token by token, give a paired standard error.
+        log_probs: log p̂(y_t | y_<t) of each target, with shape (N, B) for B streams, on the CPU.
+            The differences of two models, token by token, give a paired standard error.
     """
 
     nats: float
@@ -151,8 +151,9 @@ def evaluate(
             filtered = list(
                 _filtered(model, stream, unroll, samples, antithetic, readout, ess_threshold)
             )
-            effective = float(torch.cat([part.effective for part in filtered]).double().mean())
-            log_probs = [part.log_probs.double() for part in filtered]
+            sizes = torch.cat([part.effective for part in filtered])
+            effective = float(sizes.cpu().double().mean())
+            log_probs = [part.log_probs.cpu().double() for part in filtered]
             return summarise(log_probs, samples, effective)
         passes = by_copy(model, stream, unroll, samples, antithetic=antithetic, readout=readout)
         log_probs = [window.logsumexp(1) - math.log(window.shape[1]) for window in passes]
@@ -243,7 +244,8 @@ def _log_probs(
         with given(values):
             drawn = antithetic_noise(model, *x.shape[:2]) if antithetic else None
             emitted, state = model.predict(x, state, sample=sample, readout=readout, drawn=drawn)
-        log_probs = emitted.log_prob(y).double().view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
+        log_probs = emitted.log_prob(y).cpu().double()  # Apple's GPUs have no double precision
+        log_probs = log_probs.view(len(y), copies, -1)  # (T, S·B) -> (T, S, B)
         if antithetic:  # copy i and its antithetic copy i + S/2 become neighbours
             log_probs = log_probs.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
         yield log_probs

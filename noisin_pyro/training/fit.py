@@ -60,7 +60,7 @@ def load_checked(config: TrainConfig) -> Corpus:
     corpus = load_text(config)
     check_length(corpus, config.batch_size)
     check_memory(config, len(corpus.vocabulary))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         build_model(config, len(corpus.vocabulary))
     return corpus
 
@@ -156,6 +156,8 @@ def measure(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Isolates torch's random state, seeded, and Pyro's param store."""
-    with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
+    # Without `devices` it would begin to use every GPU of the machine, and warn.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), pyro.settings.context(module_local_params=True):
         torch.manual_seed(seed)
         yield

@@ -161,7 +161,7 @@ def load_run(
     usual = source.tokens if isinstance(source, PublishedArchive) else "words"
     vocabulary = Vocabulary.load(folder / "vocabulary.txt", config.read_as or usual)
     check_memory(config, len(vocabulary), samples=1)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         model = build_model(config, len(vocabulary))
     load_weights(model, folder)
     model.vocabulary = vocabulary

@@ -223,3 +223,26 @@ def test_refusals(tokens: int, samples: int, options: dict[str, Any], message: s
 def test_perplexity() -> None:
     assert Evaluation(math.log(50), 10, 0).perplexity == pytest.approx(50)
     assert Evaluation(1e4, 10, 0).perplexity == math.inf
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 4}, {"samples": 4, "weighting": "filter"}])
+def test_double_precision_is_used_on_the_cpu_alone(
+    options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apple's GPUs have none."""
+    model = LanguageModel(K, NoisyGRU(D, H, noise=NOISES["additive"]))
+    to_cpu, double, on_cpu = Tensor.cpu, Tensor.double, set()
+
+    def moved(tensor: Tensor) -> Tensor:
+        copy = to_cpu(tensor).clone()
+        on_cpu.add(id(copy))
+        return copy
+
+    def doubled(tensor: Tensor) -> Tensor:
+        assert id(tensor) in on_cpu
+        return double(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", moved)
+    monkeypatch.setattr(Tensor, "double", doubled)
+    result = evaluate(model, torch.randint(K, (60,)), batch_size=B, **options)
+    assert result.log_probs is not None and result.log_probs.dtype == torch.float64

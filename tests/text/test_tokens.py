@@ -74,6 +74,12 @@ def test_words_are_those_between_whitespace() -> None:
     assert words == ["a", "b", "<eos>", "<eos>", "c", "<eos>"]
 
 
+def test_every_byte_can_be_known() -> None:
+    text = bytes(range(256)).decode("utf-8", "surrogateescape") + "\n"
+    corpus = Corpus.from_texts("all", Texts(text, text, "\udcff"), tokens="bytes")
+    assert corpus.vocabulary.decode(corpus.test) == ["<0xFF>"]
+
+
 def test_bytes_cut_within_a_character_are_kept() -> None:
     data = "é".encode()
     texts = Texts(*(part.decode("utf-8", "surrogateescape") for part in (data, data[:1], data[1:])))

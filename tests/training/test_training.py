@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from noisin_pyro.nn import emissions
 from noisin_pyro.training.build import averaged_weights, build_model, build_noise, build_optimizer
 from noisin_pyro.training.checkpoint import load_checkpoint
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.fit import seeded
 from noisin_pyro.training.folder import load_run
 from noisin_pyro.training.run import train
 from noisin_pyro.training.schedule import Schedule
@@ -165,3 +167,15 @@ def test_a_noise_by_its_class_path() -> None:
     noise = {"class_path": "pyro.distributions.StudentT", "init_args": {"df": 5.0}}
     built = build_noise(TrainConfig(noise=noise, injection="additive"), 0.5)
     assert built.stddev == pytest.approx(math.sqrt(5 / 3))
+
+
+def test_the_random_state_of_other_gpus_is_left_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would begin to use every one of them, and warn."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with seeded(1):
+        torch.rand(1)
+    old = shutil.copytree(finished, tmp_path / "old")
+    (old / "config.json").unlink()
+    load_run(old)

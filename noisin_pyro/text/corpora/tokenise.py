@@ -59,7 +59,7 @@ def encode_text(text: str, vocabulary: Vocabulary) -> Tensor:
     known = {code: index for code, index in codes.items() if code is not None}
     table = np.full(max(known) + 2, vocabulary.ids[UNK], np.int64)
     table[list(known)] = list(known.values())
-    parts = [table[np.minimum(part, len(table) - 1)] for part in _codes(text, vocabulary.tokens)]
+    parts = [table.take(part, mode="clip") for part in _codes(text, vocabulary.tokens)]
     return torch.from_numpy(np.concatenate(parts) if parts else table[:0])
 
 
