@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli.arguments import parse
 from noisin_pyro.cli.commands import COMMANDS
-from noisin_pyro.cli.output import open_closed_streams, silence, warn
+from noisin_pyro.cli.output import allow_any_text, open_closed_streams, silence, warn
 from noisin_pyro.cli.parser import parser_of
 
 __all__ = ["main"]
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.
     """
     open_closed_streams()
+    allow_any_text()
     _wait_shortly()
     try:
         from noisin_pyro.training.interrupt import Interrupted, interrupting

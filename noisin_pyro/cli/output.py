@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
 
-__all__ = ["open_closed_streams", "say", "silence", "warn"]
+__all__ = ["allow_any_text", "open_closed_streams", "say", "silence", "warn"]
 
 
 def open_closed_streams() -> None:
@@ -23,11 +24,17 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def allow_any_text() -> None:
+    """Makes standard output print a question mark for what its encoding lacks, as γ in ASCII."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def say(text: str) -> None:
     """Prints to standard output, without control characters."""
     from noisin_pyro.training.printable import printable
 
-    encoding = sys.stdout.encoding or "utf-8"  # in ASCII, γ becomes a question mark
+    encoding = sys.stdout.encoding or "utf-8"
     _print(printable(text).encode(encoding, "replace").decode(encoding), sys.stdout)
 
 

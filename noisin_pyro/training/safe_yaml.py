@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+try:
+    import yaml
+except ImportError as error:
+    raise ImportError('TrainConfig needs PyYAML; run pip install "noisin-pyro[lm]"') from error
 
 __all__ = ["load_yaml", "parse_yaml"]
 

@@ -147,6 +147,17 @@ def test_an_ascii_terminal_shows_what_it_can(run: Path) -> None:
     assert b"? per layer" in done.stdout
 
 
+def test_help_in_an_encoding_without_greek() -> None:
+    """The descriptions have a γ; the help ended in the error of the codec."""
+    done = subprocess.run(
+        [sys.executable, "-m", "noisin_pyro", "--help"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "latin-1", "PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Search ?" in done.stdout
+
+
 @pytest.mark.parametrize("corpus", ["texts/x/..", "texts/../..", "/", "texts/./x"])
 def test_records_stay_below_the_results(corpus: str, tmp_path: Path) -> None:
     options = Options(corpus=corpus)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,11 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
 
 def test_the_names_of_noises_are_those_of_the_library() -> None:
     assert set(NOISES) == {"none", *FAMILIES}
+
+
+def test_without_the_extra() -> None:
+    """It was a ModuleNotFoundError about yaml, which names no extra."""
+    script = "import sys; sys.modules['yaml'] = None; import noisin_pyro.training.config"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last == 'ImportError: TrainConfig needs PyYAML; run pip install "noisin-pyro[lm]"'
