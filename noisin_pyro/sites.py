@@ -258,6 +258,12 @@ class Freezable:
     bypass ``pyro.param``, as ``pyro.module`` has it, and so do all parameters outside Pyro.
     """
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if am_i_wrapped():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        # The call of PyroModule would read every parameter as a statement.
+        return nn.Module.__call__(self, *args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
         parameter = own.get("_parameters", {}).get(name)
@@ -313,9 +319,9 @@ def apart(module: nn.Module) -> AbstractContextManager[None]:
 
     It does nothing, so that threads may call a model side by side, unless the model contains a
     ``PyroModule`` of the user, which registers its parameters at each call. Then a temporary store
-    replaces the global one during the call, in all threads.
+    replaces the global one during the call, in all threads. Inside Pyro it does nothing.
     """
-    registers = any(
+    registers = not am_i_wrapped() and any(
         isinstance(part, PyroModule) and not isinstance(part, Freezable) and part._parameters
         for part in module.modules()
     )

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from noisin_pyro.infer.state_head import CorrectedSteps, StateHead
 from noisin_pyro.lengths import check_lengths, length_mask, reverse
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.models.sequence import Drawn, NoisyRNNs, SequenceModel
+from noisin_pyro.models.sequence import Drawn, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
+from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.location_scale import LocationScale
 from noisin_pyro.sites import apart, in_context
@@ -250,7 +251,7 @@ class SmoothingGuide(PyroModule):
 class _Replaced(Messenger):
     """Replaces the distributions of an RNN's noise sites."""
 
-    def __init__(self, rnn: NoisyRNNs, distributions: Mapping[int, Any]) -> None:
+    def __init__(self, rnn: NoisyRecurrence, distributions: Mapping[int, Any]) -> None:
         super().__init__()
         self._rnn, self._distributions = rnn, distributions
 
@@ -268,7 +269,7 @@ def _feature_size(model: SequenceModel) -> int | None:
     return getattr(model.emission, "out_features", None)
 
 
-def _corrected_layers(rnn: NoisyRNNs, reads_state: bool) -> list[int]:
+def _corrected_layers(rnn: NoisyRecurrence, reads_state: bool) -> list[int]:
     """The noisy layers of an RNN.
 
     Raises:
@@ -294,7 +295,7 @@ def _corrected_layers(rnn: NoisyRNNs, reads_state: bool) -> list[int]:
     return layers
 
 
-def _check_sites(rnn: NoisyRNNs, reads_state: bool) -> None:
+def _check_sites(rnn: NoisyRecurrence, reads_state: bool) -> None:
     if reads_state and not rnn.samples_timesteps:
         raise ValueError(
             "SmoothingGuide(reads_state=True) reads the state of each step, got an RNN with "

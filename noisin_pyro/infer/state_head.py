@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from noisin_pyro.models.sequence import NoisyRNNs
+from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.correlated import Correlated
 from noisin_pyro.noise.location_scale import LocationScale
 
@@ -61,7 +61,7 @@ class CorrectedSteps(Messenger):
 
     def __init__(
         self,
-        rnn: NoisyRNNs,
+        rnn: NoisyRecurrence,
         heads: Mapping[int, nn.Module],
         corrections: Mapping[int, Sequence[Tensor]],
     ) -> None:

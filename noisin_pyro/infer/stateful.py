@@ -41,7 +41,7 @@ class StatefulELBO(ELBO):
 
 
 class StatefulObjective(ELBOModule):
-    """A :class:`StatefulELBO` with its model and guide, an ``nn.Module`` for torch optimisers.
+    """An objective with ``loss_and_state``, its model and guide: a module for torch optimisers.
 
     It leaves Pyro's global param store alone, so several can be trained side by side.
     """

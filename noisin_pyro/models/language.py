@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisin_pyro.models.pretrained import load_folder, save_folder
-from noisin_pyro.models.sequence import NoisyRNNs, SequenceModel, check_rate
+from noisin_pyro.models.sequence import SequenceModel, check_rate
 from noisin_pyro.nn.emissions import CategoricalEmission
+from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
@@ -60,7 +61,7 @@ class LanguageModel(SequenceModel):
     def __init__(
         self,
         vocab_size: int,
-        rnn: NoisyRNNs,
+        rnn: NoisyRecurrence,
         *,
         tied_weights: bool = False,
         dropout_words: float = 0.0,

@@ -7,23 +7,20 @@ from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.lengths import filled
 from noisin_pyro.nn.drawing import draw
+from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
 from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of
 
-__all__ = ["Drawn", "NoisyRNNs", "SequenceModel", "check_rate", "detach_state"]
-
-NoisyRNNs = NoisyRecurrence
-"""The type of all noisy RNNs of this library."""
+__all__ = ["Drawn", "SequenceModel", "check_rate", "detach_state"]
 
 
 class Drawn(NamedTuple):
@@ -62,9 +59,7 @@ def detach_state(state: Any) -> Any:
         >>> detach_state((torch.ones(1, requires_grad=True), None))
         (tensor([1.]), None)
     """
-    if isinstance(state, (tuple, list)):
-        return tuple(detach_state(part) for part in state)
-    return None if state is None else state.detach()
+    return map_state(state, lambda part: part.detach())
 
 
 class SequenceModel(Freezable, PyroModule):
@@ -113,7 +108,7 @@ class SequenceModel(Freezable, PyroModule):
     def __init__(
         self,
         embedding: Callable[[Tensor], Tensor],
-        rnn: NoisyRNNs,
+        rnn: NoisyRecurrence,
         emission: Callable[[Tensor], Any],
         *,
         input_noise: AffineNoise | None = None,
@@ -151,10 +146,8 @@ class SequenceModel(Freezable, PyroModule):
             spread.attach(self, "input_spread", rnn.input_size, rnn.like)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if am_i_wrapped():
-            return super().__call__(*args, **kwargs)
         with apart(self):
-            return nn.Module.__call__(self, *args, **kwargs)
+            return super().__call__(*args, **kwargs)
 
     def forward(
         self,

@@ -13,7 +13,6 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -128,11 +127,6 @@ class LinearCategorical(dist.TorchDistribution):
 
 class _Linear(Freezable, nn.Linear, PyroModule):
     """A linear map whose weights may have priors; outside Pyro a plain ``nn.Linear``."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not am_i_wrapped():
-            return nn.Module.__call__(self, *args, **kwargs)
-        return super().__call__(*args, **kwargs)
 
 
 class CategoricalEmission(_Linear):

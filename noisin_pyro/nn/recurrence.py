@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisin_pyro.cells.base import Cell, State, Weights
@@ -34,10 +34,8 @@ class NoisyRecurrence(NoisyModule):
     """The common base of the noisy RNNs; see :class:`NoisyLSTM` for the constructor's arguments."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Outside Pyro the call of nn.Module keeps the parameters out of the param store.
-        if not am_i_wrapped():
-            return nn.Module.__call__(self, *args, **kwargs)
-        self._claim_name()
+        if am_i_wrapped():
+            self._claim_name()
         return super().__call__(*args, **kwargs)
 
     def forward(

@@ -8,7 +8,6 @@ from typing import Any
 import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.cells.module import Form, ModuleCell, form_of
@@ -132,8 +131,6 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
         self._add_noise(adapter, noise, spread, sites, tied, noise_to, zoneout, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if am_i_wrapped():
-            return super().__call__(*args, **kwargs)
         with apart(self):  # calling a cell that is a PyroModule registers its parameters
             return super().__call__(*args, **kwargs)
 

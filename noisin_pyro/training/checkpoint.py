@@ -29,7 +29,6 @@ __all__ = [
     "piece",
     "read_progress",
     "save_checkpoint",
-    "save_last",
 ]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -42,31 +41,17 @@ class Damaged(ValueError):
     """A checkpoint that cannot be read, or of which a part does not fit the others."""
 
 
-def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
     """Saves tensors, numbers, strings and containers of them atomically.
+
+    Args:
+        path: the file.
+        payload: the contents.
+        keep: a path to which an old file is renamed; by default it is replaced.
 
     Raises:
         OSError: if the file cannot be written; it stays as it was.
     """
-    _write(path, payload)
-
-
-def save_last(folder: Path, payload: dict[str, Any], keep: bool) -> None:
-    """Saves ``last.ckpt``; the former ``last.ckpt`` becomes ``previous.ckpt``.
-
-    Args:
-        folder: the folder of both.
-        payload: the contents.
-        keep: False replaces the former ``last.ckpt``, which is damaged, and keeps
-            ``previous.ckpt``.
-
-    Raises:
-        OSError: if a file cannot be written; both files stay as they were.
-    """
-    _write(folder / LAST, payload, folder / PREVIOUS if keep else None)
-
-
-def _write(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
     data = BytesIO()  # if the disk is full, torch.save to a file raises a RuntimeError
     torch.save(payload, data)
     with replacing(path, keep) as temporary:

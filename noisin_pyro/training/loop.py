@@ -36,7 +36,6 @@ from noisin_pyro.training.checkpoint import (
     piece,
     read_progress,
     save_checkpoint,
-    save_last,
 )
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
@@ -268,10 +267,9 @@ class Trainer:
         }
 
         def write() -> None:
-            if name == LAST:
-                save_last(self.folder, payload, keep=self.sound)
-            else:
-                save_checkpoint(self.folder / name, payload)
+            # A damaged last.ckpt is replaced, or it would take the place of a sound previous.ckpt.
+            keep = self.folder / PREVIOUS if name == LAST and self.sound else None
+            save_checkpoint(self.folder / name, payload, keep)
 
         with self.stop.saving():
             in_first_process(self.fabric, write)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from noisin_pyro.text.corpora import CORPORA, Corpus, load_corpus
+from noisin_pyro.text.corpora.download import Published
 from noisin_pyro.text.corpora.published import PTB
-from noisin_pyro.text.corpora.registry import PUBLISHED as KINDS
 from noisin_pyro.text.sources import NAMES, PUBLISHED
 from tests.text.corpora import TEXTS, refusal, sentences, write
 
@@ -92,5 +92,5 @@ def test_registry_is_read_only() -> None:
 
 
 def test_the_names_known_without_torch_are_those_of_the_corpora() -> None:
-    published = tuple(name for name, source in CORPORA.items() if isinstance(source, KINDS))
+    published = tuple(name for name, source in CORPORA.items() if isinstance(source, Published))
     assert (tuple(CORPORA), published) == (NAMES, PUBLISHED)

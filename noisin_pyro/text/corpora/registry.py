@@ -29,8 +29,6 @@ CORPORA: Mapping[str, PublishedCorpus | PublishedArchive | Callable[..., Corpus]
 The functions take ``min_count`` and ``tokens``.
 """
 
-PUBLISHED = (PublishedCorpus, PublishedArchive)
-
 
 def load_corpus(
     corpus: str | Path,
@@ -73,7 +71,7 @@ def load_corpus(
     source = CORPORA.get(corpus) if isinstance(corpus, str) else None
     check_data_dir(corpus, data_dir)
     load: Callable[..., Corpus]
-    if isinstance(source, PUBLISHED):
+    if isinstance(source, (PublishedCorpus, PublishedArchive)):
         load = partial(source.load, data_dir)
     elif isinstance(corpus, str) and corpus.startswith(PREFIX):
         load = partial(load_dataset, corpus)
