@@ -136,7 +136,7 @@ class FilteringELBO(StatefulELBO):
         count, batch = self.num_particles, x.shape[1]
         check_filters(model, self.ess_threshold, count > 1 and self.ess_threshold > 0)
         if state is None:
-            state = Particles.start(count, batch, next(model.parameters()))
+            state = Particles.start(count, batch, model.rnn.like)
         # One context for all steps: inside Pyro each entry would register every parameter.
         with model._pyro_context if am_i_wrapped() else nullcontext():
             drawn = log_ratios = None

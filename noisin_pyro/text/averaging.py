@@ -59,7 +59,7 @@ def evaluate_each(
     if antithetic:
         for count in samples:
             check_antithetic(model, count)
-    stream = streams(tokens, batch_size, overlap=True).to(next(model.parameters()).device)
+    stream = streams(tokens, batch_size, overlap=True).to(model.rnn.like.device)
     log_probs: dict[int, list[Tensor]] = {count: [] for count in samples}
     with torch.no_grad(), evaluating(model):
         for window in by_copy(

@@ -144,7 +144,7 @@ def evaluate(
         raise ValueError("weighting='filter' weighs noisy RNNs, so samples must be at least 1")
     if antithetic:
         check_antithetic(model, samples)
-    stream = streams(tokens, batch_size, overlap=True).to(next(model.parameters()).device)
+    stream = streams(tokens, batch_size, overlap=True).to(model.rnn.like.device)
     with torch.no_grad(), evaluating(model):
         if weighting == "filter":
             check_filters(model, ess_threshold, samples > 1 and ess_threshold > 0)
@@ -179,7 +179,7 @@ def _filtered(
     ess_threshold: float,
 ) -> Iterator[Filtered]:
     """Runs a particle filter with ``count`` particles; yields its result for each window."""
-    particles = Particles.start(count, stream.shape[1], next(model.parameters()))
+    particles = Particles.start(count, stream.shape[1], model.rnn.like)
     for x, y in windows(stream, unroll):
         filtered = filter_window(
             model,

@@ -63,7 +63,7 @@ def sample_text(
     if known is None:
         raise ValueError("the model has no vocabulary; give vocabulary=, as the corpus has it")
     read = known.split(prompt)
-    x = known.encode(read or [EOS]).unsqueeze(1).to(next(model.parameters()).device)
+    x = known.encode(read or [EOS]).unsqueeze(1).to(model.rnn.like.device)
     options: dict[str, Any] = {"temperature": temperature, "sample": sample, "generator": generator}
     drawn = sample_tokens(model, x, length, exclude=[known.ids[UNK]], **options)
     return known.join([*read, *known.decode(drawn.flatten())])

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from noisin_pyro import (
     Additive,
     AnnealedELBO,
+    FilteringELBO,
     LanguageModel,
     Learned,
     Multiplicative,
@@ -28,8 +29,13 @@ from noisin_pyro import (
     NoisyRecurrent,
     NoisyRNN,
     PriorGuide,
+    SequenceModel,
+    Vocabulary,
+    evaluate,
+    sample_text,
     weight_priors,
 )
+from noisin_pyro.text.averaging import evaluate_each
 from tests.helpers import K, batch, site_kinds, value_and_gradients
 
 NORMAL = Additive(dist.Normal(0.0, 1.0))
@@ -225,3 +231,28 @@ def test_refusals() -> None:
     weight_priors(tied, names=["rnn.weight_hh_l0"])
     weight_priors(model)
     refused("found no weight at all", model)
+
+
+def test_a_model_without_parameters() -> None:
+    """Its device and dtype are those of its RNN: here of weights that all have a prior."""
+    model, tokens = LanguageModel(K, NoisyRNN(4, 6, noise=NORMAL)), torch.randint(K, (40,))
+    weight_priors(model, 0.5, names=[name for name, _ in model.named_parameters()])
+    assert not list(model.parameters())
+    assert evaluate(model, tokens, 2).samples == evaluate_each(model, tokens, [2])[2].samples == 2
+    vocabulary = Vocabulary.build([*"abcdefghij"[: K - 2]])
+    assert sample_text(model, "a", 3, vocabulary=vocabulary)
+
+    class Leaky(nn.Module):
+        input_size = hidden_size = 1
+
+        def forward(self, x: Any, h: Any) -> Any:
+            return 0.9 * h + 0.1 * x
+
+    def emission(z: Any) -> Any:
+        return dist.Normal(z.squeeze(-1), 1.0)
+
+    fixed = SequenceModel(
+        lambda x: x.unsqueeze(-1), NoisyRecurrent(Leaky(), noise=NORMAL), emission
+    )
+    x = torch.randn(7, 3)
+    assert FilteringELBO(4)(fixed, PriorGuide(fixed))(x[:-1], x[1:]).isfinite()
