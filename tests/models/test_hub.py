@@ -114,8 +114,9 @@ def test_a_file_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["map_location", "vocab_size", "trustcode"])
 def test_an_option_that_would_be_ignored_is_refused(option: str, tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
+    options: dict[str, Any] = {option: 1}
     with pytest.raises(TypeError, match=f"no option '{option}'; the folder says what the model"):
-        HubLanguageModel.from_pretrained(tmp_path, **{option: 1})
+        HubLanguageModel.from_pretrained(tmp_path, **options)
     HubLanguageModel.from_pretrained(tmp_path, revision="main", token=None)  # of the hub alone
 
 
