@@ -28,6 +28,7 @@ from training_tables import (
     kills,
     reproduced,
     runs,
+    seeds,
     tight_bounds,
     tuned,
 )
@@ -68,6 +69,7 @@ def rendered() -> dict[Path, str]:
     parts = {
         "table1": corpora,
         "entries": entries(),
+        "entries-seeds": seeds(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
         "tune": tuned(),

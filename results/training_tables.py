@@ -96,12 +96,16 @@ def reproduced() -> dict[str, str]:
     }
 
 
+def block() -> list[Recipe]:
+    """The rows of Table 2 on Penn Treebank whose grids have been run, those of one tanh layer."""
+    rows = recipes("table2", Options())
+    return [recipe for recipe in rows if recipe.records.startswith("table2/1-tanh-")]
+
+
 def entries() -> str:
     """All settings of a block of Table 2 on Penn Treebank, with seed 1, in each precision."""
     rows = []
-    for recipe in recipes("table2", Options()):
-        if not recipe.records.startswith("table2/1-tanh-"):
-            continue
+    for recipe in block():
         for point in recipe.points(Options()):
             both = [finished(recipe, point, precision) for precision in ("32", "bf16-mixed")]
             cells = [cell for figures in zip(*map(figures_of, both)) for cell in figures]
@@ -111,10 +115,31 @@ def entries() -> str:
     return table(["1 layer, tanh", "setting", *columns], rows)
 
 
-def finished(recipe: Recipe, point: str, precision: str) -> dict[str, Any] | None:
-    """The record of a finished run with seed 1, or None."""
+def seeds() -> str:
+    """The settings of that block with several seeds in bf16-mixed."""
+    rows = []
+    for recipe in block():
+        for point in recipe.points(Options()):
+            runs = [finished(recipe, point, "bf16-mixed", seed) for seed in (1, 2, 3)]
+            records = [record for record in runs if record is not None]
+            if len(records) < 2:
+                continue
+            finals = [record["final"] for record in records]
+            valid, test = (
+                str(MeanStd.of([final["mean_path"][part] for final in finals]))
+                for part in ("valid", "test")
+            )
+            averaged = [final["averaged"][0]["test"] for final in finals if final["averaged"]]
+            cells = (valid, test, str(MeanStd.of(averaged) or "–"))
+            rows.append([recipe.method, point, str(len(records)), *cells])
+    columns = ["setting", "seeds", "valid", "test", "test, 16 averaged"]
+    return table(["1 layer, tanh, bf16-mixed", *columns], rows)
+
+
+def finished(recipe: Recipe, point: str, precision: str, seed: int = 1) -> dict[str, Any] | None:
+    """The record of a finished run, or None."""
     options = Options(precision=precision)
-    record = run_of(recipe, point, 1, options, HERE / "reproduce").record()
+    record = run_of(recipe, point, seed, options, HERE / "reproduce").record()
     return record if record is not None and record["final"] else None
 
 

@@ -167,7 +167,9 @@ def provenance(rows: Sequence[Row]) -> str:
                 f"{device}, {record['config']['precision']} precision, torch {versions['torch']}, "
                 f"Pyro {versions['pyro-ppl']}, commit {(versions['commit'] or 'unknown')[:9]}"
             ] += 1
-    return "\n".join(f"- {escape_markdown(text)}: {n} records" for text, n in counts.items())
+    return "\n".join(
+        f"- {escape_markdown(text)}: {n} record{'s' if n > 1 else ''}" for text, n in counts.items()
+    )
 
 
 def corpora(statistics: dict[str, dict[str, Any]]) -> str:

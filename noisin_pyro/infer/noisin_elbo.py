@@ -180,7 +180,7 @@ class NoisinELBO(StatefulELBO):
 class NoisinObjective(StatefulObjective):
     """A :class:`NoisinELBO` with its model and guide, as an ``nn.Module`` for torch optimisers.
 
-    It leaves Pyro's global param store alone, so several can be trained side by side.
+    It leaves Pyro's global param store alone, so one thread can train several in turn.
     Frozen parameters stay frozen, but not those of a ``PyroModule`` of your own, as an embedding
     or an emission, which Pyro makes require a gradient (its issue 3438): make them buffers.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from noisin_pyro.models.sequence import detach_state
 from noisin_pyro.nn.forms import map_state
+from noisin_pyro.noise.moved import widest
 
 __all__ = ["Particles", "Resampling", "effective_size", "multinomial", "systematic"]
 
@@ -99,12 +100,13 @@ def systematic(log_weights: Tensor) -> Tensor:
         tensor([0, 0, 2, 3])
     """
     count, batch = log_weights.shape
-    with torch.device("cpu"):  # Apple's GPUs have no double precision
-        start, every = torch.rand(batch, dtype=torch.float64), torch.arange(count).unsqueeze(1)
-    cumulative = log_weights.detach().cpu().double().exp().cumsum(0)
+    wide = widest(log_weights.device)
+    cumulative = log_weights.detach().to(wide).exp().cumsum(0)
+    start = torch.rand(batch, dtype=wide, device=log_weights.device)
+    every = torch.arange(count, device=log_weights.device).unsqueeze(1)
     points = (every + start) / count * cumulative[-1]
     found = torch.searchsorted(cumulative.T.contiguous(), points.T.contiguous(), right=True)
-    return found.T.clamp(max=count - 1).to(log_weights.device)
+    return found.T.clamp(max=count - 1)
 
 
 def multinomial(log_weights: Tensor) -> Tensor:

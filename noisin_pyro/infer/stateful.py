@@ -43,7 +43,7 @@ class StatefulELBO(ELBO):
 class StatefulObjective(ELBOModule):
     """An objective with ``loss_and_state``, its model and guide: a module for torch optimisers.
 
-    It leaves Pyro's global param store alone, so several can be trained side by side.
+    It leaves Pyro's global param store alone, so one thread can train several in turn.
     """
 
     elbo: Any

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.transforms import Transform
 
-__all__ = ["moved", "tensors"]
+__all__ = ["moved", "tensors", "widest"]
 
 
 def _copied(node: Any, change: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
@@ -82,3 +82,13 @@ def tensors(base: Distribution) -> list[Tensor]:
 
     _copied(base, collect, {})
     return collected
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating-point dtype of a device: float64, or float32 on Apple's GPUs.
+
+    Example:
+        >>> widest(torch.device("cpu")), widest(torch.device("mps"))
+        (torch.float64, torch.float32)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.moved import moved
+from noisin_pyro.noise.moved import moved, widest
 
 __all__ = ["check_reflects", "is_symmetric", "reflect"]
 
@@ -98,7 +98,7 @@ def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
     if is_symmetric(noise.base):
         return -epsilon
     assert noise.mean is not None and noise.stddev is not None
-    wide = torch.float32 if epsilon.device.type == "mps" else torch.float64  # which it lacks
+    wide = widest(epsilon.device)
     base: Any = moved(noise.base, wide, epsilon.device)
     # At an end of the support F is 0 or 1, where the icdf may be infinite.
     least = torch.finfo(wide).eps

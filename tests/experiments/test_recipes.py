@@ -124,10 +124,15 @@ def test_the_lstm_beside_linear_recurrences_is_regularisers(tmp_path: Path) -> N
 
 
 def test_the_regularisers_are_compared_with_equal_means() -> None:
-    """Every block has every method, with a grid of four; one block reads a part of another text."""
+    """Every block has every method; one block reads a part of another text.
+
+    Grids have four entries, and a fifth where the largest of the four was the best.
+    """
     rows = recipes("regularisers")
     assert len(rows) == 3 * 9
-    assert {len(recipe.grid) for recipe in rows if recipe.method != "None"} == {4}
+    sizes = {recipe.method: len(recipe.grid) for recipe in rows if recipe.method != "None"}
+    longer = ["Weight decay", "Dropout, Zaremba", "Zoneout", "Weight drop"]
+    assert sizes == {method: 5 if method in longer else 4 for method in sizes}
     slices = {
         recipe.row: recipe.train_config("plain", 1, Options())
         for recipe in rows

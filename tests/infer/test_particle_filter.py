@@ -164,7 +164,12 @@ def test_padding_counts_for_nothing(threshold: float) -> None:
 WEIGHTS = torch.tensor([0.5, 0.02, 0.0, 0.28, 0.2], dtype=torch.float64)
 
 
-def test_systematic_resampling_rounds_up_or_down_and_is_unbiased() -> None:
+@pytest.mark.parametrize("widest", [torch.float64, torch.float32])
+def test_systematic_resampling_rounds_up_or_down_and_is_unbiased(
+    widest: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a device without double precision."""
+    monkeypatch.setattr("noisin_pyro.infer.particles.widest", lambda device: widest)
     ancestors = systematic(WEIGHTS.log().unsqueeze(1).expand(5, 20_000))
     copies = torch.stack([(ancestors == k).sum(0) for k in range(5)]).double()
     expected = 5 * WEIGHTS.unsqueeze(1)
