@@ -91,8 +91,13 @@ def join(words: Iterable[str], tokens: Tokens) -> str:
         'é\\n'
     """
     if tokens == "words":
-        lines = " ".join(words).split(EOS)
-        return "\n".join(line.strip() for line in lines)
+        lines: list[list[str]] = [[]]
+        for word in words:
+            if word == EOS:
+                lines.append([])
+            else:
+                lines[-1].append(word)
+        return "\n".join(map(" ".join, lines))
     codes = [(word, code_of(word)) for word in words]
     if tokens == "characters":
         return "".join(word if code is None else chr(code) for word, code in codes)

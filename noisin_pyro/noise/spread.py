@@ -147,7 +147,8 @@ class Learned(Spread):
     that γ, so clear the store between models. :class:`NoisinELBO` as a module and plain PyTorch
     loops do not use the store.
 
-    Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group.
+    Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group. A
+    state dict contains ``raw``, so γ comes back if it is loaded under the same ``lower``.
 
     Args:
         init: the initial value.

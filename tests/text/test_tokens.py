@@ -55,6 +55,12 @@ def test_a_whole_text_is_read_as_a_short_one(tokens: Tokens, train: str, other: 
     assert vocabulary.join(vocabulary.decode(encode_text(train, vocabulary))) == train
 
 
+def test_a_word_may_contain_the_name_of_the_end_of_a_line() -> None:
+    words = ["a<eos>", "b", "<eos>", "<eos>", "c"]
+    assert join(words, "words") == "a<eos> b\n\nc"
+    assert split(join(words, "words"), "words") == words
+
+
 def test_parts_of_a_long_text_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "aé\U0001f600 b\n" * 20
     kinds: tuple[Tokens, ...] = ("characters", "bytes")
