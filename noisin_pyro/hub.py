@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from noisin_pyro.vocabulary import Vocabulary
 __all__ = ["HubLanguageModel"]
 
 Model = TypeVar("Model", bound="HubLanguageModel")
+
+OPTIONS = signature(snapshot_download).parameters.keys() - {"repo_id", "allow_patterns"}
 
 CARD = """---
 {{ card_data }}
@@ -114,11 +117,19 @@ class HubLanguageModel(
             The model, in evaluation mode on the CPU.
 
         Raises:
-            ValueError: if there is no such folder and no repository can have this name, and as
-                :meth:`LanguageModel.from_pretrained` does.
+            ValueError: if it is a file, if there is no such folder and no repository can have this
+                name, and as :meth:`LanguageModel.from_pretrained` does.
+            TypeError: if there is no such option.
             ImportError: if safetensors is not installed.
         """
+        if unknown := sorted(options.keys() - OPTIONS):
+            raise TypeError(
+                f"from_pretrained has no option {unknown[0]!r}; the folder says what the model "
+                "is, and .to() moves it"
+            )
         path = Path(folder)
+        if path.is_file():
+            raise ValueError(f"{folder} is a file; give the folder that save_pretrained wrote")
         if not path.is_dir():
             try:
                 fetched = snapshot_download(str(folder), allow_patterns=list(FILES), **options)

@@ -27,14 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     open_closed_streams()
-    allow_any_text()
+    if not any(one.startswith("--print_config") for one in given):  # it prints names of files
+        allow_any_text()
     _wait_shortly()
     try:
         from noisin_pyro.training.interrupt import Interrupted, interrupting
 
         with interrupting():
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+            return _run(given)
     except KeyboardInterrupt as error:
         return error.exit_code if isinstance(error, Interrupted) else 130
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:

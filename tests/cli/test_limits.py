@@ -147,15 +147,26 @@ def test_an_ascii_terminal_shows_what_it_can(run: Path) -> None:
     assert b"? per layer" in done.stdout
 
 
-def test_help_in_an_encoding_without_greek() -> None:
-    """The descriptions have a γ; the help ended in the error of the codec."""
-    done = subprocess.run(
-        [sys.executable, "-m", "noisin_pyro", "--help"],
+def in_latin(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "noisin_pyro", *arguments],
         capture_output=True,
         env={"PYTHONIOENCODING": "latin-1", "PYTHONPATH": ":".join(sys.path), "PATH": ""},
     )
+
+
+def test_help_in_an_encoding_without_greek() -> None:
+    """The descriptions have a γ; the help ended in the error of the codec."""
+    done = in_latin("--help")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"Search ?" in done.stdout
+
+
+def test_a_printed_configuration_has_no_other_name() -> None:
+    """A question mark in the place of a letter would be another file."""
+    done = in_latin("train", "--corpus=γ.txt", "--print_config")
+    assert done.returncode == 2 and b"codec can't encode character" in done.stderr
+    assert b"?.txt" not in done.stdout
 
 
 @pytest.mark.parametrize("corpus", ["texts/x/..", "texts/../..", "/", "texts/./x"])

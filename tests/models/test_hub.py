@@ -104,6 +104,22 @@ def test_a_mistyped_folder(name: str) -> None:
         HubLanguageModel.from_pretrained(name)
 
 
+def test_a_file_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    """The error told to check the internet connection."""
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="model.safetensors is a file; give the folder"):
+        HubLanguageModel.from_pretrained(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("option", ["map_location", "vocab_size", "trustcode"])
+def test_an_option_that_would_be_ignored_is_refused(option: str, tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path)
+    options: dict[str, Any] = {option: 1}
+    with pytest.raises(TypeError, match=f"no option '{option}'; the folder says what the model"):
+        HubLanguageModel.from_pretrained(tmp_path, **options)
+    HubLanguageModel.from_pretrained(tmp_path, revision="main", token=None)  # of the hub alone
+
+
 def test_a_strangers_folder_sets_no_argument(tmp_path: Path) -> None:
     """The mixin's own from_pretrained would hand these entries to the call."""
     build().save_pretrained(tmp_path)
