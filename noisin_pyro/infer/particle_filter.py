@@ -16,6 +16,7 @@ https://doi.org/10.1007/978-1-4684-9393-1.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -182,6 +183,8 @@ def _reweighted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights the particles by some steps, one after the other.
 
+    After a step that no particle can explain, they have equal weights again.
+
     Args:
         log_weights: normalised, before these steps, with shape (K, B).
         weights: log w_t^k of S steps, with shape (S, K, B).
@@ -197,7 +200,10 @@ def _reweighted(
     for step in weights:
         joint = log_weights + step
         log_probs.append(joint.logsumexp(0))
-        log_weights = joint - log_probs[-1]
+        log_weights = (joint - log_probs[-1]).masked_fill(
+            log_probs[-1] == -math.inf,
+            -math.log(len(joint)),  # where the difference is NaN
+        )
         effective.append(effective_size(log_weights.detach()))
     evidence = torch.stack(log_probs)
     if inside is not None:  # past the end it is 0 but for rounding

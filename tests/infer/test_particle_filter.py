@@ -13,9 +13,17 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from noisin_pyro import LanguageModel, MeanParameterized, Multiplicative, NoisyLSTM, NoisyRNN
+from noisin_pyro import (
+    Additive,
+    LanguageModel,
+    MeanParameterized,
+    Multiplicative,
+    NoisyLSTM,
+    NoisyRNN,
+    SequenceModel,
+)
 from noisin_pyro.infer.particle_filter import filter_window
 from noisin_pyro.infer.particles import Particles, effective_size, multinomial, systematic
 from tests.infer.known_models import enumerated, kalman, linear_gaussian, masked_tanh, series
@@ -157,6 +165,30 @@ def test_padding_counts_for_nothing(threshold: float) -> None:
     torch.testing.assert_close(whole.log_probs[:steps, :1], alone.log_probs[:steps])
     assert bool((whole.resampled[3:, 0] == 0).all())
     assert bool((whole.log_probs[3:, 0] == 0).all()) and bool((whole.log_probs[3:, 1] != 0).all())
+
+
+class Box(nn.Module):
+    """Observations within 1 of the state; all others are impossible."""
+
+    def forward(self, z: Tensor) -> Any:
+        return dist.Uniform(z - 1, z + 1, validate_args=False).to_event(1)
+
+
+@schemes
+@thresholds
+def test_after_an_impossible_observation_the_likelihood_is_0_and_not_nan(
+    resampling: Any, threshold: float
+) -> None:
+    torch.manual_seed(0)
+    rnn = NoisyRNN(1, 1, noise=Additive(dist.Normal(0.0, 1.0)), spread=0.1)
+    model = SequenceModel(nn.Identity(), rnn, Box())
+    x, y = torch.zeros(4, 2, 1), torch.zeros(4, 2, 1)
+    y[2, 0] = 9.0
+    particles = Particles.start(64, 2, x)
+    options: Any = {"resampling": resampling, "ess_threshold": threshold, "sample": True}
+    found = filter_window(model, x, y, particles, **options)
+    assert found.log_probs.isneginf().nonzero().tolist() == [[2, 0]]
+    assert not found.log_probs.isnan().any() and found.effective[2, 0] == 64
 
 
 # -- resampling --------------------------------------------------------------------------------
