@@ -58,7 +58,12 @@ def test_a_partner_has_the_same_distribution(name: str) -> None:
         torch.testing.assert_close(u + v, torch.ones_like(u), rtol=1e-6, atol=1e-6)
 
 
-def test_a_partner_is_finite_at_the_end_of_the_support() -> None:
+@pytest.mark.parametrize("widest", [torch.float64, torch.float32])
+def test_a_partner_is_finite_at_the_end_of_the_support(
+    widest: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a device without double precision."""
+    monkeypatch.setattr("noisin_pyro.noise.reflection.widest", lambda device: widest)
     noise = Additive(dist.Exponential(1.0))
     assert reflect(noise, torch.tensor([-1.0, 200.0])).isfinite().all()
 
