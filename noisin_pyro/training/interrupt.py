@@ -41,12 +41,15 @@ class Interrupted(KeyboardInterrupt):
 def handling(handler: Handler) -> Iterator[None]:
     """Within the block each signal calls ``handler``; outside the main thread nothing changes.
 
-    A process started with ``nohup`` ignores SIGHUP, and goes on ignoring it.
+    A process started with ``nohup`` ignores SIGHUP, and goes on ignoring it. A handler that a
+    program around this Python has set (R, for one) stays, because Python cannot set it again.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            if number == SIGNALS[0] or signal.getsignal(number) is not signal.SIG_IGN:
+            before = signal.getsignal(number)
+            ignored = before is signal.SIG_IGN and number != signal.SIGINT
+            if before is not None and not ignored:
                 previous[number] = signal.signal(number, handler)
     try:
         yield

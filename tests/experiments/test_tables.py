@@ -16,6 +16,7 @@ from noisin_pyro.experiments.store import due, planned, run_of
 from noisin_pyro.experiments.summary import summarise_row
 from noisin_pyro.experiments.tables import comparison, details, provenance
 from tests.experiments.fakes import fake, row_of
+from tests.text.corpora import published_folder
 
 
 def test_seeds_that_are_missing_or_diverged_are_told(tmp_path: Path) -> None:
@@ -177,9 +178,8 @@ def test_a_picture_of_what_diverged_at_once(experiment: str, tmp_path: Path) -> 
 
 
 def test_table_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = Path(__file__).resolve().parents[3] / "shared" / "data"
-    if not data.is_dir():
-        pytest.skip("needs Penn Treebank and WikiText-2 in ../shared/data")
+    data = published_folder("ptb").parent
+    assert published_folder("wikitext-2").parent == data
     assert main(["reproduce", "table1", "--data_dir", str(data), "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "| tokens, train | 929,589 | 929,590 | 2,088,628 | 2,088,628 |" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,16 @@ from noisin_pyro.text.corpora.download import PublishedFile
 from noisin_pyro.text.corpora.published import PublishedCorpus
 
 TEXTS = Texts(train="a b a c\n\na b\n", valid="b c\n", test="c d\n")
+
+#: The folder with the published files of each corpus, which no test downloads.
+DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def published_folder(name: str) -> Path:
+    """The folder of a published corpus; the test is skipped where there is none."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no {name} in {DATA}; set NOISIN_DATA to the folder that holds it")
+    return DATA / name
 
 
 def one_sentence(message: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 from noisin_pyro.text.corpora import Corpus, load_corpus
 from noisin_pyro.text.corpora.corpus import Texts
 from noisin_pyro.text.corpora.published import PTB, WIKITEXT2
-from tests.text.corpora import TEXTS, published, refusal, write
-
-DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests.text.corpora import TEXTS, published, published_folder, refusal, write
 
 
 @pytest.mark.parametrize(
@@ -26,9 +23,7 @@ DATA = Path(os.environ.get("NOISIN_DATA", Path(__file__).parents[3] / "shared" /
 def test_published_figures(
     name: str, tokens: tuple[int, ...], vocabulary: int, oov_percent: float
 ) -> None:
-    if not (DATA / name).is_dir():
-        pytest.skip(f"no {name} in {DATA}; set NOISIN_DATA to the folder that holds it")
-    corpus = load_corpus(name, DATA / name)
+    corpus = load_corpus(name, published_folder(name))
     statistics = corpus.statistics()
     assert tuple(statistics[split] for split in Texts._fields) == tokens
     assert statistics["vocabulary"] == len(corpus.vocabulary) == vocabulary

@@ -21,7 +21,7 @@ from noisin_pyro.cli import main
 from noisin_pyro.training import loop
 from noisin_pyro.training.checkpoint import Damaged, load_checkpoint, save_checkpoint
 from noisin_pyro.training.config import LOCK, TrainConfig
-from noisin_pyro.training.interrupt import Interrupted
+from noisin_pyro.training.interrupt import Interrupted, interrupting
 from noisin_pyro.training.lease import holding
 from noisin_pyro.training.out import FILES
 from noisin_pyro.training.run import train
@@ -309,6 +309,25 @@ def test_a_signal_saves(text: Path, tmp_path: Path, name: str) -> None:
             signal.signal(number, before)
     assert stopped.value.exit_code == 128 + number
     assert load_checkpoint(tmp_path / "run" / "last.ckpt")["step"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_handler_that_is_not_pythons_stays(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``getsignal`` gives None for one, and ``signal`` cannot set it again."""
+    set_before, getsignal, changed = signal.signal, signal.getsignal, []
+
+    def foreign(asked: int) -> Any:
+        return None if asked == number else getsignal(asked)
+
+    def record(asked: int, handler: Any) -> Any:
+        changed.append(asked)
+        return set_before(asked, handler)
+
+    monkeypatch.setattr(signal, "getsignal", foreign)
+    monkeypatch.setattr(signal, "signal", record)
+    with interrupting():
+        pass
+    assert changed and number not in changed
 
 
 def test_a_second_ctrl_c_waits_for_the_save(
