@@ -24,6 +24,7 @@ from noisin_pyro.noise.class_path import build_distribution, describe_distributi
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.moments import moments
 from noisin_pyro.noise.spread import Learned, Prior
+from noisin_pyro.sites import priors_of
 from noisin_pyro.tokens import TOKENS, Tokens
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def describe(model: LanguageModel) -> dict[str, Any]:
     name = kind.__name__
     if _CLASSES.get(name) != kind.__module__:
         raise ValueError(f"a {name} runs code of your own, which no file describes; {REMEDY}")
+    _refuse_weight_priors(model)
     options = ["nonlinearity"] if name == "NoisyRNN" else []
     options += [*_SIZES, "bias", "dropout", "sites", "tied", "noise_to"]
     values: dict[str, Any] = {
@@ -289,6 +291,17 @@ def _weight_drop(rnn: nn.Module) -> tuple[type, float]:
             f"{', '.join(parts)}; {REMEDY}"
         )
     return type(rnn).__bases__[0], rates.pop()
+
+
+def _refuse_weight_priors(model: LanguageModel) -> None:
+    paths = {part: path for path, part in model.named_modules()}
+    for part, name in priors_of(model):
+        if name not in getattr(part, "_spreads", ()):
+            full = f"{paths[part]}.{name}".removeprefix(".")
+            raise ValueError(
+                f"{full} has a prior, which no file describes; load the guide's median into a "
+                "model without priors (see weight_priors) and save that"
+            )
 
 
 def _describe_noise(noise: Any) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from noisin_pyro import (
     NoisyGRU,
     NoisyRecurrent,
     NoisyRNN,
+    weight_priors,
 )
 from tests.models.saved_models import NORMAL, WORDS, refusal
 
@@ -73,7 +74,9 @@ def test_a_part_that_the_description_lacks_is_refused(tmp_path: Path) -> None:
     assert "emission.bias must have shape (9,), got None" in refusal(model, tmp_path)
     model = LanguageModel(WORDS, NoisyRNN(4, 5))
     model.rnn.weight_hh_l0 = PyroSample(dist.Normal(0.0, 1.0).expand([5, 5]).to_event(2))
-    assert "rnn.weight_hh_l0 must have shape (5, 5), got None" in refusal(model, tmp_path)
+    assert "rnn.weight_hh_l0 has a prior, which no file describes" in refusal(model, tmp_path)
+    weight_priors(model := LanguageModel(WORDS, NoisyRNN(4, 5)))
+    assert "rnn.weight_ih_l0 has a prior, which no file describes" in refusal(model, tmp_path)
     model = LanguageModel(WORDS, NoisyRNN(4, 5))
     model.embedding = nn.Sequential(model.embedding, nn.Linear(4, 4))
     model.embedding.num_embeddings = WORDS
