@@ -271,14 +271,17 @@ class NoisyRecurrence(NoisyModule):
         """
         tracks = []
         for layer, suffix in self._tracks:
-            w_ih, w_hh = (getattr(self, f"weight_{part}_l{layer}{suffix}") for part in ("ih", "hh"))
+            w_ih, w_hh = (self._read(f"weight_{part}_l{layer}{suffix}", 2) for part in ("ih", "hh"))
             b_ih, b_hh = (
-                getattr(self, f"bias_{part}_l{layer}{suffix}") if self.bias else None
+                self._read(f"bias_{part}_l{layer}{suffix}", 1) if self.bias else None
                 for part in ("ih", "hh")
             )
-            arguments.check_weights((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1))
             tracks.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return tracks
+
+    def _read(self, name: str, dims: int) -> Tensor:
+        """A weight, with 2 dimensions, or a bias or decay, with 1."""
+        return arguments.check_weight(getattr(self, name), dims)
 
     def _state_shapes(self, *batch: int) -> list[tuple[int, ...]]:
         sizes = self.cell.state_sizes(self.hidden_size)

@@ -5,6 +5,7 @@ Statistical tests have fixed seeds and say how often they would fail by chance o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,9 +13,22 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import EmpiricalMarginal, Importance, Predictive, WeighedPredictive
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from noisin_pyro import Additive, LanguageModel, NoisyGRU, NoisyLSTM, PriorGuide
+from noisin_pyro import (
+    Additive,
+    BernoulliEmission,
+    CategoricalEmission,
+    LanguageModel,
+    NoisyGRU,
+    NoisyLSTM,
+    NoisyMinGRU,
+    NormalEmission,
+    PriorGuide,
+    SequenceModel,
+    weight_priors,
+)
 from tests.helpers import (
     NORMAL,
     B,
@@ -106,6 +120,32 @@ def test_predictive_runs_in_turn_and_as_one_batch_alike() -> None:
         for layer in range(2):
             torch.testing.assert_close(again[f"rnn.z_{layer}"], samples[f"rnn.z_{layer}"])
         assert not torch.equal(again["y"], samples["y"])  # which is drawn anew
+
+
+@pytest.mark.parametrize("kind", [NoisyLSTM, NoisyMinGRU])
+@pytest.mark.parametrize("emission", ["categorical", "normal", "bernoulli"])
+@torch.no_grad()
+def test_predictive_with_a_guide_of_the_weights(kind: Any, emission: str) -> None:
+    """Predictive puts dimensions of size 1 before the weights that the guide drew."""
+    rnn = kind(D, H, noise=Additive(NORMAL), spread=dist.LogNormal(-1.0, 0.3))
+    kinds = {"categorical": CategoricalEmission, "normal": NormalEmission}
+    head = kinds.get(emission, BernoulliEmission)(H, K)
+    model = SequenceModel(torch.nn.Identity(), rnn, head)
+    x, start = torch.randn(T, B, D), weight_priors(model, 0.5)
+    guide = PriorGuide(model, rest=partial(AutoNormal, init_loc_fn=start, init_scale=0.1))
+    samples = Predictive(model, guide=guide, num_samples=2)(x)
+    assert samples["y"].shape[:3] == (2, T, B)
+    plain = kind(D, H, noise=Additive(NORMAL))
+    for i in range(2):
+        drawn = {name: value[i].squeeze() for name, value in samples.items()}
+        plain.load_state_dict(
+            {**rnn.state_dict(), **{n.removeprefix("rnn."): v for n, v in drawn.items()}},
+            strict=False,
+        )
+        z, _ = plain(x, epsilon=[samples["rnn.noise_0"][i]])
+        torch.testing.assert_close(samples["rnn.z_0"][i], z)
+    with pytest.raises(ValueError, match="inside a plate.*Predictive: parallel=False"):
+        Predictive(model, guide=guide, num_samples=2, parallel=True)(x)
 
 
 @site_kinds
