@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from noisin_pyro.cli.output import say, warn
@@ -46,9 +47,15 @@ def train(config: Any) -> None:
     if not first:
         return
     say("\n" + render_table(record))
-    files = (
-        "record.json, metrics.csv, curves.png, config.yaml, vocabulary.txt, best.ckpt, last.ckpt"
-    )
-    say(f"\nwrote {config.out}/: {files}, model.safetensors")
+    say(f"\nwrote {config.out}/: {', '.join(_files(Path(config.out)))}")
     if len(record["models"]) > 1:
-        say(f"      {config.out}/deterministic/: best.ckpt, last.ckpt, model.safetensors")
+        without = _files(Path(config.out, "deterministic"))
+        say(f"      {config.out}/deterministic/, the model without noise: {', '.join(without)}")
+
+
+def _files(folder: Path) -> list[str]:
+    """What a run folder contains for its user."""
+    results = ("record.json", "metrics.csv", "curves.png", "config.yaml")
+    model = ("config.json", "vocabulary.txt", "model.safetensors")
+    checkpoints = ("best.ckpt", "last.ckpt")
+    return [name for name in (*results, *model, *checkpoints) if (folder / name).is_file()]

@@ -72,6 +72,10 @@ def test_train_prints_its_table(text: Path, tmp_path: Path, capfd: pytest.Captur
                   "γ per layer", "tokens/s", "training time", "curves.png"):  # fmt: skip
         assert words in printed.out
     assert "nats/token" in printed.err and "γ 1.000" in printed.err and "tok/s" in printed.err
+    here, without = printed.out.splitlines()[-2:]
+    for folder, listed in ((out, here), (out / "deterministic", without)):
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        assert set(listed.partition(": ")[2].split(", ")) == names - {"previous.ckpt"}
 
 
 def test_print_config_reproduces_a_run(
