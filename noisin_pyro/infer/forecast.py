@@ -37,7 +37,7 @@ def forecast(
     Quantiles over the first dimension are intervals:
     ``forecast(...).quantile(torch.tensor([0.05, 0.95]), 0)``. Dropout is off, except that of a tied
     RNN, whose masks count as noise and are drawn at each step. If γ or weights have priors, each of
-    the S samples draws its own.
+    the S samples draws its own from these.
 
     The states at the end of x are drawn from the prior given the inputs, which is their
     distribution where the noise never reaches a later step (see :func:`evaluate`). For states that

@@ -37,8 +37,10 @@ def weight_priors(
       contains the KL divergence of W, while that of the noise is 0. A learned η goes to the root
       mean square of W under the guide.
 
-    To evaluate a network without priors, load the median of the guide:
-    ``fresh.load_state_dict({**model.state_dict(), **guide.median()}, strict=False)``.
+    :func:`evaluate` draws from the priors. To evaluate the median of the guide, load it into a
+    model without priors: ``missing, _ = fresh.load_state_dict({**model.state_dict(),
+    **guide.median()}, strict=False)``. Check that ``missing`` is empty: if ``model`` has a name,
+    remove it from the names of ``guide.median()``.
 
     Do not learn η with a point estimate: N(W; 0, η²) has no maximum over η and W, so both would
     shrink until η reaches its floor.

@@ -84,9 +84,10 @@ def evaluate(
 
     ``samples=0`` runs the mean path z = h. ``samples=S`` averages the predictive probabilities
     of S noisy RNNs, each of which carries its own state (the paper's "averaging at test
-    time"); they run as one batch. If γ or weights have priors, each noisy RNN draws its own once
-    for the whole text, and the RNNs run one after another. Dropout is off, except in a tied RNN,
-    whose dropout masks are drawn with its noise. The state is carried from window to window.
+    time"); they run as one batch. If γ or weights have priors, each noisy RNN draws its own from
+    these once for the whole text, and the RNNs run one after another. Dropout is off, except in a
+    tied RNN, whose dropout masks are drawn with its noise. The state is carried from window to
+    window.
 
     Averaging estimates E[p(y_t | z_t)] with z drawn from the prior given the inputs. This is a
     proper predictive distribution: it sums to 1 and sees only the past. But it is p(y_t | y_<t)

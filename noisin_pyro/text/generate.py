@@ -30,7 +30,7 @@ def sample_text(
 ) -> str:
     """Continues a text, each word (or character) given all before it.
 
-    If γ or weights have priors, they are drawn once for the whole text.
+    If γ or weights have priors, they are drawn from these once for the whole text.
 
     Args:
         model: the model; its training mode is left as it was.

@@ -172,6 +172,18 @@ def test_medians_are_those_of_their_own_guide() -> None:
         PriorGuide(words()).median()
 
 
+def test_the_median_of_a_named_model_loads_without_the_name() -> None:
+    model = LanguageModel(K, NoisyRNN(3, 4, noise=NORMAL), name="words")
+    start, (x, y) = weight_priors(model, 1.0), batch(K)
+    guide = PriorGuide(model, rest=partial(AutoDelta, init_loc_fn=start))
+    guide(x, y)
+    fresh = LanguageModel(K, NoisyRNN(3, 4, noise=NORMAL))
+    found = {name.removeprefix("words."): value for name, value in guide.median().items()}
+    missing, _ = fresh.load_state_dict({**model.state_dict(), **found}, strict=False)
+    assert not missing
+    assert_close(fresh.emission.weight.data, start({"name": "words.emission.weight"}))
+
+
 def test_it_trains_on_windows_with_the_kl_of_the_whole_text() -> None:
     model, (x, y) = words(), batch(K)
     start = weight_priors(model, 0.5)

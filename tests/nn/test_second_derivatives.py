@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from noisin_pyro import Multiplicative
+from noisin_pyro import Additive, Multiplicative
 from noisin_pyro.kernels import linear_softmax
 from noisin_pyro.nn.emissions import LinearCategorical
 from tests.helpers import CELLS, LINEAR, assert_all_close, make_rnn
@@ -55,6 +55,15 @@ def test_of_a_carried_state(cell: str, noise_to: Any) -> None:
         return rnn(output, state, epsilon=drawn)[0].sin().sum()
 
     check(loss, list(rnn.parameters()))
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "identity"])
+@pytest.mark.parametrize("noise", [None, Additive(dist.Normal(0.0, 1.0))], ids=["none", "additive"])
+def test_of_what_torchs_kernels_run(cell: str, noise: Any) -> None:
+    """On a CPU they have second derivatives; cuDNN's have none."""
+    rnn = make_rnn(cell, 3, 3, noise=noise, spread=0.3, noise_to="output", dtype=torch.float64)
+    x, drawn = torch.randn(5, 2, 3, dtype=torch.float64), noise and rnn.draw_noise(5, 2)
+    check(lambda: rnn(x, epsilon=drawn)[0].sin().sum(), list(rnn.parameters()))
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
