@@ -40,8 +40,8 @@ def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_
         proj_size, sites, noise_to: as in :class:`NoisyLSTM`.
 
     Raises:
-        ValueError: if ``proj_size`` is not 0, ``sites`` or ``noise_to`` is unknown, or the cell has
-            no recurrent weights and ``noise_to`` is ``"weights"``.
+        ValueError: if ``proj_size`` is not 0, ``sites`` or ``noise_to`` is unknown, or ``noise_to``
+            is ``"weights"`` and the cell's recurrent weights are not known.
     """
     if proj_size:
         raise ValueError(
@@ -57,8 +57,8 @@ def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_
         )
     if noise_to == "weights" and not cell.recurrent_weights:
         raise ValueError(
-            "noise_to='weights' needs a cell with recurrent weights, an Elman cell, LSTM or GRU, "
-            f"got {cell.name}; use noise_to='recurrence'"
+            f"noise_to='weights' is for NoisyRNN, NoisyLSTM and NoisyGRU, got {name}; use "
+            "noise_to='recurrence'"
         )
 
 

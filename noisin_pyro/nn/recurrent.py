@@ -56,7 +56,8 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
             distribution must be defined for every mean in the interval.
         batch_first: as in ``torch.nn.LSTM``.
         dropout: the probability of zeroing a unit between layers, while training.
-        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`.
+        noise, spread, sites, tied, noise_to, zoneout, name: as in :class:`NoisyLSTM`, but without
+            ``noise_to="weights"``, since the recurrent weights of a cell are not known.
 
     Raises:
         TypeError: if a cell is no module or a whole RNN, or ``noise`` or ``spread`` has another

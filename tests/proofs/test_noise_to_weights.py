@@ -141,8 +141,8 @@ def test_the_backward_pass_by_hand(mult: bool, add: bool, bias: bool) -> None:
 
 
 def test_a_cell_without_recurrent_weights_is_refused() -> None:
-    sentence = "noise_to='weights' needs a cell with recurrent weights, .* got {}.*use noise_to="
-    with pytest.raises(ValueError, match=sentence.format("mingru")):
+    sentence = "^noise_to='weights' is for NoisyRNN, NoisyLSTM and NoisyGRU, got {}; use noise_to="
+    with pytest.raises(ValueError, match=sentence.format("NoisyMinGRU")):
         NoisyMinGRU(D, H, noise=NOISES[0], noise_to="weights")
-    with pytest.raises(ValueError, match=sentence.format("GRUCell")):
+    with pytest.raises(ValueError, match=sentence.format("NoisyRecurrent")):
         NoisyRecurrent(torch.nn.GRUCell(D, H), noise=NOISES[0], noise_to="weights")
