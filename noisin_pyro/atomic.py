@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import errno
+import glob
+import math
 import os
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["PARTIAL", "describe_failure", "replacing"]
+__all__ = ["describe_failure", "remove_partials", "replacing"]
 
-PARTIAL = ".partial"  # the suffix of a file that is being written
+#: Temporary files are called `<name>.<32 random hexadecimal digits>.partial`. Of a name at most 50
+#: characters are taken, since file systems limit a name to 255 bytes, and UTF-8 has up to 4 each.
+_SUFFIX, _DIGITS, _LONGEST = ".partial", 32, 50
+_ABANDONED = 86400.0  # seconds after which no one is still writing a temporary file
 
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`, and renames it to `path` after the block.
 
-    A reader of `path` sees the old file or the complete new one. If the block raises, the temporary
-    file is removed and `path` is unchanged. When the context exits, the data is on the disk.
+    A reader of `path` sees the old file or a complete new one, also if several processes write it
+    at a time; the last one to finish wins. If the block raises, the temporary file is removed and
+    `path` is unchanged. When the context exits, the data is on the disk. A temporary file that a
+    killed process left is removed by the first write of `path` after a day.
 
     Args:
         path: The file to write.
-        keep: A path to which an old file is renamed; by default it is replaced.
+        keep: A path to which an old file is renamed; by default it is replaced. Between the two
+            renames there is no `path`, so that a reader should then read `keep`, and only one
+            process may write.
 
     Raises:
         OSError: If the file cannot be written, for example because the disk is full. Its `filename`
@@ -36,7 +47,8 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         >>> path.read_text(encoding="utf-8")
         'a b'
     """
-    temporary = path.with_name(f"{path.name}{PARTIAL}")
+    remove_partials(path, _ABANDONED)
+    temporary = path.with_name(f"{path.name[:_LONGEST]}.{uuid.uuid4().hex}{_SUFFIX}")
     try:
         yield temporary
         _flush(temporary)
@@ -50,6 +62,21 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partials(path: Path, age: float = -math.inf) -> None:
+    """Removes temporary files of :func:`replacing` that a killed process left.
+
+    Args:
+        path: The file that was to be written.
+        age: Remove only those whose last write is at least so many seconds ago. By default all are
+            removed, so no other process may be writing `path`.
+    """
+    pattern = f"{glob.escape(path.name[:_LONGEST])}.{'[0-9a-f]' * _DIGITS}{_SUFFIX}"
+    for temporary in path.parent.glob(pattern):
+        with suppress(OSError):  # another process has removed it, or it may not be removed
+            if time.time() - temporary.stat().st_mtime >= age:
+                temporary.unlink()
 
 
 def describe_failure(error: OSError) -> str:

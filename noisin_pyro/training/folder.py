@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from noisin_pyro.atomic import PARTIAL
+from noisin_pyro.atomic import remove_partials
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.pretrained import load_weights, save_weights
 from noisin_pyro.text.corpora import CORPORA, Corpus, Vocabulary
@@ -92,7 +92,7 @@ def _begin(config: TrainConfig, corpus: Corpus, folder: Path, label: str) -> Non
     _check_checkpoint(config, corpus, label)
     for place in (folder, folder / "deterministic"):
         for name in FILES:
-            (place / f"{name}{PARTIAL}").unlink(missing_ok=True)
+            remove_partials(place / name)
     named = config.corpus in CORPORA or config.corpus.startswith(PREFIX)
     paths = {} if named else {"corpus": str(Path(config.corpus).resolve())}
     if config.data_dir is not None:

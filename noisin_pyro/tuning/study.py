@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisin_pyro.atomic import replacing
+from noisin_pyro.atomic import remove_partials, replacing
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.lease import Lease
 from noisin_pyro.tuning.place import check_place, exists
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_folder"]
 
 ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
+RECORD, PICTURE = "study.json", "tune.png"
 BEGINS = b'{"op_code":'  # the first bytes of each entry of a journal
 TRIAL = "trial-"  # the name of a trial's folder begins with it
 POLL = 0.5  # seconds between two checks of the trials of other processes
@@ -105,6 +106,8 @@ def open_study(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             check_folder(config)
+            for name in (ID, RECORD, PICTURE):
+                remove_partials(folder / name)
             path = folder / ID
             held = path.read_text(encoding="utf-8") if path.exists() else ""
             begun = any(folder.glob(f"{TRIAL}*"))

@@ -19,6 +19,8 @@ from noisin_pyro.tuning.report import describe_options, describe_result, trial_r
 from noisin_pyro.tuning.space import searched
 from noisin_pyro.tuning.study import (
     FREE,
+    PICTURE,
+    RECORD,
     Trials,
     best_of,
     check_folder,
@@ -121,9 +123,9 @@ def _write(
                 model = _load(trial_folder(folder, best.number), config.trust_code)
                 splits = {"valid": corpus.valid, "test": corpus.test}
                 record["best"]["mean_path"] = measure(model, splits, 0, config.seed)
-        write_record(folder / "study.json", record)
+        write_record(folder / RECORD, record)
         if rows:
-            write_picture(folder / "tune.png", record)
+            write_picture(folder / PICTURE, record)
     return record
 
 

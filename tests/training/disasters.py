@@ -15,9 +15,13 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from noisin_pyro.atomic import replacing
 
 
 class Operation(NamedTuple):
@@ -70,6 +74,14 @@ def is_full(operation: Operation, half: Callable[[], None]) -> None:
     half()
     named = (operation.path,) if operation.kind not in ("write", "fsync") else ()
     raise OSError(errno.ENOSPC, "No space left on device", *named)
+
+
+def half_written(path: Path) -> Path:
+    """What a process that is killed while it writes a file leaves; ``path`` is as it was."""
+    with suppress(KeyboardInterrupt), replacing(path) as temporary:
+        raise KeyboardInterrupt
+    temporary.write_bytes(b"half")
+    return temporary
 
 
 def in_child(work: Callable[[], int], folder: Any, disaster: Disaster) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.run import train
 from noisin_pyro.training.schedule import Schedule
+from tests.training.disasters import half_written
 from tests.training.runs import assert_same_outcome, outcome, small
 
 KILLED = """
@@ -130,6 +131,6 @@ def test_a_half_written_checkpoint_is_never_read(text: Path, tmp_path: Path) -> 
     config = small(text, tmp_path / "run", epochs=1)
     train(config)
     before = outcome(tmp_path / "run")
-    (tmp_path / "run" / "last.ckpt.partial").write_bytes(b"half of a checkpoint")
+    half_written(tmp_path / "run" / "last.ckpt")
     train(replace(config, resume=True))
     assert outcome(tmp_path / "run")[2] == before[2]

@@ -15,6 +15,7 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.tuning import study
 from noisin_pyro.tuning import tune as module
 from noisin_pyro.tuning.tune import tune
+from tests.training.disasters import half_written
 
 FIXED = {"noise", "injection", "noise_to", "dropout_words", "dropout_input", "dropout_output"}
 
@@ -156,8 +157,12 @@ def test_a_kill_before_the_study_has_its_name(text: Path, tmp_path: Path, whole:
     """The folder was taken for another's."""
     out = tmp_path / "study"
     out.mkdir()
-    (out / "study.id.partial").write_text("ab")
+    half_written(out / "study.id")
     assert search(text, out, 3, resume=True) == whole
+    for name in ("study.json", "tune.png"):
+        half_written(out / name)
+    assert search(text, out, 3, resume=True) == whole
+    assert not list(out.glob("*.partial"))
 
 
 @pytest.mark.parametrize("content", ["one line", "two\nlines\n", "{}\n", "[1]\n", "3\n"])
