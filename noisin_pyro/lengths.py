@@ -100,11 +100,12 @@ def reverse(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """Reverses each sequence in time, with its padding still at the end.
 
     Args:
-        sequence: with shape (\\*S, T, B, F).
+        sequence: with shape (\\*S, T, B, F) or (\\*S, T, 1, F), one for all sequences.
         lengths: each sequence's number of steps, with shape (B,), or None for T.
 
     Returns:
-        The reversed sequences, with the same shape.
+        The reversed sequences, with shape (\\*S, T, B, F), or without ``lengths`` that of
+        ``sequence``.
 
     Example:
         >>> x = torch.tensor([[1, 5], [2, 6], [0, 7]]).unsqueeze(-1)
@@ -118,5 +119,6 @@ def reverse(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     steps = torch.arange(sequence.shape[-3], device=sequence.device).unsqueeze(1)
     backwards = lengths.to(sequence.device) - 1 - steps
     order = torch.where(backwards >= 0, backwards, steps)
+    sequence = sequence.expand(*sequence.shape[:-2], len(lengths), -1)
     index = order.unsqueeze(-1).expand(sequence.shape)
     return sequence.gather(-3, index)

@@ -24,6 +24,7 @@ __all__ = [
     "claim_name",
     "is_conditioned",
     "is_foreign",
+    "is_issued",
     "repeat_suffix",
     "trains_by_svi",
     "watched",
@@ -80,6 +81,11 @@ def repeat_suffix(site: str) -> str:
         return ""
     suffixes = ("" if number == 0 else f"__{number}" for number in count())
     return next(suffix for suffix in suffixes if f"{site}{suffix}" not in nodes)
+
+
+def is_issued(site: str) -> bool:
+    """Whether the program that is being traced has issued a site."""
+    return site in (_traced() or ())
 
 
 def _traced() -> Any:

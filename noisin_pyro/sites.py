@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from noisin_pyro.lengths import check_lengths, length_mask
-from noisin_pyro.naming import is_conditioned, is_foreign, trains_by_svi, watched
+from noisin_pyro.naming import is_conditioned, is_foreign, is_issued, trains_by_svi, watched
 
 __all__ = [
     "Call",
@@ -141,9 +141,9 @@ class Call:
         if not self.active or self.given is not None:
             return self.given if self.active else None
         entered = {m.dim: m for m in _PYRO_STACK if isinstance(m, IndepMessenger)}
-        time = pyro.plate(self.name(self.owner, "time"), self.steps, dim=-2)
+        time = self._plate("time", self.steps, -2)
         if -1 not in entered:
-            return time, pyro.plate(self.name(self.owner, "batch"), self.batch, dim=-1)
+            return time, self._plate("batch", self.batch, -1)
         size = getattr(entered[-1], "subsample_size", entered[-1].size)
         if size != self.batch:
             raise ValueError(
@@ -151,6 +151,12 @@ class Call:
                 f"has {self.batch} sequences; a plate around a noisy RNN must be its batch"
             )
         return time, nullcontext()
+
+    def _plate(self, name: str, size: int, dim: int) -> Any:
+        """A plate of the owner; entered once more if its draw in this program has made it."""
+        name = self.name(self.owner, name)
+        again = is_issued(name)
+        return IndepMessenger(name, size, dim) if again else pyro.plate(name, size, dim=dim)
 
     def emit(self, module: PyroModule, name: str, distribution: Any, obs: Tensor | None) -> Tensor:
         """An observation at each step of each sequence, with batch shape (\\*S, T, B).

@@ -42,7 +42,6 @@ class Cell(Generic[W]):
     Attributes:
         name: the cell's name in error messages.
         range: the interval that contains h if it contains z_{t-1}.
-        keeps_range: whether h lies in ``range`` for every z_{t-1}.
         kernel: the name of torch's fused kernel for the deterministic layer, None if torch has
             none.
         folds: whether additive noise can be an extra input of a fused kernel, because z_{t-1}
@@ -55,7 +54,6 @@ class Cell(Generic[W]):
 
     name: str
     range: Range
-    keeps_range = True
     kernel: str | None = None
     folds = False
     recurrent_weights = False

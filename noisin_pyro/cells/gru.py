@@ -40,7 +40,6 @@ class GRUCell(TorchCell):
 
     name = "gru"
     range = Range(-1.0, 1.0)
-    keeps_range = False
     kernel = "gru"
     weights_alone = False
 

@@ -40,8 +40,6 @@ def with_zoneout(
 class _Zoneout(Cell[Any]):
     """A cell's :meth:`step`, then zoneout. The masks are further columns of the gates."""
 
-    keeps_range = False  # the previous value may be a noisy z
-
     def __init__(
         self, cell: Cell[Any], sizes: Sequence[int], rates: Sequence[float], drawing: bool
     ) -> None:

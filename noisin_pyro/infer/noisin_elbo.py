@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -122,15 +122,11 @@ class NoisinELBO(StatefulELBO):
                     "as (x, y)"
                 )
             loss = loss - sum(term.sum() for _, term in terms) / self.num_particles
-            for site in trace.nodes.values():
-                if site["type"] != "sample" or not _needs_score(site):
-                    continue
-                downstream = MultiFrameTensor(*((stack, term.detach()) for stack, term in terms))
-                weight = downstream.sum_to(site["cond_indep_stack"])
-                # Trace_ELBO's weight is log r + 1; the 1 is a constant baseline, kept so that
-                # both give the same estimate under the same seed.
-                part = (weight * _log_prob(site, scaled=False)).sum() + _log_prob(site).sum()
-                score = (0 if score is None else score) - part / self.num_particles
+            nodes = trace.nodes.values()
+            scored = [site for site in nodes if site["type"] == "sample" and _needs_score(site)]
+            if scored:
+                part = _score(scored, terms) / self.num_particles
+                score = -part if score is None else score - part
             state = trace.nodes["_RETURN"]["value"][1]
         return loss, score, state
 
@@ -198,6 +194,26 @@ def _needs_score(site: Any) -> bool:
         or getattr(site["fn"], "has_rsample", False)
         or type(site["fn"]).__name__ == "_Subsample"
     )
+
+
+def _score(sites: Sequence[Any], terms: Sequence[tuple[Any, Tensor]]) -> Tensor:
+    """What the log-probabilities of sites are multiplied by in Trace_ELBO's score function.
+
+    Args:
+        sites: the sites without a pathwise gradient.
+        terms: the plates and the log-probability of each observed site.
+
+    Returns:
+        The sum over the sites, with shape ().
+    """
+    downstream = MultiFrameTensor(*((stack, term.detach()) for stack, term in terms))
+    total = torch.zeros(())
+    for site in sites:
+        weight, log_prob = downstream.sum_to(site["cond_indep_stack"]), _log_prob(site, False)
+        # Trace_ELBO's weight is log r + 1; the 1 is a constant baseline, kept so that both give the
+        # same estimate under the same seed.
+        total = total + (log_prob * (weight + site["scale"])).sum()
+    return total
 
 
 def _log_prob(site: Any, scaled: bool = True) -> Tensor:

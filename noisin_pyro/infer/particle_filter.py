@@ -32,6 +32,7 @@ from noisin_pyro.infer.particles import (
 )
 from noisin_pyro.lengths import check_lengths, filled, length_mask
 from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.sites import Readout, priors_of
 
 __all__ = ["Filtered", "check_filters", "filter_window", "refuse_priors"]
@@ -230,8 +231,12 @@ def check_filters(model: SequenceModel, ess_threshold: float, resamples: bool = 
     refuse_priors(model)
     if not resamples:
         return
-    once = {"tied=True": model.rnn.tied and any(model.rnn.noise)}
+    masks = (model.rnn.dropout, model.dropout_input, model.dropout_output)
+    once = {"tied=True": model.rnn.tied and any((*model.rnn.noise, *masks))}
     once["dropout_words"] = model.training and getattr(model, "dropout_words", 0) > 0
+    once["weight drop"] = any(
+        isinstance(part, WeightDrop) and part.training and part.p > 0 for part in model.modules()
+    )
     for what, drawn in once.items():
         if drawn:
             raise ValueError(

@@ -20,7 +20,7 @@ from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.location_scale import LocationScale
-from noisin_pyro.sites import apart, in_context
+from noisin_pyro.sites import Call, apart, in_context
 
 __all__ = ["SmoothingGuide"]
 
@@ -51,10 +51,10 @@ class SmoothingGuide(PyroModule):
         (m_t, log s_t, g_t, c_t) = A r_t + a
         z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),    C_t = diag(s_t) + below(U diag(c_t) W)
 
-    where "below" keeps what is below the diagonal, and ``γ |h_t|`` stands for γ with multiplicative
-    noise; U and W have rank K. The exact posterior of a linear Gaussian model is of this form: a
-    location affine in h_t, and a covariance of its own at each step. The RNN must be built with
-    ``sites="timestep"``.
+    where "below" keeps what is below the diagonal, and γ h_t, with its sign, stands for γ with
+    multiplicative noise; U and W have rank K. The exact posterior of a linear Gaussian model is of
+    this form: a location affine in h_t, and a covariance of its own at each step. The RNN must be
+    built with ``sites="timestep"``.
 
     A and a start at 0. There the guide *is* :class:`PriorGuide` and ``Trace_ELBO`` the NOISIN
     objective, and training departs from both continuously. Priors on γ or on weights, and input
@@ -196,9 +196,11 @@ class SmoothingGuide(PyroModule):
                 "whole sequences"
             )
         model, (steps, batch) = self.model, x.shape[:2]
-        drawn = model.draw_noise(steps, particles * batch)
-        assert drawn.rnn is not None
-        layers, log_ratios = list(drawn.rnn), None
+        on_input = model._draw_input_noise(
+            Call(model, steps, particles * batch, noisy=True, dropping=False)
+        )
+        layers: list[Tensor | None] = [None] * len(model.rnn.noise)
+        log_ratios = None
         for layer, q in self._distributions(x, y, lengths).items():
             noise = model.rnn.noise[layer]
             assert isinstance(noise, AffineNoise)
@@ -210,7 +212,7 @@ class SmoothingGuide(PyroModule):
             log_ratios = log_ratio if log_ratios is None else log_ratios + log_ratio
         assert log_ratios is not None
         missing = steps - len(log_ratios)  # steps that share the ε of the first
-        return Drawn(drawn.input, layers), F.pad(log_ratios, (0, 0, 0, missing))
+        return Drawn(on_input, layers), F.pad(log_ratios, (0, 0, 0, missing))
 
     def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""

@@ -21,9 +21,9 @@ class StateHead(nn.Module):
 
         z_t = h_t + γ (m_t + U (g_t ∘ W h_t) + C_t ε),     C_t = diag(s_t) + below(U diag(c_t) W)
 
-    where "below" keeps what is below the diagonal, and γ |h_t| stands for γ with multiplicative
-    noise. At m = g = c = 0 and s = 1 it is the prior. U and W, of rank K, are the same for all
-    steps, so a step costs K products with a vector and one H×H product.
+    where "below" keeps what is below the diagonal, and γ h_t, with its sign, stands for γ with
+    multiplicative noise. At m = g = c = 0 and s = 1 it is the prior. U and W, of rank K, are the
+    same for all steps, so a step costs K products with a vector and one H×H product.
 
     Args:
         units: H.

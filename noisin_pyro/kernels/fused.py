@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["fused"]
 
@@ -73,7 +74,11 @@ def _lstm_runs_in(dtype: torch.dtype, differentiated: bool) -> bool:
     on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the default device is
     options = (False, 1, 0.0, differentiated, False, False)
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
+        with (
+            _disable_current_modes(),  # under torch.export nothing would really run
+            torch.inference_mode(False),
+            torch.set_grad_enabled(differentiated),
+        ):
             state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
             weights = [weight.requires_grad_(differentiated), weight]
             with torch.autocast("cpu", dtype):

@@ -33,6 +33,7 @@ __all__ = ["linear_log_softmax"]
 
 _LARGE = 1 << 27  # logits (512 MB in float32); above this number the rows are split into parts
 _PART = 1 << 23  # logits of a part
+_UNTRAINED = 4_000_000  # those without a backward pass: 16 MB are reused without page faults
 _CACHED = 1 << 18  # logits that stay in a CPU's cache between two passes over them
 
 _NO_CLASS = torch.iinfo(torch.int64).min  # an ignore_index that no target has
@@ -59,7 +60,7 @@ def linear_log_softmax(z: Tensor, weight: Tensor, bias: Tensor | None, target: T
         return _plain(z, weight, bias, target)
     parts = (z, weight, bias)
     if not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parts):
-        size = len(z) if len(z) * len(weight) <= _LARGE else _PART // len(weight)
+        size = _UNTRAINED // len(weight)
         return torch.cat(
             [
                 _log_prob_and_softmax(z[rows], weight, bias, target[rows])[0]

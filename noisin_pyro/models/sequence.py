@@ -267,7 +267,7 @@ class SequenceModel(Freezable, PyroModule):
         call = self._begin(x, lengths, True if drawn is not None else sample, readout)
         if drawn is None:
             return self._run(x, state, call, self._draw(call))
-        self._check_input_noise(drawn.input, call)
+        self._check_drawn(drawn, call)
         return self._run(x, state, call.without_sites(), drawn)
 
     @in_context
@@ -307,19 +307,29 @@ class SequenceModel(Freezable, PyroModule):
                 getattr(part, name)  # Pyro draws it here, outside the plates, and caches the value
         if not call.noisy:
             return Drawn(None, None)
-        like, size = self.rnn.like, self.rnn.input_size
-        on_input = draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
+        on_input = self._draw_input_noise(call)
         return Drawn(on_input, self.rnn.draw_noise(call.steps, call.batch, call=call))
 
-    def _check_input_noise(self, epsilon: Tensor | None, call: Call) -> None:
-        shape = (call.steps, call.batch, self.rnn.input_size)
-        wanted = None if self.input_noise is None else shape
-        got = None if epsilon is None else tuple(epsilon.shape[-3:])
-        if got != wanted:
-            raise ValueError(
-                f"drawn.input must have shape {wanted}, got {got}; take drawn from this model's "
-                f"draw_noise({call.steps}, {call.batch})"
-            )
+    def _draw_input_noise(self, call: Call) -> Tensor | None:
+        like, size = self.rnn.like, self.rnn.input_size
+        return draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
+
+    def _check_drawn(self, drawn: Drawn, call: Call) -> None:
+        """Raises ValueError if noise is that of another number of steps or sequences.
+
+        The RNN checks whether it has such layers.
+        """
+        rnn, on_input = self.rnn, (call.steps, call.batch, self.rnn.input_size)
+        in_rnn = (1 if rnn.tied else call.steps, call.batch, rnn.hidden_size)
+        parts = [("input", drawn.input, on_input if self.input_noise else None)]
+        parts += [("rnn", one, in_rnn) for one in drawn.rnn or () if one is not None]
+        for name, epsilon, wanted in parts:
+            got = None if epsilon is None else tuple(epsilon.shape[-3:])
+            if got != wanted:
+                raise ValueError(
+                    f"drawn.{name} must have shape {wanted}, got {got}; take drawn from this "
+                    f"model's draw_noise({call.steps}, {call.batch})"
+                )
 
     def _run(self, x: Tensor, state: Any, call: Call, drawn: Drawn) -> tuple[Any, Any]:
         tied = self.rnn.tied

@@ -21,9 +21,6 @@ from noisin_pyro.nn.arguments import check_weight
 from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.sites import Freezable
 
-# Chunk of 4M logits (16 MB): the allocator reuses it without page faults.
-_LOGITS = 4_000_000
-
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
 
 
@@ -111,11 +108,8 @@ class LinearCategorical(dist.TorchDistribution):
             return self.categorical().log_prob(value)  # type: ignore[no-any-return]
         rows = self.features.reshape(-1, self.features.shape[-1])
         targets = value.expand(self.batch_shape).reshape(-1).long()
-        # Without a backward pass the rows can be evaluated in chunks, which saves memory.
-        size = len(rows) if torch.is_grad_enabled() else _LOGITS // len(self.weight)
-        parts = zip(rows.split(max(1, size)), targets.split(max(1, size)))
-        log_probs = [tracked(linear_log_softmax, z, self.weight, self.bias, y) for z, y in parts]
-        return torch.cat(log_probs).view(self.batch_shape)
+        log_probs = tracked(linear_log_softmax, rows, self.weight, self.bias, targets)
+        return log_probs.view(self.batch_shape)
 
     def entropy(self) -> Tensor:
         return self.categorical().entropy()  # type: ignore[no-any-return]

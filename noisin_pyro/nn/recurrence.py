@@ -93,7 +93,7 @@ class NoisyRecurrence(NoisyModule):
         swapped = self.batch_first and not unbatched
         x = input.transpose(-3, -2) if swapped else input
         if call is None:
-            call = self._begin(x.shape[-3:-1], x.device, lengths, sample, plates)
+            call = self._begin(x.shape[-3:-1], x.device, lengths, sample, plates, epsilon)
         run = NoisyRecurrence._run
         if "torch._dynamo" in sys.modules:  # else nothing is being compiled
             run = torch.compiler.disable(run)  # one opaque call, as torch.compile treats nn.LSTM
@@ -161,12 +161,14 @@ class NoisyRecurrence(NoisyModule):
         lengths: Tensor | None,
         sample: bool | None,
         plates: Plates | None,
+        epsilon: Sequence[Tensor | None] | None = None,
     ) -> Call:
         """The options of a call on ``shape`` = (T, B); arguments as in :meth:`forward`."""
         call = Call.begin(self, shape, device, lengths, sample, tied=self.tied, plates=plates)
         if self.sites is None or not (call.active and call.noisy and any(self.noise)):
             return call
-        return replace(call, suffix=repeat_suffix(call.name(self, self._first_site())))
+        site = self._first_site() if epsilon is None else "state"  # what this call issues
+        return replace(call, suffix=repeat_suffix(call.name(self, site)))
 
     def _packed(
         self,
@@ -180,7 +182,7 @@ class NoisyRecurrence(NoisyModule):
         if lengths is not None:
             raise ValueError("a PackedSequence knows its lengths; leave out lengths=")
         x, lengths = pad_packed_sequence(input)
-        call = self._begin(x.shape[:2], x.device, lengths, sample, plates)
+        call = self._begin(x.shape[:2], x.device, lengths, sample, plates, epsilon)
         z, state = self._run(x, hx, call, epsilon)
         return packed_like(input, z, lengths), state
 

@@ -20,7 +20,19 @@ from noisin_pyro.noise.spread import SpreadLike
 __all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN"]
 
 
-class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
+class _OfTorch(NoisyRecurrence):
+    """What is common to the noisy versions of torch's RNNs."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``deepcopy`` and ``pickle``: torch's would draw each weight that has a prior."""
+        if self._pyro_samples.keys().isdisjoint(self._flat_weights_names):
+            return super().__getstate__()  # type: ignore[no-any-return, no-untyped-call]
+        unread = {"_flat_weights": [None] * len(self._flat_weights_names)}
+        kept = {name: value for name, value in vars(self).items() if name != "_flat_weight_refs"}
+        return {**kept, **unread}
+
+
+class NoisyRNN(_OfTorch, nn.RNN, PyroModule):
     """``torch.nn.RNN`` with a noisy hidden state, and with two more nonlinearities.
 
     Args:
@@ -85,7 +97,7 @@ class NoisyRNN(NoisyRecurrence, nn.RNN, PyroModule):
         )
 
 
-class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
+class NoisyLSTM(_OfTorch, nn.LSTM, PyroModule):
     """``torch.nn.LSTM`` with a noisy hidden state: z_t ~ p(z_t | h_t, γ), E[z_t | h_t] = h_t.
 
     It has the constructor arguments, the call and the parameters of ``torch.nn.LSTM`` and is an
@@ -183,7 +195,7 @@ class NoisyLSTM(NoisyRecurrence, nn.LSTM, PyroModule):
         self._add_noise(LSTM, noise, spread, sites, tied, noise_to, zoneout, name)
 
 
-class NoisyGRU(NoisyRecurrence, nn.GRU, PyroModule):
+class NoisyGRU(_OfTorch, nn.GRU, PyroModule):
     """``torch.nn.GRU`` with a noisy hidden state.
 
     Args:

@@ -65,8 +65,7 @@ def _sample_track(
         h = state[0]
         if track.noise_to != "weights":
             h, *clean = cell.step(gates, state, weights)
-        mean = noise.clamp(h, cell.range) if cell.keeps_range else h
-        distribution = noise.distribution(mean, spread).to_event(1)
+        distribution = noise.distribution(noise.clamp(h, cell.range), spread).to_event(1)
         if not (call.active or distribution.has_rsample) and torch.is_grad_enabled():
             raise ValueError(
                 f"{noise} has no pathwise gradient, so a plain backward pass would lose it: "

@@ -152,10 +152,13 @@ class AffineNoise(Noise):
         """
         # Tensors made in inference mode cannot be used in training.
         key = (like.dtype, like.device, torch.is_inference_mode_enabled())
-        if key not in self._cache:
+        found = self._cache.get(key)
+        if found is None:
             assert self.mean is not None and self.stddev is not None
-            self._cache[key] = Standardized(self.base, self.mean, self.stddev, like=like)
-        return self._cache[key]
+            found = Standardized(self.base, self.mean, self.stddev, like=like)
+            if found.is_concrete:  # torch.export makes tensors without values
+                self._cache[key] = found
+        return found
 
     def affine(self, epsilon: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The pair (m, a) of z = h · m + a, with None for m = 1 or a = 0.

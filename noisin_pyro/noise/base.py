@@ -59,6 +59,7 @@ class Noise:
     def clamp(self, h: Tensor, states: Range) -> Tensor:
         """Moves a state that rounding put on an open end of its range just inside the range.
 
+        A state far outside, to which unbounded noise has taken a GRU, stays where it is.
         Only :class:`MeanParameterized` does so, because its distribution is undefined at the end;
         other noises return h.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,9 @@ class MeanParameterized(Noise):
 
     def clamp(self, h: Tensor, states: Range) -> Tensor:
         eps = torch.finfo(h.dtype).eps
-        return h.clamp(states.low if states.closed else states.low + eps, states.high - eps)
+        low, high = (eps * max(1.0, abs(end)) if math.isfinite(end) else 0.0 for end in states[:2])
+        inside = h.clamp(states.low if states.closed else states.low + low, states.high - high)
+        return torch.where((inside - h).abs() <= 4 * max(low, high), inside, h)
 
     def _at(self, mean: Tensor) -> Any:
         """The distribution with a given mean, or None if its parameters or support do not fit."""

@@ -133,6 +133,11 @@ class Standardized(dist.TorchDistribution):
         log_prob = self.rounded_log_prob(value, 0.0)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
+    @property
+    def is_concrete(self) -> bool:
+        """Whether its tensors have values; those made while ``torch.export`` records have none."""
+        return type(self._like) is Tensor
+
     def rounded_log_prob(self, value: Tensor, magnitude: Tensor | float) -> Tensor:
         """The log-probability of an ε that was computed from larger, rounded numbers.
 

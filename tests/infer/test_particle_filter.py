@@ -23,6 +23,7 @@ from noisin_pyro import (
     NoisyLSTM,
     NoisyRNN,
     SequenceModel,
+    weight_drop,
 )
 from noisin_pyro.infer.particle_filter import filter_window
 from noisin_pyro.infer.particles import Particles, effective_size, multinomial, systematic
@@ -257,6 +258,9 @@ def lstm(**options: Any) -> LanguageModel:
         (lstm(tied=True), 0.5, "got a model with tied=True"),
         (lstm(spread=dist.LogNormal(0.0, 1.0)), 0.5, "got a prior on spread_l0"),
         (LanguageModel(7, NoisyLSTM(3, 4), dropout_words=0.1), 0.5, "with dropout_words"),
+        (LanguageModel(7, NoisyLSTM(3, 4, 2, dropout=0.1, tied=True)), 0.5, "with tied=True"),
+        (LanguageModel(7, NoisyLSTM(3, 4, tied=True), dropout_output=0.1), 0.5, "with tied=True"),
+        (LanguageModel(7, weight_drop(NoisyLSTM(3, 4), p=0.5)), 0.5, "with weight drop"),
     ],
 )
 def test_refusals(model: LanguageModel, threshold: float, message: str) -> None:
@@ -264,6 +268,17 @@ def test_refusals(model: LanguageModel, threshold: float, message: str) -> None:
     particles = Particles.start(3, 2, torch.zeros(()))
     with pytest.raises(ValueError, match=message):
         filter_window(model, tokens[:-1], tokens[1:], particles, ess_threshold=threshold)
+
+
+def test_masks_that_do_not_act_are_no_obstacle() -> None:
+    tokens = torch.randint(7, (4, 2))
+    for model in (
+        LanguageModel(7, weight_drop(NoisyLSTM(3, 4), p=0.5)).eval(),
+        LanguageModel(7, weight_drop(NoisyLSTM(3, 4), p=0.0)),
+        LanguageModel(7, NoisyLSTM(3, 4, tied=True)),
+    ):
+        particles = Particles.start(3, 2, torch.zeros(()))
+        filter_window(model, tokens[:-1], tokens[1:], particles, ess_threshold=0.5)
 
 
 def test_noise_that_has_no_epsilon_is_drawn_step_by_step() -> None:

@@ -206,10 +206,11 @@ def test_noise_of_another_call_is_refused() -> None:
         (noisy, plain.draw_noise(5, 2)),
         (noisy, noisy.draw_noise(4, 2)),
         (noisy, noisy.draw_noise(5, 3)),
+        (plain, plain.draw_noise(4, 2)),
+        (plain, plain.draw_noise(1, 2)),  # which would tie the noise of all steps
+        (plain, plain.draw_noise(5, 1)),
     ):
         with pytest.raises(ValueError, match=r"take drawn from this model's draw_noise\(5, 2\)"):
             model.predict(x, drawn=drawn)
-    with pytest.raises(ValueError, match="epsilon must hold"):
-        plain.predict(x, drawn=plain.draw_noise(4, 2))
     law, _ = noisy.predict(x, drawn=noisy.draw_noise(5, 2))
     assert law.batch_shape == (5, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from functools import partial
 from typing import Any
 
@@ -183,6 +184,22 @@ def test_the_median_of_a_named_model_loads_without_the_name() -> None:
     missing, _ = fresh.load_state_dict({**model.state_dict(), **found}, strict=False)
     assert not missing
     assert_close(fresh.emission.weight.data, start({"name": "words.emission.weight"}))
+
+
+def test_a_copy_draws_no_weight() -> None:
+    """deepcopy and pickle read no weight that has a prior, and change no random state."""
+    model, (x, _) = words(), batch(K)
+    weight_priors(model, Learned(0.5, lower=0.01))
+    before = torch.get_rng_state()
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    assert torch.equal(torch.get_rng_state(), before)
+    said = []
+    for one in (model, *copies):
+        torch.manual_seed(1)
+        said.append(one.predict(x)[0].logits)
+        assert one.rnn.weight_hh_l0.requires_grad  # through its learned scale
+    assert torch.equal(said[0], said[1]) and torch.equal(said[0], said[2])
+    assert copies[0].float().rnn.weight_hh_l0.dtype == torch.float32
 
 
 def test_it_trains_on_windows_with_the_kl_of_the_whole_text() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -13,11 +14,13 @@ import torch
 from pyro.infer import SVI, JitTrace_ELBO
 from pyro.infer.reparam import AutoReparam, LocScaleReparam
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
 from noisin_pyro import Additive, LanguageModel, Multiplicative, NoisyGRU, PriorGuide
+from noisin_pyro.kernels import fused
 from noisin_pyro.kernels.onednn import packs
 from tests.helpers import LINEAR, make_rnn
 
@@ -98,6 +101,28 @@ def test_export_with_noise(cell: str, noise: Any) -> None:
     torch.manual_seed(0)
     torch.testing.assert_close(exported, rnn(x)[0])
     assert not torch.equal(exported, again)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_leaves_nothing_behind() -> None:
+    """Tensors without values, kept where the next eager call finds them."""
+    noise = Additive(dist.Gumbel(0.0, 1.0))  # whose moments are of float32
+    rnn = make_rnn("lstm", D, H, noise=noise, dtype=torch.float64)
+    x = torch.randn(T, B, D, dtype=torch.float64)
+    torch.export.export(rnn, (x,), strict=False)
+    assert type(rnn(x)[0]) is Tensor
+    assert type(noise.standardized(x).mean) is Tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_the_cpu_can_is_asked_of_the_cpu(dtype: torch.dtype) -> None:
+    """Under an exporter everything seems to run."""
+    found = []
+    for mode in (FakeTensorMode(), nullcontext()):
+        fused._lstm_runs_in.cache_clear()
+        with mode:
+            found.append(fused._lstm_runs_in(dtype, True))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("steps", [T, 40])

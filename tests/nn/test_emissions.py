@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from noisin_pyro import LanguageModel, NoisyRNN
-from noisin_pyro.kernels.linear_softmax import linear_log_softmax
+from noisin_pyro.kernels import linear_softmax
 from noisin_pyro.nn.emissions import (
     BernoulliEmission,
     CategoricalEmission,
@@ -312,13 +312,14 @@ def test_without_gradients_the_logits_come_in_parts(
 ) -> None:
     """The last part may be shorter, and a row that is too long on its own is a part."""
     lengths = []
+    one_part = linear_softmax._log_prob_and_softmax
 
-    def watched(z: torch.Tensor, *others: Any) -> torch.Tensor:
+    def watched(z: torch.Tensor, *others: Any) -> Any:
         lengths.append(len(z))
-        return linear_log_softmax(z, *others)
+        return one_part(z, *others)
 
-    monkeypatch.setattr("noisin_pyro.nn.emissions.linear_log_softmax", watched)
-    monkeypatch.setattr("noisin_pyro.nn.emissions._LOGITS", max(1, at_once * CLASSES))
+    monkeypatch.setattr(linear_softmax, "_log_prob_and_softmax", watched)
+    monkeypatch.setattr(linear_softmax, "_UNTRAINED", max(1, at_once * CLASSES))
     z, weight = torch.randn(rows, HIDDEN), torch.randn(CLASSES, HIDDEN)
     law, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
     with torch.no_grad():

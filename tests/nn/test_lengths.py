@@ -31,6 +31,18 @@ def test_any_integers_will_do(dtype: torch.dtype, noise: Any) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("noise", NOISES[1:], ids=["additive", "multiplicative"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_one_epsilon_for_all_sequences(bidirectional: bool, noise: Any) -> None:
+    rnn = build_rnn("lstm", D, H, 2, noise=noise, bidirectional=bidirectional)
+    x, lengths = torch.randn(T, B, D), torch.tensor([5, 1, 3])
+    one = rnn.draw_noise(T, 1)
+    each = [epsilon.expand(T, B, H) for epsilon in one]
+    ours, theirs = (flat(rnn(x, lengths=lengths, epsilon=given)) for given in (one, each))
+    for pair in zip(ours, theirs):
+        torch.testing.assert_close(*pair)
+
+
 @noises
 @pytest.mark.parametrize("cell", RNNS)
 def test_no_sequences(cell: str, noise: Any) -> None:

@@ -77,6 +77,44 @@ def test_one_rnn_called_at_each_step_has_a_site_at_each_step() -> None:
     assert noise_sites(scoped, x) == [f"step_{t}/noise_0" for t in range(3)]
 
 
+def test_a_draw_serves_several_calls() -> None:
+    """An antithetic pair, the windows of one draw, and a second pair of draw and call."""
+    rnn, x = NoisyLSTM(D, H, noise=NOISE, spread=0.3), torch.randn(T, B, D)
+    outputs: list[Tensor] = []
+
+    def pair() -> None:
+        (epsilon,) = rnn.draw_noise(T, B)
+        outputs.extend(rnn(x, epsilon=[sign * epsilon])[0] for sign in (1, -1))
+
+    def windows() -> None:
+        (epsilon,) = rnn.draw_noise(T, B)
+        state = None
+        for part in (slice(2), slice(2, T)):
+            _, state = rnn(x[part], state, epsilon=[epsilon[part]])
+
+    def twice() -> None:
+        for _ in range(2):
+            rnn(x, epsilon=rnn.draw_noise(T, B))
+
+    one = ["noise_0", "z_0", "state"]
+    two = [*one, "z_0__1", "state__1"]
+    for program, names in (
+        (pair, two),
+        (windows, two),
+        (twice, [*one, "noise_0__1", "z_0__1", "state__1"]),
+        (lambda: rnn(x, epsilon=rnn.draw_noise(T, B)), one),
+    ):
+        trace: Any = poutine.trace(program).get_trace()
+        assert [name for name in trace.nodes if name.startswith(("noise", "z", "state"))] == names
+        frames = trace.nodes["z_0"]["cond_indep_stack"]
+        assert [(frame.name, frame.dim) for frame in frames] == [("time", -2), ("batch", -1)]
+        assert trace.log_prob_sum().isfinite()
+    with torch.no_grad():
+        plain = rnn(x, sample=False)[0]
+    first = (outputs[0] - plain)[0], (outputs[1] - plain)[0]  # the first step is symmetric
+    torch.testing.assert_close(first[0], -first[1])
+
+
 def test_a_value_of_a_later_call_is_given_under_a_trace_alone() -> None:
     """Which counts the calls; without one all would take the value of the first."""
     rnn = NoisyGRU(D, D, noise=NOISE, spread=0.4)

@@ -13,7 +13,7 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from noisin_pyro import Additive, MeanParameterized, NoisyGRU
+from noisin_pyro import Additive, MeanParameterized, NoisyGRU, NoisyLSTM, NoisyRNN
 from noisin_pyro.noise.base import Range
 from tests.noise.bases import INF
 
@@ -161,6 +161,32 @@ def test_a_saturated_state_is_moved_inside_its_range(dtype: torch.dtype) -> None
     zero = torch.zeros(2, dtype=dtype)
     assert torch.equal(noise.clamp(zero, Range(0.0, INF, closed=True)), zero)
     assert torch.equal(Additive(dist.Normal(0.0, 1.0)).clamp(h, Range(0.0, 1.0)), h)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [0.5, 10.0, 1000.0])
+def test_a_range_of_any_size_has_an_inside(end: float, dtype: torch.dtype) -> None:
+    """10 − eps is 10 in floating point."""
+    noise, states = MeanParameterized(beta), Range(-end, end)
+    ends = torch.tensor([-end, end], dtype=dtype)
+    inside = noise.clamp(ends, states)
+    assert inside[0] > -end and inside[1] < end
+    torch.testing.assert_close(inside, ends)
+    far = torch.tensor([-2 * end, 1.01 * end], dtype=dtype)
+    assert torch.equal(noise.clamp(far, states), far)
+
+
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=["plain", "zoneout"])
+@pytest.mark.parametrize("kind", [NoisyGRU, NoisyLSTM, NoisyRNN])
+def test_bounded_noise_on_saturated_states(kind: Any, options: Any) -> None:
+    """A Beta over (−1, 1), and states that float32 puts on its ends."""
+
+    def fn(m: Tensor, s: Tensor) -> Any:
+        return dist.AffineBeta((1 + m) / s**2, (1 - m) / s**2, m.new_tensor(-1), m.new_tensor(2))
+
+    rnn = kind(3, 5, noise=MeanParameterized(fn), spread=0.5, **options)
+    z, _ = rnn(100 * torch.randn(20, 4, 3))
+    assert ((z >= -1) & (z <= 1)).all()
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 1, 1)])
