@@ -109,9 +109,10 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
     def _weights(self) -> list[Any]:
         tracks = []
         for layer, suffix in self._tracks:
-            w_ih = self._read(f"weight_ih_l{layer}{suffix}", 2)
-            b_ih = self._read(f"bias_ih_l{layer}{suffix}", 1) if self.bias else None
-            decay = self._read(f"decay_l{layer}{suffix}", 1) if self._kind.decays else None
+            w_ih = getattr(self, f"weight_ih_l{layer}{suffix}")
+            b_ih = getattr(self, f"bias_ih_l{layer}{suffix}") if self.bias else None
+            decay = getattr(self, f"decay_l{layer}{suffix}") if self._kind.decays else None
+            arguments.check_weights((w_ih, 2), (b_ih, 1), (decay, 1))
             tracks.append(LinearWeights(w_ih, b_ih, decay))
         return tracks
 
