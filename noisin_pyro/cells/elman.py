@@ -143,7 +143,9 @@ class _Scan(torch.autograd.Function):
             dgates,
             dgates[0] @ w_hh if ctx.needs_input_grad[2] else None,
             None,
-            outer(dgates.flatten(0, 1), shifted(z0, z).flatten(0, 1)),
+            outer(dgates.flatten(0, 1), shifted(z0, z).flatten(0, 1))
+            if ctx.needs_input_grad[4]
+            else None,
             None,
             dz * h if ctx.needs_input_grad[6] else None,
             dz if ctx.needs_input_grad[7] else None,

@@ -127,7 +127,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @twice_differentiable(Cell.scan)
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        (_, z0, _, w_hh, b_hh, mult, _), (z, act, n_z, h) = saved(ctx)
+        (_, z0, _, w_hh, _, mult, _), (z, act, n_z, h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
         before = shifted(z0, z)
@@ -153,8 +153,8 @@ class _Scan(torch.autograd.Function):
             dgates,
             torch.addcmul(drec[0] @ w_hh, dz[0], carry[0]) if ctx.needs_input_grad[2] else None,
             None,
-            outer(drec.flatten(0, 1), before.flatten(0, 1)),
-            None if b_hh is None else drec.sum((0, 1)),
+            outer(drec.flatten(0, 1), before.flatten(0, 1)) if ctx.needs_input_grad[4] else None,
+            drec.sum((0, 1)) if ctx.needs_input_grad[5] else None,
             dz * h if ctx.needs_input_grad[6] else None,
             dz if ctx.needs_input_grad[7] else None,
             None,

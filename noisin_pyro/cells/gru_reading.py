@@ -67,7 +67,7 @@ class ReadingScan(torch.autograd.Function):
     @staticmethod
     @twice_differentiable(Cell.scan_reading)
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        (_, h0, _, w_hh, b_hh, mult, add), (h, act, n_h) = saved(ctx)
+        (_, h0, _, w_hh, _, mult, add), (h, act, n_h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         steps, batch, hidden = h.shape
         before = shifted(h0, h)
@@ -87,15 +87,18 @@ class ReadingScan(torch.autograd.Function):
             torch.mul(factor, per_dh, out=per_gate_t)
             product(zero, drec_t, dread_t)
             carried = torch.addcmul(dread_t if m is None else dread_t * m, dh_t, u_t)
-        read = before if mult is None else before * mult
-        read = read if add is None else read + add
+        to_w_hh = None
+        if ctx.needs_input_grad[4]:
+            read = before if mult is None else before * mult
+            read = read if add is None else read + add
+            to_w_hh = outer(drec.flatten(0, 1), read.flatten(0, 1))
         return (
             None,
             torch.cat([drec[..., : 2 * hidden], dh * to_n], -1),
             carried if ctx.needs_input_grad[2] else None,
             None,
-            outer(drec.flatten(0, 1), read.flatten(0, 1)),
-            None if b_hh is None else drec.sum((0, 1)),
+            to_w_hh,
+            drec.sum((0, 1)) if ctx.needs_input_grad[5] else None,
             dread * before if ctx.needs_input_grad[6] else None,
             dread if ctx.needs_input_grad[7] else None,
             None,

@@ -34,10 +34,10 @@ def scan_inputs(
     ]
 
 
-def scanned(cell: str, inputs: list[Any]) -> list[Tensor]:
+def scanned(cell: str, inputs: list[Any], scan: str = "scan") -> list[Tensor]:
     gates, z0, c0, w_hh, b_hh, mult, add = inputs
     weights = Weights(gates.new_zeros(len(w_hh), 1), w_hh, None, b_hh)
-    return flat(CELLS[cell].scan(gates, state_of(z0, c0), weights, mult, add))
+    return flat(getattr(CELLS[cell], scan)(gates, state_of(z0, c0), weights, mult, add))
 
 
 def looped(cell: str, inputs: list[Any]) -> list[Tensor]:
@@ -86,16 +86,27 @@ def returning(cell: str, inputs: list[Any], *_: Tensor) -> tuple[Tensor, ...]:
     return tuple(scanned(cell, inputs))
 
 
-@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
-def test_scan_only_gives_gradients_that_are_asked_for(cell: str) -> None:
+@pytest.mark.parametrize(
+    ("cell", "scan"),
+    [("tanh", "scan"), ("lstm", "scan"), ("gru", "scan"), ("gru", "scan_reading")],
+)
+def test_scan_only_gives_gradients_that_are_asked_for(cell: str, scan: str) -> None:
+    """Those by the gates and by c0 are by-products; a frozen weight costs no product."""
     inputs = scan_inputs(cell, cell == "gru", True, True)
     leaves = [leaf for leaf in inputs if leaf is not None]
-    wanted = torch.autograd.grad(probed(scanned(cell, inputs)), leaves)
+    wanted = torch.autograd.grad(probed(scanned(cell, inputs, scan)), leaves)
     for leaf, gradient in zip(leaves, wanted):
         for other in leaves:
             other.requires_grad_(other is leaf)
-        (alone,) = torch.autograd.grad(probed(scanned(cell, inputs)), [leaf])
+        outputs = scanned(cell, inputs, scan)
+        computed: list[Any] = []
+        node: Any = outputs[0].grad_fn
+        node.register_hook(lambda gradients, _, computed=computed: computed.extend(gradients))
+        (alone,) = torch.autograd.grad(probed(outputs), [leaf])
         torch.testing.assert_close(alone, gradient, rtol=0, atol=0)
+        assert len(computed) == len(leaves)
+        for part, found in zip(leaves, computed):
+            assert found is None or any(part is one for one in (leaf, inputs[0], inputs[2]))
 
 
 @pytest.mark.parametrize("cell", ["tanh", "identity", "lstm", "gru"])
