@@ -55,7 +55,8 @@ def train(config: Any) -> None:
 
 def _files(folder: Path) -> list[str]:
     """What a run folder contains for its user."""
+    from noisin_pyro.training.out import BEST, LAST
+
     results = ("record.json", "metrics.csv", "curves.png", "config.yaml")
     model = ("config.json", "vocabulary.txt", "model.safetensors")
-    checkpoints = ("best.ckpt", "last.ckpt")
-    return [name for name in (*results, *model, *checkpoints) if (folder / name).is_file()]
+    return [name for name in (*results, *model, BEST, LAST) if (folder / name).is_file()]

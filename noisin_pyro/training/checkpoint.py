@@ -19,8 +19,6 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.progress import Progress
 
 __all__ = [
-    "LAST",
-    "PREVIOUS",
     "Damaged",
     "check_origin",
     "load_checkpoint",
@@ -30,8 +28,6 @@ __all__ = [
     "read_progress",
     "save_checkpoint",
 ]
-
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 _REMEDY = "bring it back from a copy, or train again in another folder"
 _ROW = {"epoch", "train", "valid", "spread", "learning_rate", "seconds"}  # keys in history

@@ -19,8 +19,6 @@ from noisin_pyro.text.corpora.archives import PublishedArchive
 from noisin_pyro.text.corpora.datasets import PREFIX
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.checkpoint import (
-    LAST,
-    PREVIOUS,
     Damaged,
     check_origin,
     load_checkpoint,
@@ -28,7 +26,7 @@ from noisin_pyro.training.checkpoint import (
 from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.lease import Held, holding
 from noisin_pyro.training.memory import check_memory
-from noisin_pyro.training.out import FILES, check_folder
+from noisin_pyro.training.out import FILES, LAST, PREVIOUS, check_folder
 from noisin_pyro.training.record import write_record
 from noisin_pyro.training.report import write_curves, write_metrics
 

@@ -26,8 +26,6 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.evaluation import evaluate
 from noisin_pyro.training.build import averaged_weights, build_optimizer
 from noisin_pyro.training.checkpoint import (
-    LAST,
-    PREVIOUS,
     Damaged,
     check_origin,
     load_checkpoint,
@@ -40,6 +38,7 @@ from noisin_pyro.training.checkpoint import (
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
+from noisin_pyro.training.out import BEST, LAST, PREVIOUS
 from noisin_pyro.training.progress import OnSteps, Progress, Status
 from noisin_pyro.training.schedule import Schedule
 
@@ -112,7 +111,7 @@ class Trainer:
 
     def load_best(self) -> None:
         """Gives the model the weights of the best epoch (for ASGD, their average)."""
-        path = self.folder / "best.ckpt"
+        path = self.folder / BEST
         saved = load_checkpoint(path)
         check_origin(path, saved, self.config, self.label, self.corpus.sha256)
         with piece(path, "model"):
@@ -140,7 +139,7 @@ class Trainer:
             progress.seconds, clock = progress.seconds + now - clock, now
             self._report()
             if due or signal:
-                self._save("last.ckpt")
+                self._save(LAST)
                 saved = time.monotonic()
             self._interrupt(signal)
         self._add_up(losses)
@@ -178,7 +177,7 @@ class Trainer:
             self.progress.nats += nats
 
     def _diverged(self, name: str, value: float, where: str) -> NoReturn:
-        last = self.folder / "last.ckpt"
+        last = self.folder / LAST
         kept = f"{last} is from before it" if last.exists() else "nothing was saved yet"
         raise FloatingPointError(
             f"the {name} became {value} in epoch {self.progress.epoch} {where} of {self.label}; "
@@ -215,8 +214,8 @@ class Trainer:
         progress.finished = self._is_over()
         progress.nats, progress.tokens, progress.seconds, self.state = 0.0, 0, 0.0, None
         if better:
-            self._save("best.ckpt")
-        self._save("last.ckpt")
+            self._save(BEST)
+        self._save(LAST)
         self.on_epoch(progress)
 
     def _is_over(self) -> bool:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from noisin_pyro.training.config import TrainConfig
 
-__all__ = ["FILES", "check_folder"]
+__all__ = ["BEST", "FILES", "LAST", "PREVIOUS", "check_folder"]
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 #: The files that a run writes, and would replace.
 FILES = (
     *("config.yaml", "vocabulary.txt", "record.json", "metrics.csv", "curves.png"),
-    *("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors", "config.json"),
+    *(LAST, PREVIOUS, BEST, "model.safetensors", "config.json"),
 )
 
 

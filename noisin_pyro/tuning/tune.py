@@ -13,6 +13,7 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import load_checked, make_fabric, measure
 from noisin_pyro.training.folder import load_run
+from noisin_pyro.training.out import BEST, LAST, PREVIOUS
 from noisin_pyro.training.printable import printable
 from noisin_pyro.training.record import new_record, write_record
 from noisin_pyro.tuning.report import describe_options, describe_result, trial_row, write_picture
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tune"]
 
-WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "model.safetensors")
+WEIGHTS = (LAST, PREVIOUS, BEST, "model.safetensors")
 
 
 def tune(
