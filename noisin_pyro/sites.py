@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
@@ -35,6 +35,7 @@ __all__ = [
     "in_context",
     "own_store",
     "priors_of",
+    "read_priors",
 ]
 
 Plates = tuple[Any, Any]
@@ -353,3 +354,22 @@ def priors_of(module: nn.Module) -> Iterator[tuple[Any, str]]:
     for part in module.modules():
         for name in getattr(part, "_pyro_samples", ()):
             yield part, name
+
+
+def read_priors(priors: Iterable[tuple[Any, str]]) -> None:
+    """Draws γ and weights that have priors. Pyro keeps the draws until the end of the call.
+
+    Call it before any plate is entered, or a weight would be drawn for each sequence.
+    ``pyro.infer.Predictive`` puts dimensions of size 1 before those of what a guide drew; they are
+    dropped, because torch's functions take no such weights.
+
+    Args:
+        priors: pairs as :func:`priors_of` yields them.
+    """
+    for part, name in priors:
+        value, prior = getattr(part, name), part._pyro_samples[name]
+        if not hasattr(prior, "sample"):  # a function from the module to a distribution
+            prior = prior(part)
+        shape = value.shape if isinstance(prior, Tensor) else prior.shape()
+        if value.dim() > len(shape) and value.numel() == shape.numel():
+            part._pyro_context.set(part._pyro_get_fullname(name), value.reshape(shape))

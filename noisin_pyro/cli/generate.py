@@ -6,8 +6,6 @@ from noisin_pyro.cli.output import say, warn
 
 __all__ = ["generate"]
 
-COLDEST = 1e-3  # lowest temperature; logits divided by a much lower one overflow
-
 
 def generate(
     run: str,
@@ -42,8 +40,6 @@ def generate(
         raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
     if words < 1:
         raise ValueError(f"words must be at least 1, got {words}")
-    if 0 < temperature < COLDEST:
-        raise ValueError(f"temperature must be at least {COLDEST}, got {temperature}")
     _, vocabulary, model = load_run(run, trust_code)
     given = vocabulary.split(prompt)
     unknown = [word for word in given if word not in vocabulary]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro.poutine as poutine
@@ -35,10 +35,13 @@ def seeded_by(generator: torch.Generator | None, device: torch.device) -> Iterat
             yield
         return
     kind: Any = getattr(torch, device.type)
-    index = kind.current_device() if device.index is None else device.index
+    several = hasattr(kind, "device")  # Apple's mps is a single device, and has no current one
+    index = device.index
+    if index is None:
+        index = kind.current_device() if several else 0
     with torch.random.fork_rng([index], device_type=device.type):
         torch.default_generator.manual_seed(seed)
-        with kind.device(index):  # which may not be the current one
+        with kind.device(index) if several else nullcontext():  # it may not be the current one
             kind.manual_seed(seed)
         yield
 

@@ -18,7 +18,7 @@ from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of
+from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of, read_priors
 
 __all__ = ["Drawn", "SequenceModel", "check_rate", "detach_state"]
 
@@ -303,8 +303,7 @@ class SequenceModel(Freezable, PyroModule):
     def _draw(self, call: Call) -> Drawn:
         """Issues the latent sites that do not depend on states: priors, then noise."""
         if call.active:
-            for part, name in priors_of(self):
-                getattr(part, name)  # Pyro draws it here, outside the plates, and caches the value
+            read_priors(priors_of(self))
         if not call.noisy:
             return Drawn(None, None)
         on_input = self._draw_input_noise(call)

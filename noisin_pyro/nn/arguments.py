@@ -23,7 +23,7 @@ __all__ = [
     "check_sizes",
     "check_state",
     "check_state_dtype",
-    "check_weight",
+    "check_weights",
     "refuse_tied",
     "state_range",
     "state_sizes",
@@ -152,36 +152,24 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
         raise ValueError("input must have at least one time step, got 0")
 
 
-def check_weight(part: Tensor, dims: int) -> Tensor:
-    """Checks the number of dimensions of a weight, or of a bias, which may have fewer.
+def check_weights(*parts: tuple[Tensor | None, int]) -> None:
+    """Raises ValueError if the weight of a pair has other dimensions than the pair's number.
 
-    Args:
-        part: the weight or bias. ``pyro.infer.Predictive`` puts dimensions of size 1 before those
-            of what a guide drew.
-        dims: 2 for a weight, 1 for a bias.
-
-    Returns:
-        The weight or bias without such dimensions.
-
-    Raises:
-        ValueError: if it has other dimensions.
+    A bias may have fewer.
     """
-    lead = part.dim() - dims
-    if lead > 0 and part.shape[:lead].numel() == 1:
-        part = part.reshape(part.shape[lead:])
-    if dims == 2 and part.dim() < 2:
-        raise ValueError(
-            f"a weight must be a matrix, got one with shape {tuple(part.shape)}; a prior on it "
-            "needs its shape, as dist.Normal(0.0, 1.0).expand([rows, columns]).to_event(2)"
-        )
-    if part.dim() > dims:
-        raise ValueError(
-            "a prior on a weight or a bias cannot be drawn inside a plate, once for each "
-            f"particle or sequence, got one with shape {tuple(part.shape)}; read the weight "
-            "before you enter the plate, or use vectorize_particles=False (Predictive: "
-            "parallel=False)"
-        )
-    return part
+    for part, dims in parts:
+        if part is not None and dims == 2 and part.dim() < 2:
+            raise ValueError(
+                f"a weight must be a matrix, got one with shape {tuple(part.shape)}; a prior on it "
+                "needs its shape, as dist.Normal(0.0, 1.0).expand([rows, columns]).to_event(2)"
+            )
+        if part is not None and part.dim() > dims:
+            raise ValueError(
+                "a prior on a weight or a bias cannot be drawn inside a plate, once for each "
+                f"particle or sequence, got one with shape {tuple(part.shape)}; read the weight "
+                "before you enter the plate, or use vectorize_particles=False (Predictive: "
+                "parallel=False)"
+            )
 
 
 def check_sizes(dropout: float, **sizes: int) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from noisin_pyro.kernels.linear_softmax import linear_log_softmax
-from noisin_pyro.nn.arguments import check_weight
 from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.sites import Freezable
 
@@ -123,11 +122,6 @@ class LinearCategorical(dist.TorchDistribution):
 class _Linear(Freezable, nn.Linear, PyroModule):
     """A linear map whose weights may have priors; outside Pyro a plain ``nn.Linear``."""
 
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        """V with shape (F, H), and b with shape (F,) or None."""
-        bias = self.bias
-        return check_weight(self.weight, 2), None if bias is None else check_weight(bias, 1)
-
 
 class CategoricalEmission(_Linear):
     """y_t ~ Categorical(softmax(V z_t + b)): an ``nn.Linear`` that returns a distribution.
@@ -149,7 +143,7 @@ class CategoricalEmission(_Linear):
         super().__init__(hidden_size, num_classes, bias)
 
     def forward(self, z: Tensor) -> LinearCategorical:
-        return LinearCategorical(z, *self._weights())
+        return LinearCategorical(z, self.weight, self.bias)
 
 
 class NormalEmission(_Linear):
@@ -179,7 +173,7 @@ class NormalEmission(_Linear):
         self.log_scale = nn.Parameter(torch.full((size,), math.log(scale)))
 
     def forward(self, z: Tensor) -> Any:
-        mean = F.linear(z, *self._weights())
+        mean = F.linear(z, self.weight, self.bias)
         return dist.Normal(mean, self.log_scale.exp()).to_event(1)
 
 
@@ -203,4 +197,4 @@ class BernoulliEmission(_Linear):
         super().__init__(hidden_size, size)
 
     def forward(self, z: Tensor) -> Any:
-        return dist.Bernoulli(logits=F.linear(z, *self._weights())).to_event(1)
+        return dist.Bernoulli(logits=F.linear(z, self.weight, self.bias)).to_event(1)

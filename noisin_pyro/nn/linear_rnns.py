@@ -66,9 +66,8 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         for layer, suffix in self._tracks:
-            width = input_size if layer == 0 else (1 + bidirectional) * hidden_size
             gates = self._kind.gates * hidden_size
-            setattr(self, f"weight_ih_l{layer}{suffix}", parameter(gates, width))
+            setattr(self, f"weight_ih_l{layer}{suffix}", parameter(gates, self._width(layer)))
             if bias:
                 setattr(self, f"bias_ih_l{layer}{suffix}", parameter(gates))
             if self._kind.decays:
@@ -78,23 +77,30 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
 
     @property
     def like(self) -> Tensor:
-        like: Tensor = self.weight_ih_l0
-        return like
+        return self._like("weight_ih_l0")
 
     def reset_parameters(self) -> None:
         """Draws the weights with the distribution of ``torch.nn.Linear``, and resets a learned γ.
 
         A decay Λ is drawn such that σ(Λ)⁸ is uniform between 0.9 and 0.999, as in De et al. (2024).
+        Weights with a prior are left as they are.
         """
-        for name, weight in self.named_parameters():
-            if name.startswith(("weight_ih", "bias_ih")):
-                inputs = self._parameters[name.replace("bias", "weight")]
-                bound = 1.0 / math.sqrt(max(1, inputs.shape[1] if inputs is not None else 1))
-                nn.init.uniform_(weight, -bound, bound)
-            elif name.startswith("decay"):
+        for layer, suffix in self._tracks:
+            bound = 1.0 / math.sqrt(max(1, self._width(layer)))
+            for name in (f"weight_ih_l{layer}{suffix}", f"bias_ih_l{layer}{suffix}"):
+                if (weight := self._parameters.get(name)) is not None:
+                    nn.init.uniform_(weight, -bound, bound)
+            if (decay := self._parameters.get(f"decay_l{layer}{suffix}")) is not None:
+                # In half precision a number so near 1 would round to 1, whose logit is infinite.
+                exact = torch.promote_types(decay.dtype, torch.float32)
+                drawn = torch.empty_like(decay, dtype=exact).uniform_(0.9, 0.999)
                 with torch.no_grad():
-                    weight.uniform_(0.9, 0.999).pow_(1 / 8).logit_()
+                    decay.copy_(drawn.pow_(1 / 8).logit_())
         self._reset_spreads()
+
+    def _width(self, layer: int) -> int:
+        """The number of a layer's inputs."""
+        return self.input_size if layer == 0 else (1 + self.bidirectional) * self.hidden_size
 
     def _claim_name(self) -> None:
         claim_name(self, "weight_ih_l0", self._parameters.get("weight_ih_l0"))
@@ -102,9 +108,10 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
     def _weights(self) -> list[Any]:
         tracks = []
         for layer, suffix in self._tracks:
-            w_ih = self._read(f"weight_ih_l{layer}{suffix}", 2)
-            b_ih = self._read(f"bias_ih_l{layer}{suffix}", 1) if self.bias else None
-            decay = self._read(f"decay_l{layer}{suffix}", 1) if self._kind.decays else None
+            w_ih = getattr(self, f"weight_ih_l{layer}{suffix}")
+            b_ih = getattr(self, f"bias_ih_l{layer}{suffix}") if self.bias else None
+            decay = getattr(self, f"decay_l{layer}{suffix}") if self._kind.decays else None
+            arguments.check_weights((w_ih, 2), (b_ih, 1), (decay, 1))
             tracks.append(LinearWeights(w_ih, b_ih, decay))
         return tracks
 

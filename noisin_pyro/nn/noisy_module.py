@@ -75,7 +75,15 @@ class NoisyModule(_Base):
     @property
     def like(self) -> Tensor:
         """A tensor with the dtype and device of the weights, the input, the state and the noise."""
-        like: Tensor = self.weight_hh_l0
+        return self._like("weight_hh_l0")
+
+    def _like(self, weight: str) -> Tensor:
+        """A weight; or a parameter or buffer of its dtype, if reading it would draw it."""
+        if weight in self._pyro_samples:
+            for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+                if tensor is not None and name.startswith(("weight", "bias")):
+                    return tensor
+        like: Tensor = getattr(self, weight)
         return like
 
     @property
@@ -110,12 +118,14 @@ class NoisyModule(_Base):
             super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        """Draws the weights with torch's distribution, and resets a learned γ."""
+        """Draws the weights with torch's distribution, and resets a learned γ.
+
+        Weights with a prior, and its learned scale, are left as they are.
+        """
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0.0
         spreads = self.__dict__.get("_spreads", {})  # not yet there in torch's constructor
-        kept = {name + ending for name in spreads for ending in _ENDINGS}
         for name, weight in self.named_parameters():
-            if name not in kept:
+            if name not in spreads and not name.endswith("_unconstrained"):  # γ or a prior's scale
                 nn.init.uniform_(weight, -bound, bound)
         self._reset_spreads()
 

@@ -25,7 +25,7 @@ from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.nn.sequences import run_sequences
 from noisin_pyro.nn.timesteps import run_timesteps
 from noisin_pyro.nn.tracks import Layers, make_layers
-from noisin_pyro.sites import Call, Plates, in_context
+from noisin_pyro.sites import Call, Plates, in_context, priors_of, read_priors
 
 __all__ = ["NoisyRecurrence"]
 
@@ -192,6 +192,8 @@ class NoisyRecurrence(NoisyModule):
         """Runs the RNN on an input with shape (\\*S, T, B, I), where \\*S are particles."""
         # Weights and spreads are read before any plate is entered, or a prior on one of them would
         # be drawn for each step and sequence.
+        if am_i_wrapped():
+            read_priors(prior for prior in priors_of(self) if prior[1] not in self._spreads)
         weights = self._weights()
         arguments.check_input(x, self.input_size, self.like)
         state = self._start(hx, x, call.batch)
@@ -273,17 +275,14 @@ class NoisyRecurrence(NoisyModule):
         """
         tracks = []
         for layer, suffix in self._tracks:
-            w_ih, w_hh = (self._read(f"weight_{part}_l{layer}{suffix}", 2) for part in ("ih", "hh"))
+            w_ih, w_hh = (getattr(self, f"weight_{part}_l{layer}{suffix}") for part in ("ih", "hh"))
             b_ih, b_hh = (
-                self._read(f"bias_{part}_l{layer}{suffix}", 1) if self.bias else None
+                getattr(self, f"bias_{part}_l{layer}{suffix}") if self.bias else None
                 for part in ("ih", "hh")
             )
+            arguments.check_weights((w_ih, 2), (w_hh, 2), (b_ih, 1), (b_hh, 1))
             tracks.append(Weights(w_ih, w_hh, b_ih, b_hh))
         return tracks
-
-    def _read(self, name: str, dims: int) -> Tensor:
-        """A weight, with 2 dimensions, or a bias or decay, with 1."""
-        return arguments.check_weight(getattr(self, name), dims)
 
     def _state_shapes(self, *batch: int) -> list[tuple[int, ...]]:
         sizes = self.cell.state_sizes(self.hidden_size)

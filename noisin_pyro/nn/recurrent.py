@@ -18,7 +18,7 @@ from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import SpreadLike
-from noisin_pyro.sites import apart, own_store, priors_of
+from noisin_pyro.sites import apart, own_store, priors_of, read_priors
 
 __all__ = ["NoisyRecurrent"]
 
@@ -156,8 +156,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
 
     def _weights(self) -> list[Any]:
         cells = [getattr(self, f"cell_l{layer}{suffix}") for layer, suffix in self._tracks]
-        for part, name in priors_of(nn.ModuleList(cells)):
-            getattr(part, name)  # Pyro draws it here, once for all steps
+        read_priors(priors_of(nn.ModuleList(cells)))  # once for all steps
         return cells
 
     def extra_repr(self) -> str:

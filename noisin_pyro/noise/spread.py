@@ -88,12 +88,14 @@ class Fixed(Spread):
                 "a tensor of spreads must be floating-point with shape () or (hidden_size,), got "
                 f"{value.dtype} with shape {tuple(value.shape)}"
             )
-        computed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-        if computed and value.requires_grad:  # type: ignore[union-attr]
-            raise ValueError(
-                f"a spread that requires a gradient must be an nn.Parameter, got {_text(value)}, "
-                "whose gradient would be lost; give nn.Parameter(...), Learned(...) or .detach() it"
-            )
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if value.requires_grad:
+                raise ValueError(
+                    f"a spread that requires a gradient must be an nn.Parameter, got {_text(value)}"
+                    ", whose gradient would be lost; give nn.Parameter(...), Learned(...) or "
+                    ".detach() it"
+                )
+            value = value.clone()  # the caller's may change before `reset` reads it
         self.value = value
         self.per_unit = isinstance(value, Tensor) and value.dim() == 1
         self._check(torch.float64)

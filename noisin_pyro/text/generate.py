@@ -104,9 +104,12 @@ def sample_tokens(
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
     def draw(emitted: Any) -> Tensor:
-        logits = emitted.logits[-1].cpu() / temperature
+        logits = emitted.logits[-1].cpu().to(torch.float64, copy=True)
         logits[:, list(exclude)] = -torch.inf
-        return torch.multinomial(logits.softmax(-1), 1).T.to(x.device)
+        # At most 0, so that none overflows to +inf, however low the temperature.
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+        probabilities = logits.softmax(-1).to(emitted.logits.dtype)
+        return torch.multinomial(probabilities, 1).T.to(x.device)
 
     with (
         torch.no_grad(),

@@ -24,6 +24,7 @@ from noisin_pyro import (
     NoisyGRU,
     NoisyLSTM,
     NoisyMinGRU,
+    NoisyRecurrent,
     NormalEmission,
     PriorGuide,
     SequenceModel,
@@ -122,6 +123,9 @@ def test_predictive_runs_in_turn_and_as_one_batch_alike() -> None:
         assert not torch.equal(again["y"], samples["y"])  # which is drawn anew
 
 
+WEIGHTS = ["weight_ih_l0", "weight_hh_l0"]
+
+
 @pytest.mark.parametrize("kind", [NoisyLSTM, NoisyMinGRU])
 @pytest.mark.parametrize("emission", ["categorical", "normal", "bernoulli"])
 @torch.no_grad()
@@ -146,6 +150,45 @@ def test_predictive_with_a_guide_of_the_weights(kind: Any, emission: str) -> Non
         torch.testing.assert_close(samples["rnn.z_0"][i], z)
     with pytest.raises(ValueError, match="inside a plate.*Predictive: parallel=False"):
         Predictive(model, guide=guide, num_samples=2, parallel=True)(x)
+
+
+@torch.no_grad()
+def test_predictive_with_a_guide_of_a_users_program() -> None:
+    rnn, x = NoisyLSTM(D, H, noise=Additive(NORMAL)), torch.randn(T, B, D)
+    shown = poutine.block(rnn, expose=WEIGHTS)
+    auto = AutoNormal(shown, init_loc_fn=weight_priors(rnn, 0.5), init_scale=0.1)
+
+    def guide(x: Tensor) -> None:
+        auto(x)
+        rnn.draw_noise(T, B)  # and no weight
+
+    samples = Predictive(rnn, guide=guide, num_samples=2)(x)
+    plain = NoisyLSTM(D, H, noise=Additive(NORMAL))
+    for i in range(2):
+        drawn = {name: samples[name][i].squeeze() for name in WEIGHTS}
+        plain.load_state_dict({**rnn.state_dict(), **drawn}, strict=False)
+        torch.testing.assert_close(samples["z_0"][i], plain(x, epsilon=[samples["noise_0"][i]])[0])
+
+
+@torch.no_grad()
+def test_predictive_with_a_guide_of_an_embedding_and_a_cell() -> None:
+    """Weights that torch's own functions read."""
+
+    def make() -> LanguageModel:
+        cell = torch.nn.GRUCell(D, H)
+        return LanguageModel(K, NoisyRecurrent(cell, noise=Additive(NORMAL))).double()
+
+    model, plain, (x, _) = make(), make(), batch()
+    names = ["embedding.weight", "rnn.cell_l0.weight_hh"]
+    start = weight_priors(model, 0.5, names=names)
+    guide = PriorGuide(model, rest=partial(AutoNormal, init_loc_fn=start, init_scale=0.1))
+    samples = Predictive(model, guide=guide, num_samples=2)(x)
+    for i in range(2):
+        drawn = {name: samples[name][i].squeeze() for name in names}
+        missing, _ = plain.load_state_dict({**model.state_dict(), **drawn}, strict=False)
+        assert not missing
+        z, _ = plain.rnn(plain.embedding(x), epsilon=[samples["rnn.noise_0"][i]])
+        torch.testing.assert_close(samples["rnn.z_0"][i], z)
 
 
 @site_kinds

@@ -28,6 +28,7 @@ from noisin_pyro import (
     NoisinELBO,
     NoisyLSTM,
     NoisyRecurrent,
+    NoisyRGLRU,
     NoisyRNN,
     PriorGuide,
     SequenceModel,
@@ -285,3 +286,16 @@ def test_a_model_without_parameters() -> None:
     )
     x = torch.randn(7, 3)
     assert FilteringELBO(4)(fixed, PriorGuide(fixed))(x[:-1], x[1:]).isfinite()
+
+
+@pytest.mark.parametrize("kind", [NoisyLSTM, NoisyRGLRU])
+@pytest.mark.parametrize("names", [None, "bias_ih_l0", ["weight_ih_l1", "bias_ih_l1"]])
+def test_the_rest_can_be_drawn_anew(kind: Any, names: Any) -> None:
+    """A linear recurrence raised a KeyError, and the LSTM drew the scale like a weight."""
+    rnn = kind(3, 5, 2)
+    weight_priors(rnn, Learned(0.3, lower=0.01), names=names)
+    before = {name: weight.clone() for name, weight in rnn.named_parameters()}
+    rnn.reset_parameters()
+    changed = {name for name, weight in rnn.named_parameters() if not weight.equal(before[name])}
+    assert changed == {name for name in before if not name.endswith("_scale_unconstrained")}
+    assert len(changed) < len(before)

@@ -163,6 +163,14 @@ def test_a_spread_is_set_at_any_time() -> None:
         rnn.spread_l2 = 0.5
 
 
+def test_the_callers_tensor_is_copied() -> None:
+    given = torch.full((UNITS,), 0.3)
+    rnn = NoisyLSTM(3, UNITS, noise=Additive(dist.Normal(0.0, 1.0)), spread=given)
+    given.fill_(9.0)
+    rnn.reset_parameters()
+    assert float(rnn.spread[0].mean()) == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("make", ["reset", "skip_init", "to_empty"])
 def test_reset_parameters_puts_a_spread_back(make: str) -> None:
     options: dict[str, Any] = {"noise": Additive(dist.Normal(0.0, 1.0))}

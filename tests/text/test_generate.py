@@ -78,10 +78,12 @@ def test_priors_are_drawn_once_for_the_text(sample: bool) -> None:
     assert not torch.equal(first[0], second[0])
 
 
-def test_it_carries_the_state() -> None:
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 5e-324])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_it_carries_the_state(temperature: float, dtype: torch.dtype) -> None:
     """At next to no temperature each word is the likeliest after all before it, read at once."""
-    model = build(NoisyLSTM).double()
-    text = sample_text(model, "a b", 20, temperature=1e-3)
+    model = build(NoisyLSTM).to(dtype)
+    text = sample_text(model, "a b", 20, temperature=temperature)
     words = VOCABULARY.split(text)
     assert words[:2] == ["a", "b"] and len(words) == 22
     x = VOCABULARY.encode(words[:-1]).unsqueeze(1)

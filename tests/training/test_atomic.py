@@ -34,9 +34,9 @@ def test_two_writers_at_a_time_do_not_mix(tmp_path: Path) -> None:
     """The first to finish gave its name to the half that the other had written."""
     path = tmp_path / "table2.md"
     with replacing(path) as slow:
-        slow.write_text("half of the sl")
         with replacing(path) as quick:
             quick.write_text("quick")
+            slow.write_text("half of the sl")
         assert path.read_text() == "quick"
         slow.write_text("slow")
     assert path.read_text() == "slow"
