@@ -25,6 +25,7 @@ from speed_tables import (
 from training_tables import (
     antithetic,
     entries,
+    half_precision,
     kills,
     reproduced,
     runs,
@@ -70,6 +71,7 @@ def rendered() -> dict[Path, str]:
         "table1": corpora,
         "entries": entries(),
         "entries-seeds": seeds(),
+        "half-precision": half_precision(),
         "runs": runs("*", ""),
         "tight-bounds": tight_bounds(),
         "tune": tuned(),

@@ -172,6 +172,24 @@ def tight_bounds() -> str:
     return "\n\n".join([table(head, rows), note])
 
 
+def half_precision() -> str:
+    """Training perplexity in the parts of an LSTM's first epoch, in single precision and bf16."""
+    record = load(HERE / "half-precision" / "ptb.json")
+    rows = [
+        [name, str(seed), *(f"{part:.0f}" for part in parts)]
+        for name, runs in record["perplexity"].items()
+        for seed, parts in enumerate(runs, 1)
+    ]
+    count = len(rows[0]) - 2
+    head = [
+        "training perplexity",
+        "seed",
+        *(f"part {part} of {count}" for part in range(1, count + 1)),
+    ]
+    note = f"`python benchmarks/half_precision.py`; {machines([record])}."
+    return "\n\n".join([table(head, rows), note])
+
+
 PARTICLES = {"one": "1", "independent": "2 independent", "pair": "2 antithetic"}
 EPOCHS = (1, 2, 4, 8, 16)
 

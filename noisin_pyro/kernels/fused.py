@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["fused"]
 
@@ -23,9 +21,9 @@ def fused(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs the layers of an RNN by one of torch's fused kernels.
 
-    oneDNN has no half-precision LSTM on some CPUs, and on some only one that cannot be
-    differentiated. There ``nn.LSTM`` fails under autocast, and these layers run in the dtype of
-    their weights.
+    Under autocast on a CPU they run in the dtype of their weights, as the scans do. In half
+    precision ``nn.LSTM`` may not learn at all (``results/README.md``, "Precision"), and on some
+    CPUs it does not run.
 
     Args:
         kernel: ``"rnn_tanh"``, ``"rnn_relu"``, ``"lstm"`` or ``"gru"``.
@@ -40,11 +38,7 @@ def fused(
         The top layer's h, with shape (T, B, D·H) and 0 past a sequence's end, and the final state
         of each sequence, with the shapes of the initial one.
     """
-    halves = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and kernel == "lstm"
-    if halves and not _lstm_runs_in(
-        torch.get_autocast_dtype("cpu"),
-        torch.is_grad_enabled() and any(part.requires_grad for part in (x, *state, *weights)),
-    ):
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         dtype = weights[0].dtype
         x, state = x.to(dtype), tuple(part.to(dtype) for part in state)
         with torch.autocast("cpu", enabled=False):
@@ -66,23 +60,3 @@ def fused(
 def _joined(state: tuple[Tensor, ...]) -> Any:
     """The state in the form of torch's kernels: a tuple for an LSTM, otherwise a tensor."""
     return state if len(state) > 1 else state[0]
-
-
-@cache
-def _lstm_runs_in(dtype: torch.dtype, differentiated: bool) -> bool:
-    """Whether torch's LSTM runs in a half precision on this CPU; it needs AVX-512."""
-    on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the default device is
-    options = (False, 1, 0.0, differentiated, False, False)
-    try:
-        with (
-            _disable_current_modes(),  # under torch.export nothing would really run
-            torch.inference_mode(False),
-            torch.set_grad_enabled(differentiated),
-        ):
-            state, weight = (torch.zeros(shape, **on_cpu) for shape in ((1, 1, 1), (4, 1)))
-            weights = [weight.requires_grad_(differentiated), weight]
-            with torch.autocast("cpu", dtype):
-                torch.lstm(state, (state, state), weights, *options)
-    except RuntimeError:
-        return False
-    return True

@@ -77,8 +77,7 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
 
     @property
     def like(self) -> Tensor:
-        like: Tensor = self.weight_ih_l0
-        return like
+        return self._like("weight_ih_l0")
 
     def reset_parameters(self) -> None:
         """Draws the weights with the distribution of ``torch.nn.Linear``, and resets a learned γ.

@@ -75,7 +75,15 @@ class NoisyModule(_Base):
     @property
     def like(self) -> Tensor:
         """A tensor with the dtype and device of the weights, the input, the state and the noise."""
-        like: Tensor = self.weight_hh_l0
+        return self._like("weight_hh_l0")
+
+    def _like(self, weight: str) -> Tensor:
+        """A weight; or a parameter or buffer of its dtype, if reading it would draw it."""
+        if weight in self._pyro_samples:
+            for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+                if tensor is not None and name.startswith(("weight", "bias")):
+                    return tensor
+        like: Tensor = getattr(self, weight)
         return like
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -14,13 +13,11 @@ import torch
 from pyro.infer import SVI, JitTrace_ELBO
 from pyro.infer.reparam import AutoReparam, LocScaleReparam
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
 from noisin_pyro import Additive, LanguageModel, Multiplicative, NoisyGRU, PriorGuide
-from noisin_pyro.kernels import fused
 from noisin_pyro.kernels.onednn import packs
 from tests.helpers import LINEAR, make_rnn
 
@@ -112,17 +109,6 @@ def test_export_leaves_nothing_behind() -> None:
     torch.export.export(rnn, (x,), strict=False)
     assert type(rnn(x)[0]) is Tensor
     assert type(noise.standardized(x).mean) is Tensor
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_what_the_cpu_can_is_asked_of_the_cpu(dtype: torch.dtype) -> None:
-    """Under an exporter everything seems to run."""
-    found = []
-    for mode in (FakeTensorMode(), nullcontext()):
-        fused._lstm_runs_in.cache_clear()
-        with mode:
-            found.append(fused._lstm_runs_in(dtype, True))
-    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("steps", [T, 40])

@@ -73,6 +73,22 @@ def test_autocast(cell: str, noise: Any, sites: str, dtype: torch.dtype) -> None
         )
 
 
+@cells
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_torchs_kernels_stay_in_single_precision_under_autocast(
+    cell: str, dtype: torch.dtype
+) -> None:
+    _, kind, extra = CELLS[cell]
+    x, rnn = torch.randn(T, B, D), kind(D, H, 2, **extra)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            output = rnn(x.to(dtype) if enabled else x.to(dtype).float())[0]
+        found.append([output, *torch.autograd.grad(output.square().sum(), [*rnn.parameters()])])
+    for exact, ours in zip(*found):
+        assert torch.equal(ours, exact)
+
+
 UNDER_AUTOCAST = """
 import pyro.distributions as dist, torch
 from noisin_pyro import Additive, NoisyLSTM

@@ -185,6 +185,22 @@ def test_busy_cores_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [[None, None], ["1000", None], [None, "1"]]
 
 
+def test_half_precision_starts_each_variant_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first loss, before any step, is that of the same weights; γ = 1 makes it another."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    half_precision = pytest.importorskip("half_precision")
+    tokens = torch.randint(50, (20 * 36,))
+    monkeypatch.setattr(half_precision, "PARTS", 1)
+    found = {
+        name: half_precision.first_epoch(network, halves, tokens, 50, seed=1)
+        for name, (network, halves) in half_precision.VARIANTS.items()
+    }
+    first, *others = (part for (part,) in found.values())
+    assert all(part == pytest.approx(first, rel=1e-2) for part in others)
+    record = json.loads((ROOT / "results" / "half-precision" / "ptb.json").read_text())
+    assert list(record["perplexity"]) == list(half_precision.VARIANTS)
+
+
 def test_recurrences_are_as_noisy_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     recurrences = pytest.importorskip("recurrences")
