@@ -51,7 +51,7 @@ def evaluate_run(
     config, vocabulary, model = load_run(run, trust_code)
     text = load_text_of_run(run, config, vocabulary, corpus, data_dir)
     if samples:
-        check_average(model, samples)
+        check_average(model, samples, filtered=weighting == "filter")
     torch.manual_seed(1 if config is None else config.seed)
     fit = evaluate(
         model,

@@ -19,16 +19,18 @@ class Entry(NamedTuple):
         arguments: fixed arguments of the class.
         mask: the ``noise_to`` that puts noise on the operand of the recurrent weights alone, as
             variational dropout does; None for an RNN without recurrent weights.
+        gates: the number of rows of its weights for each hidden unit.
     """
 
     module: str
     kind: str
     arguments: Mapping[str, Any]
     mask: str | None
+    gates: int
 
 
 def _elman(nonlinearity: str) -> Entry:
-    return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity}, "recurrence")
+    return Entry("noisin_pyro.nn.rnn", "NoisyRNN", {"nonlinearity": nonlinearity}, "recurrence", 1)
 
 
 #: The RNNs by name; a new RNN is a new line.
@@ -37,11 +39,11 @@ RNNS: Mapping[str, Entry] = MappingProxyType(
         "rnn_tanh": _elman("tanh"),
         "rnn_relu": _elman("relu"),
         "rnn_sigmoid": _elman("sigmoid"),
-        "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}, "recurrence"),
-        "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}, "weights"),
-        "mingru": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinGRU", {}, None),
-        "minlstm": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinLSTM", {}, None),
-        "rglru": Entry("noisin_pyro.nn.linear_rnns", "NoisyRGLRU", {}, None),
+        "lstm": Entry("noisin_pyro.nn.rnn", "NoisyLSTM", {}, "recurrence", 4),
+        "gru": Entry("noisin_pyro.nn.rnn", "NoisyGRU", {}, "weights", 3),
+        "mingru": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinGRU", {}, None, 2),
+        "minlstm": Entry("noisin_pyro.nn.linear_rnns", "NoisyMinLSTM", {}, None, 3),
+        "rglru": Entry("noisin_pyro.nn.linear_rnns", "NoisyRGLRU", {}, None, 3),
     }
 )
 

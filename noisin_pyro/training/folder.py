@@ -158,7 +158,7 @@ def load_run(
     source = CORPORA.get(config.corpus)
     usual = source.tokens if isinstance(source, PublishedArchive) else "words"
     vocabulary = Vocabulary.load(folder / "vocabulary.txt", config.read_as or usual)
-    check_memory(config, len(vocabulary), samples=1)
+    check_memory(config, len(vocabulary), training=False)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config, len(vocabulary))
     load_weights(model, folder)

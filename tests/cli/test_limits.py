@@ -8,17 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 
+from noisin_pyro import Additive, LanguageModel, NoisyRNN, weight_priors
 from noisin_pyro.cli import main
 from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options, recipes
 from noisin_pyro.experiments.store import planned
+from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.training import fit, memory
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.loop import Trainer
-from noisin_pyro.training.memory import check_memory
+from noisin_pyro.training.memory import check_average, check_memory
 from noisin_pyro.training.printable import escape_markdown, printable
 
 TINY = ["--embedding_size=4", "--hidden_size=5", "--epochs=1", "--noise=none", "--batch_size=4"]
@@ -75,19 +78,40 @@ def test_sizes_are_refused_before_anything_is_allocated(
     assert not out.exists()
 
 
-def test_the_estimate_is_that_of_the_model() -> None:
-    """Weights and the activations of a window, within a few per cent of what torch allocates."""
+@pytest.mark.parametrize("cell", RNNS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_estimate_is_that_of_the_model(
+    cell: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the weights, within a few per cent of what torch allocates."""
     from noisin_pyro.training.build import build_model
 
-    for cell in ("rnn_tanh", "gru", "lstm"):
-        config = TrainConfig(cell=cell, hidden_size=300, layers=2, batch_size=1, unroll=1)
-        weights = sum(value.numel() for value in build_model(config, 1000).parameters())
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(memory, "available_memory", lambda there=15 * weights: there)
-            with pytest.raises(ValueError, match="hidden_size 300, layers 2 and embedding_size"):
-                check_memory(config, 1000)
-            patched.setattr(memory, "available_memory", lambda there=17 * weights: there)
-            check_memory(config, 1000)
+    config = TrainConfig(
+        cell=cell, hidden_size=300, embedding_size=300, layers=2, batch_size=1, unroll=1,
+        tied_weights=tied, optimizer="adam",
+    )  # fmt: skip
+    weights = sum(value.nbytes for value in build_model(config, 1000).parameters())
+    for training, copies in ((True, 4), (False, 1)):
+        monkeypatch.setattr(memory, "available_memory", lambda n=copies: int(0.98 * weights * n))
+        with pytest.raises(ValueError, match="hidden_size 300, layers 2 and embedding_size"):
+            check_memory(config, 1000, training)
+        monkeypatch.setattr(memory, "available_memory", lambda n=copies: int(1.02 * weights * n))
+        check_memory(config, 1000, training)
+
+
+def test_what_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear recurrence has no matrix between its units; a filter takes one step at a time."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 400_000_000)
+    check_memory(TrainConfig(cell="mingru", hidden_size=16384, embedding_size=64), 100)
+    with pytest.raises(ValueError, match="hidden_size 16384"):
+        check_memory(TrainConfig(cell="gru", hidden_size=16384, embedding_size=64), 100)
+    model = LanguageModel(10, NoisyRNN(4, 100, noise=Additive(dist.Normal(0.0, 1.0))))
+    with pytest.raises(ValueError, match="1000 samples, hidden_size 100, layers 1"):
+        check_average(model, 1000)
+    check_average(model, 1000, filtered=True)
+    check_average(model, 500)
+    weight_priors(model, 1.0)
+    check_average(model, 1000)
 
 
 def test_samples(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
