@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,7 @@ def open_study(
     place = str(folder / JOURNAL) if storage is None else storage
     check_place(place)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with _made(folder), locked(folder):
             check_folder(config)
             for name in (ID, RECORD, PICTURE):
                 remove_partials(folder / name)
@@ -130,6 +129,20 @@ def open_study(
             f"out {config.out!r} cannot be written ({error.strerror}); choose another folder"
         ) from None
     return study
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder; if the block raises, those that it made and that are empty are removed."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first that is not empty, or another process's
+            for place in new:
+                place.rmdir()
+        raise
 
 
 def _connect(config: TrainConfig, storage: str | None, place: str, begun: bool) -> Study:

@@ -172,7 +172,12 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(
     other = tmp_path / "notes.txt"
     other.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="notes.txt' cannot be used .*is no entry of a journal"):
-        search(text, tmp_path / "study", 1, str(other))
+        search(text, tmp_path / "new" / "study", 1, str(other))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="is no entry of a journal"):
+        search(text, tmp_path / "mine", 1, str(other))
+    assert (tmp_path / "mine").exists()
     assert other.read_text(encoding="utf-8") == content
 
 
