@@ -76,14 +76,21 @@ class HubLanguageModel(
         Args:
             folder: the folder to write.
             vocabulary: the words, which become ``self.vocabulary``; by default that is written.
-            options: ``push_to_hub``, ``repo_id`` and the other options of the mixin.
+            options: ``push_to_hub``, ``repo_id`` and the other options of the mixin, but for
+                ``config``, since the model describes itself.
 
         Returns:
             The URL of the commit if ``push_to_hub`` is True, otherwise None.
 
         Raises:
+            TypeError: if ``config`` is given.
             ValueError, ImportError: as :meth:`LanguageModel.save_pretrained` does.
         """
+        if options.get("config") is not None:
+            raise TypeError(
+                f"config.json describes the model itself, got config={options['config']!r}; leave "
+                "config out"
+            )
         if vocabulary is not None:
             self.vocabulary = vocabulary
         return super().save_pretrained(folder, **options)

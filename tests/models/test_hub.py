@@ -120,6 +120,16 @@ def test_an_option_that_would_be_ignored_is_refused(option: str, tmp_path: Path)
     HubLanguageModel.from_pretrained(tmp_path, revision="main", token=None)  # of the hub alone
 
 
+def test_a_configuration_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    model = HubLanguageModel(len(VOCABULARY), NoisyLSTM(4, 6))
+    with pytest.raises(
+        TypeError, match=r"describes the model itself, got config=\{'a': 1\}; leave"
+    ):
+        model.save_pretrained(tmp_path / "run", config={"a": 1})
+    assert not (tmp_path / "run").exists()
+    model.save_pretrained(tmp_path / "run", config=None)
+
+
 def test_a_strangers_folder_sets_no_argument(tmp_path: Path) -> None:
     """The mixin's own from_pretrained would hand these entries to the call."""
     build().save_pretrained(tmp_path)
