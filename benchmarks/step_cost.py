@@ -211,7 +211,7 @@ def loop(setting: Setting, rounds: int, clock: Clock, windows: int = 40) -> dict
             with pyro.settings.context(module_local_params=True):
                 model = noisy_model(variant, setting, clock.device)
                 objective = NoisinELBO()(model, PriorGuide(model))
-            optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3)
+            optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
             stream = streams(tokens, setting.batch).to(clock.device)
 
             def read(objective=objective, optimizer=optimizer, stream=stream) -> None:  # type: ignore[no-untyped-def]

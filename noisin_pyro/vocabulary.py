@@ -66,6 +66,10 @@ class Vocabulary:
                 raise ValueError(
                     f"a word must be non-empty and without whitespace, got {word!r}; split it"
                 )
+            if "\0" in word or not _is_unicode(word):  # no file of words can hold it
+                raise ValueError(
+                    f"a word must be Unicode without NUL, got {word!r}; remove it from the text"
+                )
             if self.tokens != "words" and word != UNK:
                 code = code_of(word)
                 if (
@@ -181,6 +185,15 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self):,} {self.tokens})"
+
+
+def _is_unicode(word: str) -> bool:
+    """Whether UTF-8 has the word, which it has not if half of a surrogate pair stands alone."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_string(word: object) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from noisin_pyro.atomic import remove_partials
 from noisin_pyro.experiments.averaging import measure_averaging
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
@@ -40,6 +41,7 @@ def run(job: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], No
     fabric.launch()
     record = new_record(config, corpus, OMIT, **job["about"], final=None, diverged=None)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_partials(target)  # of a killed attempt; this process has the lease of the run
     latest = Progress()
 
     def write(progress: Progress, finished: bool = False) -> None:

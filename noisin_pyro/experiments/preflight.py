@@ -8,6 +8,7 @@ from tempfile import TemporaryFile
 
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.store import planned
+from noisin_pyro.text.sources import check_data_dir
 
 __all__ = ["make_folder", "refuse_early"]
 
@@ -25,6 +26,8 @@ def refuse_early(
         ValueError: if there is no such device or corpus, a record is of another text than the one
             that the corpus's name stands for now, or a folder cannot be written to.
     """
+    if options.corpus is not None:
+        check_data_dir(options.corpus, options.data_dir)
     from noisin_pyro.training.fit import check_length, make_fabric
     from noisin_pyro.training.text import load_text
 

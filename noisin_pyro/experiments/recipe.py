@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from noisin_pyro.text.sources import PUBLISHED
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.safe_yaml import load_yaml
 
@@ -130,8 +131,11 @@ def folder_name(corpus: str) -> str:
 
 
 def data_folder(data_dir: str | None, corpus: str) -> str | None:
-    """The folder of a published corpus's files: ``data_dir``, or ``data_dir/<corpus>`` if it is."""
-    if data_dir is None:
+    """The folder of a published corpus's files: ``data_dir``, or ``data_dir/<corpus>`` if it is.
+
+    None for another corpus, which has no such files.
+    """
+    if data_dir is None or corpus not in PUBLISHED:
         return None
     folder = Path(data_dir) / corpus
     return str(folder if folder.is_dir() else data_dir)

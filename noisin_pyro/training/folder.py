@@ -140,6 +140,8 @@ def load_run(
         ValueError: if it is no such folder, or the run is not finished.
     """
     folder = Path(run)
+    if not folder.is_dir():
+        raise ValueError(f"{str(run)!r} is no folder; give the folder that noisin train wrote")
     described = (folder / "config.json").is_file()  # old run folders lack it
     description = "config.json" if described else "config.yaml"
     for name in (description, "vocabulary.txt", "model.safetensors"):

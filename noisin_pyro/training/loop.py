@@ -190,6 +190,7 @@ class Trainer:
         nats, tokens = map(sum, zip(*self._gather((progress.nats, progress.tokens))))
         with averaged_weights(self.optimizer.optimizer):
             valid = evaluate(self.model, self.corpus.valid, unroll=config.unroll).nats
+        valid = self._gather(valid)[0]  # all processes decide by one number, whatever its rounding
         if not math.isfinite(valid):  # the last step may have broken the weights
             self._diverged("validation loss", valid, "at its end")
         rate = self.optimizer.param_groups[0]["lr"]
@@ -205,8 +206,7 @@ class Trainer:
         )
         self._report(nats / tokens, valid)
         worsened = not valid < (progress.history[-2]["valid"] if progress.epoch > 1 else math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * schedule.factor(progress.epoch, worsened)
+        self._set_rate(rate * schedule.factor(progress.epoch, worsened))
         better = valid < progress.best
         progress.best = min(progress.best, valid)
         progress.since_best = 0 if better else progress.since_best + 1
@@ -313,11 +313,19 @@ class Trainer:
             _set_random_state(self.fabric.device, process["rng"])
         self.progress = progress
         self.progress.finished = self._is_over()  # --epochs or --patience may have changed
-        if changes:
+        if changes and not self.progress.finished:
             self.progress.changes += [{"epoch": progress.epoch, "step": progress.step, **changes}]
         if "learning_rate" in changes:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate
+            self._set_rate(self.config.learning_rate)
+
+    def _set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next step."""
+        optimizer = self.optimizer.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for state in optimizer.state.values():
+            if "eta" in state:  # by which ASGD steps; it derives it from lr after each step
+                state["eta"].fill_(rate)
 
     def _state_from(self, state: Any) -> Any:
         """The hidden state of a checkpoint, on this process's device.

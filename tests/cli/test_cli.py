@@ -220,6 +220,8 @@ def test_refusals(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "already holds a run" in refusal(capsys, "train", "--corpus", str(text), "--out",
                                             str(run))  # fmt: skip
     assert "is not a finished run" in refusal(capsys, "evaluate", str(text))
+    file = str(run / "config.yaml")
+    assert "is no folder; give the folder that" in refusal(capsys, "evaluate", file)
     assert "split" in refusal(capsys, "evaluate", str(run), "--split", "dev")
     assert "samples must be 0" in refusal(capsys, "evaluate", str(run), "--samples", "-1")
     assert "knows no word of the prompt 'xyzzy'" in refusal(

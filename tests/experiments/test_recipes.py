@@ -147,6 +147,14 @@ def test_the_regularisers_are_compared_with_equal_means() -> None:
     assert all("train_tokens" not in recipe.config for recipe in other)
 
 
+def test_one_folder_of_texts_serves_an_experiment_of_several_corpora() -> None:
+    """Only the published ones have files."""
+    options = Options(data_dir="texts")
+    for recipe in recipes("regularisers", options):
+        config = recipe.train_config(recipe.points(options)[0], 1, options)
+        assert config.data_dir == ("texts" if config.corpus == "ptb" else None)
+
+
 #: What a reproduction may change, and the option of a run that it then is.
 CHANGED: dict[str, Any] = {"epochs": 2, "precision": "bf16-mixed", "device": "mps", "data_dir": "d"}
 

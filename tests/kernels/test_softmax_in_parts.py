@@ -21,6 +21,7 @@ Parts = tuple[Tensor, Tensor, Tensor]
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_softmax, "_LARGE", 0)
     monkeypatch.setattr(linear_softmax, "_PART", 5 * K)
+    monkeypatch.setattr(linear_softmax, "_UNTRAINED", 5 * K)
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[Parts, Tensor]:

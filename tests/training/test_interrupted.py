@@ -1,6 +1,8 @@
 """Nothing that a run has done is lost: kills, Ctrl-C, and going on."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +113,15 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path)
     after = outcome(finished)
     assert after[2] == before[2]
     assert all(torch.equal(after[0][name], before[0][name]) for name in before[0])
+
+
+def test_an_option_that_trained_nothing_is_no_change(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = TrainConfig.load(run / "config.yaml")
+    rate = config.learning_rate / 2
+    train(replace(config, resume=True, learning_rate=rate, out=str(run)))
+    models = json.loads((run / "record.json").read_text())["models"]
+    assert not any(model.get("changes") for model in models.values())
 
 
 def test_more_epochs_go_on_where_a_run_ended(text: Path, tmp_path: Path) -> None:
