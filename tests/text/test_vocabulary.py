@@ -83,6 +83,12 @@ def test_vocabulary_refuses(words: tuple[str, ...], rule: str, tmp_path: Path) -
         Vocabulary.load(path)
 
 
+@pytest.mark.parametrize("word", ["a\0b", "a\ud800"])
+def test_vocabulary_refuses_words_that_no_file_can_hold(word: str) -> None:
+    with pytest.raises(ValueError, match="a word must be Unicode without NUL, got"):
+        Vocabulary.build(["a", word, "<eos>"])
+
+
 def test_vocabulary_refuses_what_would_go_wrong_in_silence() -> None:
     vocabulary = Vocabulary(("<unk>", "<eos>"))
     with pytest.raises(TypeError, match="the string 'the cat'"):
