@@ -63,11 +63,5 @@ def _add_options(parser: Any, name: str) -> None:
 
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     if name == "tune":
-        trials = "number of trials of the study, in all its processes together"
-        parser.add_argument("--trials", type=int, default=20, help=trials)
-        storage = (
-            "path of a journal file, or URL of a database, that holds the study; a journal in "
-            "the folder out if omitted"
-        )
-        parser.add_argument("--storage", type=str | None, default=None, help=storage)
+        parser.add_function_arguments(COMMANDS[name], skip={"config", "fixed"}, as_group=False)
     parser.add_class_arguments(TrainConfig, as_group=False)
