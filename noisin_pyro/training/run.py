@@ -22,10 +22,11 @@ from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import fit_model, load_checked, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
-from noisin_pyro.training.record import describe_training, new_record, with_infinities
+from noisin_pyro.training.record import describe_training, new_record
 from noisin_pyro.training.scalars import AddScalar, tensorboard_log
 
 __all__ = ["SAMPLES", "models", "train"]
