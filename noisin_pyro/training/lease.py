@@ -154,10 +154,8 @@ def _leave(lost: LeaseCompromise) -> None:
     """Ends this process, which has lost its lease, before it writes any more files."""
     path = Path(lost.lock_file)
     reason = {
-        "owner-changed": f"another process has taken over {path.parent}, since this one stood still",
-        "marker-missing": f"{path} was removed, by which others know that {path.parent} is in use",
+        "owner-changed": f"another process took over {path.parent}, since this one stood still",
+        "marker-missing": f"{path} was removed, by which others knew that {path.parent} is in use",
     }.get(lost.reason, f"{path} could no longer be kept ({lost.error})")
-    print(
-        f"noisin: {reason}; this process ends, go on as after a kill", file=sys.stderr, flush=True
-    )
+    print(f"noisin: {reason}; go on as after a kill", file=sys.stderr, flush=True)
     os._exit(BUSY)
