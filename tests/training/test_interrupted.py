@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from noisin_pyro.training import loop, run
-from noisin_pyro.training.checkpoint import load_checkpoint
+from noisin_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import measure
 from noisin_pyro.training.interrupt import Interrupted
@@ -153,14 +153,13 @@ def test_the_best_epoch_is_one_of_the_record(
 ) -> None:
     """If an epoch's checkpoint could not be written, and the epoch is trained anew otherwise."""
     config = small(text, tmp_path / "run", noise="none", checkpoint_seconds=0.0)
-    save = loop.save_checkpoint
 
     def disk_is_full(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
         last, epoch, step = path.name == "last.ckpt", payload["epoch"], payload["step"]
         if last and epoch == 3:
             raise OSError(errno.ENOSPC, "full", str(path))
         if not last or epoch == 1 or step == 1:  # the last one is of the second epoch's first step
-            save(path, payload, keep)
+            save_checkpoint(path, payload, keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", disk_is_full)
@@ -178,12 +177,11 @@ def test_a_best_epoch_that_could_not_be_written_is_written_on_resuming(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(text, tmp_path / "run", epochs=2, noise="none")
-    save = loop.save_checkpoint
 
     def disk_is_full(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
         if path.name == "best.ckpt" and payload["epoch"] == 3:
             raise OSError(errno.ENOSPC, "full", str(path))
-        save(path, payload, keep)
+        save_checkpoint(path, payload, keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", disk_is_full)
