@@ -42,6 +42,8 @@ def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None
         warn("stopped, nothing is lost; the same command goes on with --resume true")
         raise
     say(study_table(record))
+    if len(record["trials"]) < trials:
+        say(f"\nthere are no other settings of {', '.join(record['searched'])} to try")
     say(f"\nwrote {config.out}/: study.json, tune.png, and a run folder for each trial")
     if (best := record["best"]) is None:
         warn("no trial came to its end; see the table")
