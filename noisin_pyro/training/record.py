@@ -15,9 +15,23 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.environment import environment
 from noisin_pyro.training.progress import Progress
 
-__all__ = ["SCHEMA", "describe_training", "environment", "new_record", "write_record"]
+__all__ = [
+    "SCHEMA",
+    "describe_training",
+    "environment",
+    "new_record",
+    "with_infinities",
+    "write_record",
+]
 
 SCHEMA = 1  # the version of the format of records
+
+#: The perplexities of a record by their keys, and what null stands for, as JSON has no infinity.
+_NULLS = {
+    **dict.fromkeys(("train", "valid", "test", "lowest"), math.inf),
+    **dict.fromkeys(("train_perplexity", "valid_perplexity"), math.inf),
+    **dict.fromkeys(("gain", "error"), math.nan),
+}
 
 
 def new_record(
@@ -83,6 +97,16 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     text = json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def with_infinities(entry: dict[str, Any]) -> dict[str, Any]:
+    """The ``object_hook`` to read a record with: perplexities that are null become infinite.
+
+    Example:
+        >>> json.loads('{"valid": 20.0, "test": null}', object_hook=with_infinities)
+        {'valid': 20.0, 'test': inf}
+    """
+    return {key: _NULLS.get(key) if value is None else value for key, value in entry.items()}
 
 
 def _finite(value: Any) -> Any:
