@@ -21,10 +21,18 @@ __all__ = [
     "environment",
     "new_record",
     "results_before",
+    "with_infinities",
     "write_record",
 ]
 
 SCHEMA = 1  # the version of the format of records
+
+#: The perplexities of a record by their keys, and what null stands for, as JSON has no infinity.
+_NULLS = {
+    **dict.fromkeys(("train", "valid", "test", "lowest"), math.inf),
+    **dict.fromkeys(("train_perplexity", "valid_perplexity"), math.inf),
+    **dict.fromkeys(("gain", "error"), math.nan),
+}
 
 
 def new_record(
@@ -99,7 +107,7 @@ def results_before(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         For each model of the former record its ``history`` and ``final``.
     """
     try:
-        before = json.loads(path.read_bytes())
+        before = json.loads(path.read_bytes(), object_hook=with_infinities)
         same = all(before[key] == record[key] for key in ("corpus", "versions"))
         models = before["models"].items() if same else ()
         return {name: model for name, model in models if model["finished"] and "final" in model}
@@ -112,6 +120,16 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     text = json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def with_infinities(entry: dict[str, Any]) -> dict[str, Any]:
+    """The ``object_hook`` to read a record with: perplexities that are null become infinite.
+
+    Example:
+        >>> json.loads('{"valid": 20.0, "test": null}', object_hook=with_infinities)
+        {'valid': 20.0, 'test': inf}
+    """
+    return {key: _NULLS.get(key) if value is None else value for key, value in entry.items()}
 
 
 def _finite(value: Any) -> Any:

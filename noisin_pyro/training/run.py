@@ -25,7 +25,12 @@ from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
-from noisin_pyro.training.record import describe_training, new_record, results_before
+from noisin_pyro.training.record import (
+    describe_training,
+    new_record,
+    results_before,
+    with_infinities,
+)
 from noisin_pyro.training.scalars import AddScalar, tensorboard_log
 
 __all__ = ["SAMPLES", "models", "train"]
@@ -66,7 +71,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome
-    record: dict[str, Any] = outcome or json.loads(Path(config.out, "record.json").read_bytes())
+    if outcome is not None:
+        return outcome
+    text = Path(config.out, "record.json").read_bytes()
+    record: dict[str, Any] = json.loads(text, object_hook=with_infinities)
     return record
 
 
