@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.experiments.markdown import markdown_table
-from noisin_pyro.training.record import with_infinities
+from noisin_pyro.training.infinities import with_infinities
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli.arguments import parse
 from noisin_pyro.cli.commands import COMMANDS
-from noisin_pyro.cli.output import allow_any_text, open_closed_streams, silence, warn
+from noisin_pyro.cli.output import allow_any_text, open_closed_streams, show, silence, warn
 from noisin_pyro.cli.parser import parser_of
 
 __all__ = ["main"]
@@ -75,6 +75,10 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         parser_of("--help", {}).print_help()
         return 2
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except SystemExit:
+        show("", sys.stdout)  # writes what jsonargparse has printed
+        raise
     COMMANDS[arguments[0]](**options)
     return 0

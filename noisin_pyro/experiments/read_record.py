@@ -11,7 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from noisin_pyro.training.record import with_infinities
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.safe_yaml import load_yaml
 
 __all__ = ["read_record"]

@@ -13,6 +13,7 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.perplexity import perplexity
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.environment import environment
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.progress import Progress
 
 __all__ = [
@@ -20,18 +21,11 @@ __all__ = [
     "describe_training",
     "environment",
     "new_record",
-    "with_infinities",
+    "results_before",
     "write_record",
 ]
 
 SCHEMA = 1  # the version of the format of records
-
-#: The perplexities of a record by their keys, and what null stands for, as JSON has no infinity.
-_NULLS = {
-    **dict.fromkeys(("train", "valid", "test", "lowest"), math.inf),
-    **dict.fromkeys(("train_perplexity", "valid_perplexity"), math.inf),
-    **dict.fromkeys(("gain", "error"), math.nan),
-}
 
 
 def new_record(
@@ -92,21 +86,33 @@ def describe_training(progress: Progress, corpus: Corpus, batch_size: int) -> di
     }
 
 
+def results_before(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The final perplexities in a run's former record that still hold, by the model's label.
+
+    Those of a finished model are the same again if its history is, so a resumed run need not
+    measure them anew, which takes minutes. Other versions may measure otherwise.
+
+    Args:
+        path: the former record, if there is one.
+        record: the new one, without models.
+
+    Returns:
+        For each model of the former record its ``history`` and ``final``.
+    """
+    try:
+        before = json.loads(path.read_bytes(), object_hook=with_infinities)
+        same = all(before[key] == record[key] for key in ("corpus", "versions"))
+        models = before["models"].items() if same else ()
+        return {name: model for name, model in models if model["finished"] and "final" in model}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none, or no record
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes JSON atomically; a number that is not finite becomes null."""
     text = json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def with_infinities(entry: dict[str, Any]) -> dict[str, Any]:
-    """The ``object_hook`` to read a record with: perplexities that are null become infinite.
-
-    Example:
-        >>> json.loads('{"valid": 20.0, "test": null}', object_hook=with_infinities)
-        {'valid': 20.0, 'test': inf}
-    """
-    return {key: _NULLS.get(key) if value is None else value for key, value in entry.items()}
 
 
 def _finite(value: Any) -> Any:

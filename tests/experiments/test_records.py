@@ -15,7 +15,7 @@ from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, recipes
 from noisin_pyro.experiments.reproduce import reproduce
 from noisin_pyro.experiments.store import due, planned, run_of
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.record import with_infinities
+from noisin_pyro.training.infinities import with_infinities
 from tests.experiments.fakes import fake, row_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reproduce"
