@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisin_pyro.experiments.markdown import markdown_table
+from noisin_pyro.training.infinities import with_infinities
 
 HERE = Path(__file__).resolve().parent
 
@@ -15,7 +16,9 @@ table = partial(markdown_table, rule="---")
 
 
 def load(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads(
+        path.read_text(encoding="utf-8"), object_hook=with_infinities
+    )
     return record
 
 

@@ -46,7 +46,7 @@ def _options(parser: Any, arguments: list[str], defaults: bool = True) -> dict[s
 
 def _training(name: str, arguments: list[str]) -> dict[str, Any]:
     """The arguments of ``train`` or ``tune``: typed options override files, and files defaults."""
-    from noisin_pyro.training.config import TrainConfig
+    from noisin_pyro.training.config import HINTS, TrainConfig
 
     in_files, arguments = read_config_files(name, arguments)
     # As a parser's default, a mapping with a class_path would make jsonargparse import the class
@@ -63,9 +63,7 @@ def _training(name: str, arguments: list[str]) -> dict[str, Any]:
     typed = _options(parser, arguments, defaults=False)
     options.update({key: mappings[key] for key in mappings.keys() - typed.keys()})
     del options["config"]
-    of_tune: dict[str, Any] = {
-        key: options.pop(key) for key in ("trials", "storage") if key in options
-    }
+    of_tune: dict[str, Any] = {key: options.pop(key) for key in options.keys() - HINTS.keys()}
     if name == "tune":
         of_tune["fixed"] = in_files.keys() | typed.keys()
     return {"config": TrainConfig(**options), **of_tune}

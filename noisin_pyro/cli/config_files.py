@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
+
+from noisin_pyro.cli.commands import COMMANDS
 
 __all__ = ["read_config_files"]
-
-#: The options of ``noisin tune`` that are not a run's, and their types.
-OF_TUNE = {"trials": int, "storage": str | None}
 
 
 def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -34,14 +33,16 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
     files, rest = parser.parse_known_args(arguments)
+    hints = get_type_hints(COMMANDS[name])  # of tune those of trials and storage too
+    own = {key: hints[key] for key in hints.keys() - {"config", "fixed", "return"}}
     given: dict[str, Any] = {}
     for path in map(Path, files.config):
         values = load_yaml(path)
         if values.get("precision") == 32:  # YAML reads 32 as a number
             values["precision"] = "32"
-        of_tune = {key: values.pop(key) for key in OF_TUNE if name == "tune" and key in values}
+        of_tune = {key: values.pop(key) for key in own.keys() & values.keys()}
         try:
-            check_types(of_tune, OF_TUNE)
+            check_types(of_tune, own)
             check_file(values)
         except ValueError as error:
             raise ValueError(f"{path} is no configuration: {error}") from None

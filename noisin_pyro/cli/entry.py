@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli.arguments import parse
 from noisin_pyro.cli.commands import COMMANDS
-from noisin_pyro.cli.output import allow_any_text, open_closed_streams, silence, warn
+from noisin_pyro.cli.output import allow_any_text, open_closed_streams, show, silence, warn
 from noisin_pyro.cli.parser import parser_of
 
 __all__ = ["main"]
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad input, or 128 + n after signal n.
+        The exit code: 0, 2 for bad input, or 128 + n after signal n. A process whose folder another
+        one has taken over ends with 75.
 
     Raises:
         SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.
@@ -75,6 +76,10 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         parser_of("--help", {}).print_help()
         return 2
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except SystemExit:
+        show("", sys.stdout)  # writes what jsonargparse has printed
+        raise
     COMMANDS[arguments[0]](**options)
     return 0

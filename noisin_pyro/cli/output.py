@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-__all__ = ["allow_any_text", "open_closed_streams", "say", "silence", "warn"]
+__all__ = ["allow_any_text", "open_closed_streams", "say", "show", "silence", "warn"]
 
 
 def open_closed_streams() -> None:
@@ -35,22 +35,29 @@ def say(text: str) -> None:
     from noisin_pyro.training.printable import printable
 
     encoding = sys.stdout.encoding or "utf-8"
-    _print(printable(text).encode(encoding, "replace").decode(encoding), sys.stdout)
+    show(printable(text).encode(encoding, "replace").decode(encoding) + "\n", sys.stdout)
 
 
 def warn(text: str) -> None:
     """Prints one sentence to standard error."""
     from noisin_pyro.training.printable import printable
 
-    _print(f"noisin: {printable(text)}", sys.stderr)
+    show(f"noisin: {printable(text)}\n", sys.stderr)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    """Prints; if the reader of a pipe has closed it, as head does, further output is dropped."""
+def show(text: str, stream: TextIO) -> None:
+    """Prints; if the reader of a pipe has closed it, as head does, further output is dropped.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk.
+    """
     try:
-        print(text, file=stream, flush=True)
+        print(text, file=stream, end="", flush=True)
     except BrokenPipeError:
         silence(stream)
+    except OSError:
+        silence(stream)  # Python would try to write it again when it exits
+        raise
 
 
 def silence(stream: TextIO) -> None:

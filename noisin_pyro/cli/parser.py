@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from noisin_pyro.cli.commands import COMMANDS
+from noisin_pyro.cli.output import show
 
 __all__ = ["parser_of"]
 
@@ -26,7 +28,11 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
 
     set_loader("safe_yaml", parse_yaml, exceptions=(ValueError,))
 
-    parser = ArgumentParser(
+    class Parser(ArgumentParser):
+        def _print_message(self, message: str, file: Any = None) -> None:
+            show(message, file or sys.stderr)  # argparse would drop errors, as of a full disk
+
+    parser = Parser(
         prog="noisin",
         description="Language models whose RNN has unbiased noise on its hidden state (NOISIN).",
         exit_on_error=False,
@@ -36,7 +42,7 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for known, command in COMMANDS.items():
         description = _description(command)
-        sub = ArgumentParser(
+        sub = Parser(
             description=description, exit_on_error=False, default_env=False, parser_mode="safe_yaml"
         )
         if known == name or known in more:
@@ -63,11 +69,5 @@ def _add_options(parser: Any, name: str) -> None:
 
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     if name == "tune":
-        trials = "number of trials of the study, in all its processes together"
-        parser.add_argument("--trials", type=int, default=20, help=trials)
-        storage = (
-            "path of a journal file, or URL of a database, that holds the study; a journal in "
-            "the folder out if omitted"
-        )
-        parser.add_argument("--storage", type=str | None, default=None, help=storage)
+        parser.add_function_arguments(COMMANDS[name], skip={"config", "fixed"}, as_group=False)
     parser.add_class_arguments(TrainConfig, as_group=False)

@@ -41,8 +41,7 @@ def train(config: Any) -> None:
     try:
         record = run(config)
     except Interrupted:
-        place = shlex.quote(f"{config.out}/config.yaml")
-        warn(f"stopped, nothing is lost; go on with noisin train --config {place} --resume true")
+        _tell_how_to_go_on(config)
         raise
     if not first:
         return
@@ -51,6 +50,16 @@ def train(config: Any) -> None:
     if len(record["models"]) > 1:
         without = _files(Path(config.out, "deterministic"))
         say(f"      {config.out}/deterministic/, the model without noise: {', '.join(without)}")
+
+
+def _tell_how_to_go_on(config: Any) -> None:
+    path = Path(config.out, "config.yaml")
+    if not path.exists():
+        warn(f"stopped before there was anything to save in {config.out!r}; start it again")
+        return
+    trust = " --trust_code true" if config.trust_code else ""  # no file may hold it
+    command = f"noisin train --config {shlex.quote(str(path))} --resume true{trust}"
+    warn(f"stopped, nothing is lost; go on with {command}")
 
 
 def _files(folder: Path) -> list[str]:

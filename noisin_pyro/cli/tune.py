@@ -10,7 +10,7 @@ from noisin_pyro.cli.output import say, warn
 __all__ = ["tune"]
 
 
-def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None:
+def tune(config: Any, fixed: set[str], *, trials: int = 20, storage: str | None = None) -> None:
     """Search γ, the kind of noise and dropout for the lowest validation perplexity.
 
     Of noise, injection, noise_to, spread and the dropout_* rates, those that are not given are
@@ -21,7 +21,8 @@ def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None
         config: the options, with the defaults of those that are searched.
         fixed: the names of the options that are given.
         trials: number of trials of the study, in all its processes together.
-        storage: path of a journal file, or URL of a database; a journal in ``out`` if None.
+        storage: path of a journal file, or URL of a database, that holds the study; a journal in
+            the folder out if omitted.
 
     Raises:
         ValueError, ImportError, Interrupted: as :func:`noisin_pyro.tuning.tune.tune` does.
@@ -42,6 +43,8 @@ def tune(config: Any, fixed: set[str], trials: int, storage: str | None) -> None
         warn("stopped, nothing is lost; the same command goes on with --resume true")
         raise
     say(study_table(record))
+    if len(record["trials"]) < trials:
+        say(f"\nthere are no other settings of {', '.join(record['searched'])} to try")
     say(f"\nwrote {config.out}/: study.json, tune.png, and a run folder for each trial")
     if (best := record["best"]) is None:
         warn("no trial came to its end; see the table")

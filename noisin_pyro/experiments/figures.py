@@ -34,8 +34,8 @@ def perplexity_by_epoch(rows: Sequence[Row], panels: Any) -> None:
             panel.plot([best["epoch"]], [best[key]], "o", color=f"C{index}")
     if curves:
         values = [row["valid_perplexity"] for _, r in curves for row in r["history"]]
-        lowest = min((value for value in values if value is not None), default=None)
-        if lowest is not None:
+        lowest = min(values)
+        if math.isfinite(lowest):
             panels[1].set_ylim(0.97 * lowest, 1.4 * lowest)
     panels[0].set_title("Training, as trained")
     panels[1].set_title("Validation, mean path; dots: best")
@@ -77,6 +77,7 @@ def gain_by_samples(rows: Sequence[Row], panels: Any) -> None:
                 panel.plot(NUMBERS, means, color=color, linewidth=2.5, marker="o", label=label)
         panel.axhline(0.0, color="black", linestyle="--", linewidth=1)
         panel.set_xscale("log", base=2)
+        panel.set_xlim(NUMBERS[0] / 1.2, 1.2 * NUMBERS[-1])  # also if no gain is finite
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_ylim(-0.12, 0.06)
         panel.set_xlabel("noisy RNNs averaged, S")

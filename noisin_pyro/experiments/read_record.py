@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.safe_yaml import load_yaml
 
 __all__ = ["read_record"]
@@ -20,6 +21,8 @@ _REMEDY = "move it away to run it again"
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record in a file, None if there is no file.
+
+    A perplexity that is null in the file, because it exceeds the largest float, is infinite.
 
     Raises:
         ValueError: if the file holds something else; the sentence names the file and the entry.
@@ -38,7 +41,11 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
     """Reads a file; the result is cached until its time or size changes."""
     try:
         record = json.loads(
-            path.read_bytes(), parse_constant=_refuse, parse_int=_whole, parse_float=_finite
+            path.read_bytes(),
+            parse_constant=_refuse,
+            parse_int=_whole,
+            parse_float=_finite,
+            object_hook=with_infinities,
         )
     except (ValueError, RecursionError):
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -130,8 +129,7 @@ def best_point(recipe: Recipe, options: Options, results: Path) -> str | None:
         if record is None or not record["finished"]:
             return None
         if record["final"]:
-            best = record["final"]["mean_path"]["valid"]
-            valid[point] = math.inf if best is None else best  # JSON has no infinity
+            valid[point] = record["final"]["mean_path"]["valid"]
     return min(valid, key=lambda point: valid[point], default=None)
 
 

@@ -17,7 +17,10 @@ __all__ = ["Gain", "MeanStd", "Row", "summarise_row"]
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Mean and sample standard deviation over ``count`` runs; the deviation of one run is NaN."""
+    """Mean and sample standard deviation over ``count`` runs.
+
+    The deviation of one run is NaN, as is that of values of which one is infinite.
+    """
 
     mean: float
     std: float
@@ -30,10 +33,13 @@ class MeanStd:
         Example:
             >>> str(MeanStd.of([140.0, 141.0, 142.0])), str(MeanStd.of([140.0]))
             ('141.0 ± 1.0', '140.0')
+            >>> str(MeanStd.of([140.0, math.inf]))
+            'inf'
         """
         if not values:
             return None
-        return cls(mean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+        spread = len(values) > 1 and all(map(math.isfinite, values))
+        return cls(mean(values), stdev(values) if spread else math.nan, len(values))
 
     def level_with(self, other: MeanStd) -> bool:
         """Whether the difference is within twice its standard error; False if either is one run.
@@ -140,7 +146,7 @@ class Row:
             for result in [record["final"]["mean_path"], *record["final"]["averaged"]]
             if result["samples"] == samples
         ]
-        return MeanStd.of([r[split] for r in results if r[split] is not None])
+        return MeanStd.of([result[split] for result in results])
 
     def gains(self, variant: Variant) -> dict[int, Gain]:
         """The gain of a variant of averaging, by number of noisy RNNs; empty without records."""

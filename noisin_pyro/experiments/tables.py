@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def _lowest(rows: dict[str, Row]) -> list[str]:
     values: dict[str, MeanStd] = {}
     for method, row in rows.items():
         value = row.perplexity("test")
-        if value is not None:
+        if value is not None and math.isfinite(value.mean):
             values[method] = value
     if len(values) < 2:
         return []
@@ -148,8 +149,7 @@ def _valid(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not run"
     values = [row["valid_perplexity"] for row in record["history"]]
-    finite = [value for value in values if value is not None]
-    best = f"{min(finite):.1f}" if finite else "–"
+    best = f"{min(values):.1f}" if values else "–"
     if record["diverged"]:
         return f"{best}, diverged"
     return best if record["finished"] else f"{best}, unfinished after epoch {len(values)}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from noisin_pyro.atomic import replacing
 from noisin_pyro.memory import available_memory
 from noisin_pyro.models.description import Description, describe
+from noisin_pyro.nn.noisy_module import FLOOR
 from noisin_pyro.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -205,8 +206,15 @@ def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 
 
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:
-    """All weights by their names; a tied matrix occurs only as ``embedding.weight``."""
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    """All weights by their names; a tied matrix occurs only as ``embedding.weight``.
+
+    The floor of a learned γ stands in the description of the model.
+    """
+    weights = {
+        name: value.contiguous()
+        for name, value in model.state_dict().items()
+        if not (name.startswith("rnn.spread_l") and name.endswith(FLOOR))
+    }
     if model.tied_weights:
         del weights["emission.weight"]
     return weights

@@ -149,8 +149,9 @@ class Learned(Spread):
     that γ, so clear the store between models. :class:`NoisinELBO` as a module and plain PyTorch
     loops do not use the store.
 
-    Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group. A
-    state dict contains ``raw``, so γ comes back if it is loaded under the same ``lower``.
+    Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group. The
+    state dict of a noisy RNN contains ``raw`` and ``lower``. Loaded under another ``lower`` γ keeps
+    its value; it is an error if that is not above the new ``lower``.
 
     Args:
         init: the initial value.

@@ -21,7 +21,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, constraints
+from torch.distributions import Distribution, Normal, VonMises, constraints
 
 from noisin_pyro.noise.moments import bounds
 from noisin_pyro.noise.moved import moved, tensors
@@ -73,6 +73,8 @@ class Standardized(dist.TorchDistribution):
         self._like = torch.empty((), dtype=like.dtype, device=like.device)
         self.base, self.loc, self.std = moved(base, self._work, like.device), mean, stddev
         support: Any = base.support
+        if isinstance(base, VonMises):  # torch calls it real, and its density repeats itself
+            support = constraints.interval(-math.pi, math.pi)
         self.discrete = bool(support.is_discrete)
         self._low, self._high = bounds(support)
         self.unbounded = not self.discrete and self._low == -math.inf and self._high == math.inf

@@ -91,12 +91,18 @@ def _begin(config: TrainConfig, corpus: Corpus, folder: Path, label: str) -> Non
     for place in (folder, folder / "deterministic"):
         for name in FILES:
             remove_partials(place / name)
-    named = config.corpus in CORPORA or config.corpus.startswith(PREFIX)
-    paths = {} if named else {"corpus": str(Path(config.corpus).resolve())}
-    if config.data_dir is not None:
-        paths["data_dir"] = str(Path(config.data_dir).resolve())
-    replace(config, **paths).save(folder / "config.yaml")  # type: ignore[arg-type]
+    data_dir = config.data_dir and str(Path(config.data_dir).resolve())
+    config = replace(config, corpus=_absolute(config.corpus), data_dir=data_dir)
+    config.save(folder / "config.yaml")
     corpus.vocabulary.save(words)
+
+
+def _absolute(corpus: str) -> str:
+    """A corpus that is a path, also one after ``hf:``, as an absolute path; a name as it is."""
+    prefix = PREFIX if corpus.startswith(PREFIX) else ""
+    path = Path(corpus.removeprefix(prefix))
+    named = corpus in CORPORA or (prefix and not path.exists())
+    return corpus if named else f"{prefix}{path.resolve()}"
 
 
 def write_results(folder: Path, record: dict[str, Any]) -> None:

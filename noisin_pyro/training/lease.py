@@ -151,11 +151,11 @@ def _touched(path: Path) -> tuple[int, int] | None:
 
 
 def _leave(lost: LeaseCompromise) -> None:
-    """Ends this process, whose lease another has taken over, before it writes any more files."""
-    folder = Path(lost.lock_file).parent
-    print(
-        f"noisin: another process has taken over {folder}, since this one stood still",
-        file=sys.stderr,
-        flush=True,
-    )
+    """Ends this process, which has lost its lease, before it writes any more files."""
+    path = Path(lost.lock_file)
+    reason = {
+        "owner-changed": f"another process took over {path.parent}, since this one stood still",
+        "marker-missing": f"{path} was removed, by which others knew that {path.parent} is in use",
+    }.get(lost.reason, f"{path} could no longer be kept ({lost.error})")
+    print(f"noisin: {reason}; go on as after a kill", file=sys.stderr, flush=True)
     os._exit(BUSY)

@@ -99,6 +99,7 @@ class Trainer:
         """
         torch.manual_seed(self.config.seed + 1000 * self.fabric.global_rank)
         if self._resume():
+            self._complete_best()
             self.on_epoch(self.progress)
         schedule = Schedule.parse(self.config.schedule)
         with self.stop.deferring(), pyro.validation_enabled(False), warnings.catch_warnings():
@@ -213,9 +214,9 @@ class Trainer:
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.finished = self._is_over()
         progress.nats, progress.tokens, progress.seconds, self.state = 0.0, 0, 0.0, None
-        if better:
-            self._save(BEST)
         self._save(LAST)
+        if better:  # after LAST, so that best.ckpt is never of an epoch that a resume trains anew
+            self._save(BEST)
         self.on_epoch(progress)
 
     def _is_over(self) -> bool:
@@ -296,6 +297,21 @@ class Trainer:
         if damage:
             raise damage[0]
         return False
+
+    def _complete_best(self) -> None:
+        """Writes ``best.ckpt`` if the epoch that ``last.ckpt`` ends with is to be in it.
+
+        A kill, or a full disk, may have come between the two.
+        """
+        progress, path = self.progress, self.folder / BEST
+        if progress.step or progress.since_best or not progress.history:
+            return
+        try:
+            written = load_checkpoint(path)["epoch"] == progress.epoch
+        except Damaged:
+            written = False
+        if not written:
+            self._save(BEST)
 
     def _restore(self, path: Path) -> None:
         saved = load_checkpoint(path)

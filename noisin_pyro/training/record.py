@@ -13,9 +13,17 @@ from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.text.perplexity import perplexity
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.environment import environment
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.progress import Progress
 
-__all__ = ["SCHEMA", "describe_training", "environment", "new_record", "write_record"]
+__all__ = [
+    "SCHEMA",
+    "describe_training",
+    "environment",
+    "new_record",
+    "results_before",
+    "write_record",
+]
 
 SCHEMA = 1  # the version of the format of records
 
@@ -76,6 +84,28 @@ def describe_training(progress: Progress, corpus: Corpus, batch_size: int) -> di
             "epochs": [{"seconds": s, "tokens_per_second": tokens / max(s, 1e-9)} for s in seconds],
         },
     }
+
+
+def results_before(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The final perplexities in a run's former record that still hold, by the model's label.
+
+    Those of a finished model are the same again if its history is, so a resumed run need not
+    measure them anew, which takes minutes. Other versions may measure otherwise.
+
+    Args:
+        path: the former record, if there is one.
+        record: the new one, without models.
+
+    Returns:
+        For each model of the former record its ``history`` and ``final``.
+    """
+    try:
+        before = json.loads(path.read_bytes(), object_hook=with_infinities)
+        same = all(before[key] == record[key] for key in ("corpus", "versions"))
+        models = before["models"].items() if same else ()
+        return {name: model for name, model in models if model["finished"] and "final" in model}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none, or no record
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

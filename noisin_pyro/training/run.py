@@ -22,10 +22,11 @@ from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import fit_model, load_checked, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
+from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
-from noisin_pyro.training.record import describe_training, new_record
+from noisin_pyro.training.record import describe_training, new_record, results_before
 from noisin_pyro.training.scalars import AddScalar, tensorboard_log
 
 __all__ = ["SAMPLES", "models", "train"]
@@ -66,7 +67,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             outcome = _launch(fabric, run, config) if config.devices > 1 else fabric.launch(run)
     if isinstance(outcome, BaseException):
         raise outcome
-    record: dict[str, Any] = outcome or json.loads(Path(config.out, "record.json").read_bytes())
+    if outcome is not None:
+        return outcome
+    text = Path(config.out, "record.json").read_bytes()
+    record: dict[str, Any] = json.loads(text, object_hook=with_infinities)
     return record
 
 
@@ -151,6 +155,7 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
     train_tokens = corpus.train[: max(len(corpus.test), 2 * config.batch_size)]
     splits = {"train": train_tokens, "valid": corpus.valid, "test": corpus.test}
     record = new_record(config, corpus, train_tokens_evaluated=len(train_tokens), models={})
+    before = results_before(folder / "record.json", record)
     logged = config.tensorboard and fabric.global_rank == 0
     with tensorboard_log(folder / "tensorboard", logged) as log:
         for label, (model_config, place) in models(config, folder).items():
@@ -158,10 +163,10 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
             after_epoch = partial(_after_epoch, fabric, folder, record, label, corpus, log)
             model = fit_model(fabric, model_config, corpus, place, label, on_epoch=after_epoch)
             noisy = not model_config.deterministic
-            record["models"][label]["final"] = {
-                "mean_path": measure(model, splits, 0, config.seed),
-                "averaged": measure(model, splits, SAMPLES, config.seed) if noisy else None,
-            }
+            trained, same = record["models"][label], before.get(label)
+            if same is None or same["history"] != trained["history"]:
+                same = {"final": _measure(model, splits, config.seed, noisy)}
+            trained["final"] = same["final"]
 
             def write(place: Path = place, model: LanguageModel = model) -> None:
                 write_model(place, model, corpus.vocabulary)
@@ -169,6 +174,14 @@ def _run(fabric: Fabric, config: TrainConfig, corpus: Corpus) -> dict[str, Any]:
 
             in_first_process(fabric, write)
     return record
+
+
+def _measure(model: LanguageModel, splits: Any, seed: int, noisy: bool) -> dict[str, Any]:
+    """The perplexities of a trained model, without noise and averaged over noisy RNNs."""
+    return {
+        "mean_path": measure(model, splits, 0, seed),
+        "averaged": measure(model, splits, SAMPLES, seed) if noisy else None,
+    }
 
 
 def models(config: TrainConfig, folder: Path) -> dict[str, tuple[TrainConfig, Path]]:

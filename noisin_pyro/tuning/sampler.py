@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,18 +21,20 @@ def make_sampler(seed: int) -> BaseSampler:
     """A sampler whose draws depend on the seed, the trial's number, and the trials before it.
 
     A sampler with a random state would start that anew when a study is resumed, and repeat earlier
-    draws.
+    draws. After a failed trial, whose draw had been tried before, a draw is uniform: the estimator
+    could suggest the same again for ever.
 
     Args:
         seed: the seed of the study.
     """
     from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
 
     class Repeatable(TPESampler):
         def sample_relative(
             self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
         ) -> dict[str, Any]:
-            return fresh(trial).sample_relative(study, trial, search_space)
+            return fresh(study, trial).sample_relative(study, trial, search_space)
 
         def sample_independent(
             self,
@@ -40,11 +43,13 @@ def make_sampler(seed: int) -> BaseSampler:
             param_name: str,
             param_distribution: BaseDistribution,
         ) -> Any:
-            sampler = fresh(trial, param_name)
+            sampler = fresh(study, trial, param_name)
             return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def fresh(trial: FrozenTrial, name: str = "") -> TPESampler:
+    def fresh(study: Study, trial: FrozenTrial, name: str = "") -> TPESampler:
         digest = hashlib.sha256(f"{seed} {trial.number} {name}".encode()).digest()
-        return TPESampler(n_startup_trials=STARTUP, seed=int.from_bytes(digest[:4], "big"))
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        startup = sys.maxsize if before and before[-1].state == TrialState.FAIL else STARTUP
+        return TPESampler(n_startup_trials=startup, seed=int.from_bytes(digest[:4], "big"))
 
     return Repeatable(n_startup_trials=STARTUP, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from noisin_pyro.training.config import DROPOUTS, TrainConfig
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-__all__ = ["SEARCHED", "first_guess", "searched", "suggest"]
+__all__ = ["SEARCHED", "first_guess", "number_of_settings", "searched", "suggest"]
 
 #: Four distributions of ε; some twenty trials could not distinguish more.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -65,6 +66,18 @@ def searched(base: TrainConfig, fixed: Set[str]) -> tuple[str, ...]:
             "one of them"
         )
     return tuple(name for name in SEARCHED if name in left)
+
+
+def number_of_settings(names: tuple[str, ...]) -> float:
+    """How many different settings there are to draw; infinite if γ is searched.
+
+    Example:
+        >>> number_of_settings(("noise_to", "dropout_words")), number_of_settings(("spread",))
+        (33, inf)
+    """
+    rates = round(HIGHEST / STEP) + 1
+    counts = {"spread": math.inf, **{name: len(values) for name, values in CHOICES.items()}}
+    return math.prod(counts.get(name, rates) for name in names)
 
 
 def suggest(trial: BaseTrial, names: tuple[str, ...], base: TrainConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.lease import Lease
 from noisin_pyro.tuning.place import check_place, exists
 from noisin_pyro.tuning.sampler import make_sampler
-from noisin_pyro.tuning.space import first_guess
+from noisin_pyro.tuning.space import first_guess, number_of_settings, suggest
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -304,9 +304,13 @@ def locked(folder: Path) -> Iterator[None]:
 class Trials:
     """Hands out the trials of a study to this process, one after another.
 
+    A trial that draws the setting of an earlier one would be the same training. It is not handed
+    out: it fails, and another is drawn.
+
     Args:
         study: the study.
-        folder: its folder.
+        config: the configuration of the study, whose ``out`` is its folder.
+        names: the searched options.
         limit: the number of trials of all processes together.
         wait: called with the numbers of other processes' running trials while none is left here.
     """
@@ -314,20 +318,22 @@ class Trials:
     def __init__(
         self,
         study: Study,
-        folder: Path,
+        config: TrainConfig,
+        names: tuple[str, ...],
         limit: int,
         wait: Callable[[list[int]], None] = lambda numbers: None,
     ) -> None:
-        self._study, self._folder, self._limit, self._wait = study, folder, limit, wait
-        self._leases: dict[
-            int, Lease
-        ] = {}  # kept, since a lease remembers how long it is untouched
+        self._study, self._config, self._names = study, config, names
+        self._folder, self._limit, self._wait = Path(config.out), limit, wait
+        # Kept, since a lease remembers how long it is untouched.
+        self._leases: dict[int, Lease] = {}
 
     @contextmanager
     def next(self) -> Iterator[Trial | None]:
-        """Locks a trial for this process while the block runs; yields None if all are finished.
+        """Locks a trial for this process while the block runs.
 
-        An interrupted trial comes before a new one.
+        Yields None if all are finished, or every setting has been tried. An interrupted trial
+        comes before a new one.
         """
         with ExitStack() as stack:
             yield self._claim(stack)
@@ -342,6 +348,20 @@ class Trials:
             time.sleep(POLL)
 
     def _take(self, stack: ExitStack) -> tuple[Trial | None, list[int]]:
+        from optuna.trial import TrialState
+
+        while True:
+            trial, elsewhere = self._first(stack)
+            if trial is None:
+                return None, elsewhere
+            chosen = suggest(trial, self._names, self._config)
+            if chosen not in self._settings(until=trial.number):
+                return trial, []
+            self._study.tell(trial, state=TrialState.FAIL)
+            stack.close()  # gives its lease back
+
+    def _first(self, stack: ExitStack) -> tuple[Trial | None, list[int]]:
+        """The first interrupted trial or else a new one; None if there are none left."""
         from optuna.trial import Trial, TrialState
 
         known = self._study.get_trials(deepcopy=False)
@@ -350,12 +370,24 @@ class Trials:
             if self._has(number, stack):
                 return Trial(self._study, known[number]._trial_id), []
         begun = [t for t in known if t.state not in (TrialState.WAITING, TrialState.FAIL)]
-        if len(begun) >= self._limit:
+        tried = {tuple(setting.values()) for setting in self._settings(until=len(known))}
+        if len(begun) >= self._limit or len(tried) >= number_of_settings(self._names):
             return None, running
         trial = self._study.ask()
         if not self._has(trial.number, stack):
             raise ValueError(f"{self._lease(trial.number).path} is of no trial; remove it")
         return trial, []
+
+    def _settings(self, until: int) -> list[dict[str, Any]]:
+        """The settings of the trials before one."""
+        from optuna.trial import FixedTrial, TrialState
+
+        settings = []
+        for trial in self._study.get_trials(deepcopy=False)[:until]:
+            if trial.state not in (TrialState.WAITING, TrialState.FAIL):
+                with suppress(ValueError):  # a process was killed while it drew this trial
+                    settings.append(suggest(FixedTrial(trial.params), self._names, self._config))
+        return settings
 
     def _has(self, number: int, stack: ExitStack) -> bool:
         """Takes a trial's lease, unless another process has it or has ended the trial."""

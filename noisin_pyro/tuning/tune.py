@@ -49,8 +49,10 @@ def tune(
     The first trial has the default noise of ``noisin train``, and no dropout; the others are drawn
     by Optuna's tree-structured Parzen estimator. Once four trials have finished, a trial that is
     worse than the median of those before it is pruned, but not in the first third of its epochs
-    (rounded down). In one process the trials, their numbers and their order are the same however
-    often the study is killed and resumed.
+    (rounded down). A setting is trained once: a trial that draws an earlier one's fails, which
+    leaves its number out of the record, and another is drawn. The study ends early when every
+    setting has been tried. In one process the trials, their numbers and their order are the same
+    however often the study is killed and resumed.
 
     Args:
         config: the options of all trials; ``out`` is the folder of the study, and ``resume``
@@ -82,11 +84,10 @@ def tune(
     corpus = load_checked(config)
     make_fabric(config)
 
-    folder = Path(config.out)
     with _quiet_optuna(), _storage_errors(storage):
         study = open_study(config, names, corpus.sha256, storage)
         say = _Say(config.quiet)
-        queue = Trials(study, folder, trials, say.waiting)
+        queue = Trials(study, config, names, trials, say.waiting)
         while True:
             with queue.next() as trial:
                 if trial is None:

@@ -4,12 +4,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from noisin_pyro.cli import main
 from noisin_pyro.cli.commands import COMMANDS
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.interrupt import Interrupted
 
 TINY = [
     "--embedding_size", "8", "--hidden_size", "12", "--batch_size", "4", "--unroll", "9",
@@ -353,3 +356,26 @@ print(*sys.modules)
     for line, sentence in zip(told, wrong):
         assert sentence in line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_the_advice_after_ctrl_c_can_be_followed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trust: bool,
+) -> None:
+    """It names a file that is there, and the option that no file may hold."""
+
+    def stopped(config: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("noisin_pyro.training.run.train", stopped)
+    command = ["train", "--corpus=hmm", f"--out={tmp_path / 'run'}", f"--trust_code={trust}"]
+    assert main(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("start it again")
+    (tmp_path / "run").mkdir()
+    TrainConfig(corpus="hmm").save(tmp_path / "run" / "config.yaml")
+    assert main([*command, "--resume=true"]) == 130
+    option = " --trust_code true" if trust else ""
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--resume true{option}")

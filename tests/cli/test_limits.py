@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from noisin_pyro import Additive, LanguageModel, NoisyRNN, weight_priors
+from noisin_pyro.atomic import describe_failure
 from noisin_pyro.cli import main
 from noisin_pyro.experiments.markdown import markdown_table
 from noisin_pyro.experiments.recipe import Options, recipes
@@ -253,6 +255,16 @@ def test_a_reader_that_has_enough_is_no_error(run: Path) -> None:
     command = f"{sys.executable} -m noisin_pyro generate {run} --words 9"
     assert in_bash(f"{command} | true; echo ${{PIPESTATUS[0]}}") == ("0\n", "")
     assert in_bash(f"{command} --prompt zzz 2>&1 | true; echo ${{PIPESTATUS[0]}}") == ("2\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["--version", "train --help", "tune --print_config"])
+def test_a_full_disk_is_told(arguments: str, unbuffered: str) -> None:
+    """argparse ignores it: the exit code was 0, or 120 when Python wrote its buffers at the end."""
+    noisin = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m noisin_pyro"
+    told = in_bash(f"{noisin} {arguments} 2>&1 >/dev/full; echo $?")
+    assert told == (f"noisin: {describe_failure(OSError(errno.ENOSPC, ''))}\n2\n", "")
 
 
 def test_a_training_whose_progress_nobody_reads(text: Path, tmp_path: Path) -> None:

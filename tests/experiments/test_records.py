@@ -15,6 +15,7 @@ from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, recipes
 from noisin_pyro.experiments.reproduce import reproduce
 from noisin_pyro.experiments.store import due, planned, run_of
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.infinities import with_infinities
 from tests.experiments.fakes import fake, row_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reproduce"
@@ -120,7 +121,7 @@ def test_a_record_without_the_averages_that_are_asked_for_is_named(tmp_path: Pat
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
 def test_committed_records_are_those_of_the_recipes(file: Path) -> None:
     """A recipe that changes orphans its records; then they are to be run again, or removed."""
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = json.loads(file.read_text(encoding="utf-8"), object_hook=with_infinities)
     config = record["config"]
     found = next(r for r in EVERY if r.records == record["recipe"] == r.name)
     options = Options(

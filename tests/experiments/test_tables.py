@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_pictures_come_from_records_alone(experiment: str, tmp_path: Path) -> No
 
 
 def test_perplexities_beyond_all_bounds(tmp_path: Path) -> None:
-    """They are null in a record, which is neither the lowest nor an error."""
+    """They are null in a record, and infinite in a table; they are never the lowest."""
     options = Options(grid=2, seeds=1)
     for recipe in recipes("figure2", options):
         for number, run in enumerate(planned(recipe, options, tmp_path)):
@@ -142,7 +143,40 @@ def test_perplexities_beyond_all_bounds(tmp_path: Path) -> None:
             run.path.write_text(json.dumps(record))
     noisy = summarise_row(recipes("figure2", options)[0], options, tmp_path)
     assert noisy.point == list(noisy.grid)[1]
-    assert "multiplicative-0.5 –" in render("figure2", options, tmp_path, write=True)
+    assert "multiplicative-0.5 inf" in render("figure2", options, tmp_path, write=True)
+    assert list(tmp_path.rglob("*.png"))
+
+
+def test_an_infinite_perplexity_is_told(tmp_path: Path) -> None:
+    """A seed with one was left out of the mean of the others, and a row of one was a dash."""
+    options = Options(grid=1, seeds=3)
+    found = {
+        "noisin": (math.inf, 130, 131),
+        "noisin-star": (129, 130, 131),
+        "dropout": (math.inf, math.inf, math.inf),
+        "none": (150, 151, 152),
+    }
+    for suffix, tests in found.items():
+        recipe = row_of(f"1-tanh-{suffix}")
+        for seed, test in enumerate(tests, 1):
+            run = run_of(recipe, recipe.points(options)[0], seed, options, tmp_path)
+            fake(run, 140, test)
+    assert render("table2", options, tmp_path).splitlines()[2] == (
+        "| 1 layer, tanh | inf (131.9) | **130.0 ± 1.0** (140.9) | inf (138.3) "
+        "| 151.0 ± 1.0 (141.4) | NOISIN* |"
+    )
+
+
+@pytest.mark.parametrize("experiment", ["figure2", "spread", "samples", "regularisers"])
+@pytest.mark.filterwarnings("ignore:a learned spread without a floor")
+def test_a_picture_of_infinite_perplexities(experiment: str, tmp_path: Path) -> None:
+    """Averages of noisy RNNs may have them too; their records were refused."""
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes(experiment, options):
+        (run,) = planned(recipe, options, tmp_path)
+        fake(run, math.inf, math.inf)
+    text = render(experiment, options, tmp_path, write=True)
+    assert "| inf |" in text and "nan" not in text
     assert list(tmp_path.rglob("*.png"))
 
 

@@ -75,8 +75,8 @@ def test_state_dicts(cell: str, spread: Any) -> None:
     assert all(float(gamma.detach().mean()) == pytest.approx(0.7) for gamma in noisy.spread)
     learned = isinstance(spread, Learned)
     keys = set(noisy.state_dict()) - set(plain.state_dict())
-    ending = "_unconstrained" if learned else ""
-    assert keys == {f"spread_l{i}{ending}" for i in range(2)}
+    endings = ("_unconstrained", "_floor") if learned else ("",)
+    assert keys == {f"spread_l{i}{ending}" for i in range(2) for ending in endings}
     plain.load_state_dict(noisy.state_dict(), strict=False)
     if learned:
         with torch.no_grad():
@@ -90,6 +90,25 @@ def test_state_dicts(cell: str, spread: Any) -> None:
         noisy.load_state_dict(incomplete)
     with pytest.raises(RuntimeError, match='Unexpected key.*"weight_hh_l9"'):
         noisy.load_state_dict({**plain.state_dict(), "weight_hh_l9": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("per", ["layer", "unit"])
+def test_a_learned_spread_keeps_its_value_under_another_floor(per: Any) -> None:
+    saved, other, above = (
+        NoisyGRU(D, H, 2, noise=ADDITIVE, spread=Learned(0.5, floor, per))
+        for floor in (0.1, 0.02, 0.4)
+    )
+    with torch.no_grad():
+        saved.spread_l1_unconstrained.sub_(0.7)  # γ = 0.3
+    buffer = io.BytesIO()
+    torch.save(saved.state_dict(), buffer)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert_same(list(other.spread), list(saved.spread))
+    with pytest.raises(RuntimeError, match=r"spread_l1 was learned above 0.1 and ended at 0.298"):
+        above.load_state_dict(saved.state_dict())
+    older = {k: v for k, v in saved.state_dict().items() if not k.endswith("_floor")}
+    saved.load_state_dict(older)  # a state dict without floors is one of equal floors
 
 
 def copies(model: nn.Module, tmp_path: Any) -> dict[str, Any]:
@@ -131,6 +150,15 @@ def test_copies_are_equal_and_independent(tmp_path: Any, used: bool) -> None:
         with torch.no_grad():
             other.rnn.weight_hh_l0.zero_()
         assert torch.equal(model.rnn.weight_hh_l0, weight), name
+
+
+@cells
+def test_an_rnn_is_pickled_by_itself_after_pyro_has_run_it(cell: str) -> None:
+    rnn = twins(cell, 2, ADDITIVE, Learned(0.4))[1]
+    x = torch.randn(T, B, D)
+    pyro.poutine.trace(rnn).get_trace(x)  # which leaves weak references in its parameters
+    other = pickle.loads(pickle.dumps(rnn))
+    assert torch.equal(other(x, sample=False)[0], rnn(x, sample=False)[0])
 
 
 @cells

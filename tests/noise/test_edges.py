@@ -130,3 +130,16 @@ def test_a_draw_is_never_written_into_the_base() -> None:
     epsilon = Standardized(Constant(1.0, 2.0), 1.0, 2.0)
     assert torch.equal(epsilon.expand([4]).sample(), torch.ones(4))
     assert Constant.held == 3.0
+
+
+def test_the_density_of_a_von_mises_does_not_repeat_itself() -> None:
+    """Its support in torch is the whole line, where the mass of its density is infinite."""
+    base = dist.VonMises(0.0, 4.0)
+    epsilon = Additive(base, mean=0.0, stddev=0.549).standardized(
+        torch.ones((), dtype=torch.float64)
+    )
+    assert not epsilon.unbounded
+    grid = torch.linspace(*epsilon.ends, 20001, dtype=torch.float64)
+    assert torch.trapezoid(epsilon.log_prob(grid).exp(), grid) == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(ValueError, match="within the support"):
+        epsilon.log_prob(torch.tensor(2 * math.pi / 0.549))

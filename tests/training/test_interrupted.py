@@ -1,6 +1,8 @@
 """Nothing that a run has done is lost: kills, Ctrl-C, and going on."""
 
+import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,12 +11,16 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from noisin_pyro.training import loop, run
+from noisin_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.fit import measure
 from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.run import train
@@ -113,6 +119,80 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path)
     after = outcome(finished)
     assert after[2] == before[2]
     assert all(torch.equal(after[0][name], before[0][name]) for name in before[0])
+
+
+def test_what_was_measured_is_not_measured_again(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the history, or the version of a library, is another."""
+    config = small(text, tmp_path / "run", epochs=1)
+    first = train(config)
+    measured = []
+
+    def count(*arguments: Any) -> dict[str, float]:
+        measured.append(arguments)
+        return measure(*arguments)
+
+    monkeypatch.setattr(run, "measure", count)
+    again = train(replace(config, resume=True))
+    assert not measured
+    assert again["models"]["noisin"]["final"] == first["models"]["noisin"]["final"]
+    path = tmp_path / "run" / "record.json"
+    record = json.loads(path.read_text())
+    record["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(record))
+    train(replace(config, resume=True))
+    assert len(measured) == 3
+    train(replace(config, resume=True, epochs=2))
+    assert len(measured) == 6
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_the_best_epoch_is_one_of_the_record(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """If an epoch's checkpoint could not be written, and the epoch is trained anew otherwise."""
+    config = small(text, tmp_path / "run", noise="none", checkpoint_seconds=0.0)
+
+    def disk_is_full(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
+        last, epoch, step = path.name == "last.ckpt", payload["epoch"], payload["step"]
+        if last and epoch == 3:
+            raise OSError(errno.ENOSPC, "full", str(path))
+        if not last or epoch == 1 or step == 1:  # the last one is of the second epoch's first step
+            save_checkpoint(path, payload, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", disk_is_full)
+        with pytest.raises(OSError):
+            train(config)
+    model = train(replace(config, resume=True, learning_rate=rate))["models"]["deterministic"]
+    best = load_checkpoint(tmp_path / "run" / "best.ckpt")["history"]
+    assert (model["best_epoch"] == 1) == (rate == 1)  # with which Adam makes things worse
+    assert [row["valid"] for row in best] == [
+        row["valid_nats"] for row in model["history"][: model["best_epoch"]]
+    ]
+
+
+def test_a_best_epoch_that_could_not_be_written_is_written_on_resuming(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(text, tmp_path / "run", epochs=2, noise="none")
+
+    def disk_is_full(path: Path, payload: dict[str, Any], keep: Path | None = None) -> None:
+        if path.name == "best.ckpt" and payload["epoch"] == 3:
+            raise OSError(errno.ENOSPC, "full", str(path))
+        save_checkpoint(path, payload, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", disk_is_full)
+        with pytest.raises(OSError):
+            train(config)
+    model = train(replace(config, resume=True))["models"]["deterministic"]
+    assert model["best_epoch"] == 2
+    assert load_checkpoint(tmp_path / "run" / "best.ckpt")["epoch"] == 3
+    assert math.log(model["final"]["mean_path"]["valid"]) == pytest.approx(
+        model["history"][1]["valid_nats"], abs=1e-6
+    )
 
 
 def test_an_option_that_trained_nothing_is_no_change(finished: Path, tmp_path: Path) -> None:

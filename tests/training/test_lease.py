@@ -103,8 +103,17 @@ def test_one_that_is_silent_is_taken_over_and_then_ends(
         owner.send_signal(signal.SIGCONT)
         _, err = owner.communicate(timeout=60)
         assert (owner.returncode, err.count("\n")) == (BUSY, 1), err
-        assert f"noisin: another process has taken over {tmp_path}" in err
+        assert f"noisin: another process took over {tmp_path}" in err
     assert not (tmp_path / "lock").exists()
+
+
+def test_the_owner_of_one_that_was_removed_ends(
+    tmp_path: Path, owner: subprocess.Popen[str]
+) -> None:
+    (tmp_path / "lock").unlink()
+    _, err = owner.communicate(timeout=60)
+    assert (owner.returncode, err.count("\n")) == (BUSY, 1), err
+    assert f"noisin: {tmp_path / 'lock'} was removed" in err
 
 
 def test_one_of_a_process_that_was_killed_here_is_free_at_once(

@@ -104,6 +104,20 @@ def test_a_moved_run_goes_on_where_it_lies(
     assert weights(tmp_path / "first") == before != weights(tmp_path / "second")
 
 
+def test_a_moved_run_finds_its_data_set(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``hf:`` with the path of a folder from where the run was started."""
+    pytest.importorskip("datasets", reason="needs the extra hf")
+    (tmp_path / "words").mkdir()
+    shutil.copy(text, tmp_path / "words" / "train.txt")
+    monkeypatch.chdir(tmp_path)
+    train(replace(tiny(text, tmp_path / "run", epochs=1), corpus="hf:words"))
+    monkeypatch.chdir("/")
+    config = f"{tmp_path}/run/config.yaml"
+    assert main(["train", "--config", config, "--resume=true", "--epochs=2"]) == 0
+
+
 def test_one_training_at_a_time(text: Path, run: Path) -> None:
     before = weights(run)
     with (

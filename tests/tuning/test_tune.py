@@ -151,6 +151,27 @@ def kill_at(place: int) -> Callable[[int], None]:
     return lambda count: os.kill(os.getpid(), signal.SIGKILL) if count == place else None
 
 
+def test_no_setting_is_trained_twice(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study ends when all have been tried, also if it is resumed after each trial."""
+    sizes = ("--hidden_size=4", "--embedding_size=4", "--epochs=1", "--quiet=true")
+    fixed = ("--spread=1", "--noise=gaussian", *(f"--{name}=0" for name in sorted(DROPOUTS)))
+    asked = ["tune", f"--corpus={text}", *sizes, *fixed, "--resume=true"]
+    assert main([*asked, f"--out={tmp_path}/a", "--trials=9"]) == 0
+    assert "there are no other settings of injection, noise_to to try" in capsys.readouterr().out
+    for trials in range(1, 10):
+        assert main([*asked, f"--out={tmp_path}/b", f"--trials={trials}"]) == 0
+    assert "no other settings" in capsys.readouterr().out
+    records = [json.loads((tmp_path / name / "study.json").read_text()) for name in "ab"]
+    assert numbers(records[0]) == numbers(records[1])
+    settings = [tuple(row["options"].values()) for row in records[0]["trials"]]
+    assert len(settings) == len(set(settings)) == 6
+    numbered = [row["number"] for row in records[0]["trials"]]
+    assert numbered != list(range(6)), "this seed draws none again, which tests nothing"
+    assert not list(tmp_path.rglob("*.lock"))
+
+
 def command(text: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     options = config(text, out).to_dict("quiet", "resume", "spread", "noise", "noise_to",
                                         "injection", "data_dir", *DROPOUTS)  # fmt: skip
@@ -216,7 +237,7 @@ def test_a_trial_that_another_process_ends_meanwhile_is_not_taken(
         return take(self)
 
     monkeypatch.setattr(Lease, "take", end_first)
-    with study.Trials(made, Path(base.out), limit=1).next() as taken:
+    with study.Trials(made, base, ("spread",), limit=1).next() as taken:
         assert ended and taken is None
     assert not lease.path.exists()
 
