@@ -246,6 +246,15 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "epsilon must have the dtype of the weights, torch.float32, got torch.float64; convert it",
     ),
+    # noise after the RNN is built
+    *(
+        (
+            lambda later=later: setattr(lstm(), "noise", later),
+            AttributeError,
+            "noise of a NoisyLSTM cannot be changed, got .*; build another with the same weights",
+        )
+        for later in (None, NOISE)
+    ),
     # inputs of a model
     (lambda: model()(tokens(T)), ValueError, r"\(T, B\) or \(T, B, ...\), got \(4,\)"),
     (
