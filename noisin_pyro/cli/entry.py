@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad input, or 128 + n after signal n.
+        The exit code: 0, 2 for bad input, or 128 + n after signal n. A process whose folder another
+        one has taken over ends with 75.
 
     Raises:
         SystemExit: with 0 after ``--help``, and with 1 if a training of ``reproduce`` failed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -32,7 +33,8 @@ class Cluster:
 
     Args:
         name: ``slurm``, or ``local`` for submitit's jobs on this machine.
-        folder: where submitit keeps jobs and logs; on a file system that the machines share.
+        folder: where submitit keeps jobs and logs, in a folder for each run, which is removed when
+            the run has its record; on a file system that the machines share.
         partition: Slurm's partition; its default one if None.
         hours: time limit of a job, in hours; a job that reaches it is queued again.
         cpus: CPU cores of a job.
@@ -57,8 +59,11 @@ class Cluster:
         if self.gpus < 0:
             raise ValueError(f"gpus must be at least 0, got {self.gpus}")
 
-    def executor(self) -> AutoExecutor:
+    def executor(self, place: Path = Path()) -> AutoExecutor:
         """Submitit's executor with these settings.
+
+        Args:
+            place: the path of a run's jobs and logs within the folder.
 
         Raises:
             ImportError: if submitit is not installed.
@@ -72,7 +77,7 @@ class Cluster:
             ) from None
         try:
             options = {"slurm_max_num_timeout": REQUEUES} if self.name == "slurm" else {}
-            executor = AutoExecutor(self.folder, cluster=self.name, **options)
+            executor = AutoExecutor(self.folder / place, cluster=self.name, **options)
         except RuntimeError as error:
             raise ValueError(
                 f"cluster {self.name} is not here ({error}); call noisin where sbatch and srun are"
@@ -135,7 +140,7 @@ class ClusterWorker(Worker):
         cores = self._cores if self._cluster.name == "local" else self._cluster.cpus
         with _ctrl_c_ignored():
             job_file = str((self.folder / "job.json").resolve())
-            self.job = self._cluster.executor().submit(RunJob(job_file, cores))
+            self.job = self._cluster.executor(self.run.place).submit(RunJob(job_file, cores))
         return self
 
     @property
@@ -164,15 +169,12 @@ class ClusterWorker(Worker):
             self.job.cancel(check=False)
 
     def join(self) -> None:
-        """Waits up to ``GRACE`` seconds for its end; removes submitit's files of a finished run."""
+        """Waits up to ``GRACE`` seconds for its end; removes the logs of a finished run."""
         until = time.monotonic() + GRACE
         while self.running and time.monotonic() < until:
             time.sleep(POLL)
-        paths = self.job.paths
         if self.run.finished:
-            for path in (paths.submitted_pickle, paths.result_pickle, paths.submission_file,
-                         paths.stdout, paths.stderr):  # fmt: skip
-                path.unlink(missing_ok=True)
+            shutil.rmtree(self._cluster.folder / self.run.place, ignore_errors=True)
 
     def last_words(self) -> str:
         """The last line of what it printed on stderr, and where the rest is."""

@@ -88,7 +88,7 @@ def run_all(
                 tally = count(rows, options, results)
                 show(tally, list(active.values()), elsewhere)
                 if not (active or waiting):
-                    _clear(rows, options, results, work)
+                    _clear(rows, options, results, work, cluster)
                     return failures
                 until = time.monotonic() + (RETRY if elsewhere else math.inf)
                 while (
@@ -155,10 +155,16 @@ def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) 
     return None
 
 
-def _clear(rows: Sequence[Recipe], options: Options, results: Path, work: Path) -> None:
-    """Removes the folders of finished runs, which a worker leaves that was killed at its end."""
+def _clear(
+    rows: Sequence[Recipe], options: Options, results: Path, work: Path, cluster: Cluster | None
+) -> None:
+    """Removes what is left of finished runs: logs of jobs, and folders of killed workers."""
     for run in [run for recipe in rows for run in planned(recipe, options, results)]:
-        if run.finished and (work / run.place).exists():
+        if not run.finished:
+            continue
+        if cluster is not None:
+            shutil.rmtree(cluster.folder / run.place, ignore_errors=True)
+        if (work / run.place).exists():
             _prepare(run, work / run.place, jobs=1)
 
 

@@ -24,7 +24,13 @@ class _OfTorch(NoisyRecurrence):
     """What is common to the noisy versions of torch's RNNs."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``deepcopy`` and ``pickle``: torch's would draw each weight that has a prior."""
+        """For ``deepcopy`` and ``pickle``, where torch's method takes the place of Pyro's.
+
+        Pyro's removes the weak references that its param store adds to parameters, and torch's
+        would draw each weight that has a prior.
+        """
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)
         if self._pyro_samples.keys().isdisjoint(self._flat_weights_names):
             return super().__getstate__()  # type: ignore[no-any-return, no-untyped-call]
         unread = {"_flat_weights": [None] * len(self._flat_weights_names)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -65,13 +67,14 @@ def _sample_track(
         h = state[0]
         if track.noise_to != "weights":
             h, *clean = cell.step(gates, state, weights)
-        distribution = noise.distribution(noise.clamp(h, cell.range), spread).to_event(1)
+        base = noise.distribution(noise.clamp(h, cell.range), spread)
+        distribution: Any = dist.Independent(base, 1)  # torch's own have no ``to_event``
         if not (call.active or distribution.has_rsample) and torch.is_grad_enabled():
             raise ValueError(
                 f"{noise} has no pathwise gradient, so a plain backward pass would lose it: "
                 "train with NoisinELBO or SVI, or draw samples under torch.no_grad()"
             )
-        drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t)
+        drawn = call.sample_step(layers.module, f"z_{track.name}_{t}", distribution, t).to(h.dtype)
         if track.noise_to == "weights":  # this step's weights read z, a noisy copy of h_{t-1}
             h, *clean = cell.step_reading(gates, drawn, state, weights)
         new = (h if track.noise_to in ("output", "weights") else drawn, *clean)

@@ -26,8 +26,9 @@ class MeanParameterized(Noise):
     has no ``rsample``, the objectives use the score-function gradient.
 
     Args:
-        fn: a function from (mean, spread), both with shape (\\*, B, H), to a distribution with that
-            batch shape and mean ``mean``. Its support must contain the transition's range.
+        fn: a function from (mean, spread), both with shape (\\*, B, H), to a distribution (of Pyro
+            or torch) with that batch shape and mean ``mean``. Its support must contain the
+            transition's range. For states in half precision it gets float32, and z is rounded.
 
     Raises:
         TypeError: if ``fn`` cannot be called.
@@ -55,7 +56,9 @@ class MeanParameterized(Noise):
             )
 
     def distribution(self, h: Tensor, spread: Tensor) -> Any:
-        return self.fn(*torch.broadcast_tensors(h, spread))
+        # torch cannot sample a Gamma, among others, in half precision.
+        work = torch.promote_types(h.dtype, torch.float32)
+        return self.fn(*torch.broadcast_tensors(h.to(work), spread.to(work)))
 
     def check_range(self, states: Range, transition: str) -> None:
         """Checks the distribution at several states across the range, for γ = 0.25.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -70,7 +71,7 @@ def test_jobs_write_the_records_that_processes_do(
     until(lambda: saved(tmp_path))
     os.kill(workers(tmp_path)[0], signal.SIGUSR2)
     until(lambda: "Requeued job" in "".join(
-        path.read_text() for path in (tmp_path / "work" / "cluster").glob("*.out")
+        path.read_text() for path in (tmp_path / "work" / "cluster").rglob("*.out")
     ) or process.poll() is not None)  # fmt: skip
     assert process.poll() is None, "its log goes when its run has a record"
     out, err = process.communicate(timeout=300)
@@ -89,6 +90,8 @@ def test_a_job_that_is_killed_is_told_and_its_run_goes_on(
     os.kill(workers(tmp_path)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and " was killed (" in err and "Traceback" not in err
+    (log,) = re.findall(r" was killed \((.*)\)", err)
+    assert Path(log).parent.parent.name == "1-tanh-noisin" and Path(log).exists()
     process = again()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -116,6 +119,7 @@ def test_the_parent_is_killed_and_two_others_go_on(
         _, err = other.communicate(timeout=300)
         assert other.returncode == 0, err
     assert records(tmp_path) == records(undisturbed)
+    assert left(tmp_path) == [], "also the logs of jobs whose parent was killed"
 
 
 @pytest.mark.slow

@@ -153,6 +153,15 @@ def test_copies_are_equal_and_independent(tmp_path: Any, used: bool) -> None:
 
 
 @cells
+def test_an_rnn_is_pickled_by_itself_after_pyro_has_run_it(cell: str) -> None:
+    rnn = twins(cell, 2, ADDITIVE, Learned(0.4))[1]
+    x = torch.randn(T, B, D)
+    pyro.poutine.trace(rnn).get_trace(x)  # which leaves weak references in its parameters
+    other = pickle.loads(pickle.dumps(rnn))
+    assert torch.equal(other(x, sample=False)[0], rnn(x, sample=False)[0])
+
+
+@cells
 @pytest.mark.parametrize("noise", [ADDITIVE, MULTIPLICATIVE], ids=["additive", "multiplicative"])
 def test_double_and_to(cell: str, noise: Any) -> None:
     for spread in (0.7, Learned(0.7)):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -209,3 +210,25 @@ def test_equality_of_mean_parameterised_noises() -> None:
     assert MeanParameterized(gamma) == MeanParameterized(gamma) != MeanParameterized(beta)
     assert hash(MeanParameterized(gamma)) == hash(MeanParameterized(gamma))
     assert pickle.loads(pickle.dumps(MeanParameterized(gamma))) == MeanParameterized(gamma)
+
+
+@pytest.mark.parametrize("kind", [dist.Gamma, td.Gamma], ids=["pyro", "torch"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_distributions_of_torch_and_states_in_half_precision(kind: Any, dtype: torch.dtype) -> None:
+    """torch's distributions have no ``to_event``, and it samples no Gamma in half precision.
+
+    The mean of each unit's 20,000 draws is within 5 standard errors and the rounding of the state;
+    by chance it is not in one of 100,000 runs.
+    """
+    torch.manual_seed(0)
+    noise = MeanParameterized(lambda m, s: kind(1 / s**2, 1 / (m * s**2)))
+    rnn = NoisyRNN(2, 3, nonlinearity="sigmoid", noise=noise, spread=0.3, dtype=dtype)
+    x = torch.randn(1, 1, 2, dtype=dtype).expand(1, 20_000, 2)
+    trace = pyro.poutine.trace(rnn).get_trace(x)
+    z, h = trace.nodes["_RETURN"]["value"][0], rnn(x, sample=False)[0]
+    assert z.dtype == dtype and torch.as_tensor(trace.log_prob_sum()).isfinite()
+    ratio = (z.double() / h.double()).detach().mean(1)
+    bound = 5 * 0.3 / 20_000**0.5 + 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=bound)
+    z.sum().backward()
+    assert rnn.weight_hh_l0.grad is not None
