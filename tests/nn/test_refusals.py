@@ -208,7 +208,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
             ([True, True], "got torch.bool"),
         )
     ),
-    (lambda: lstm()(X, lengths=[4, 4]), ValueError, r"tensor of integers.*got \[4, 4\]"),
+    (lambda: lstm()(X, lengths=[4.0, 4]), ValueError, r"be integers with .*got \[4.0, 4\]"),
     (
         lambda: lstm()(pack_padded_sequence(X, torch.tensor([4, 2])), lengths=torch.tensor([4, 2])),
         ValueError,
