@@ -80,7 +80,8 @@ class SequenceModel(Freezable, PyroModule):
             :class:`FilteringELBO` would know of them.
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
-        input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``.
+        input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``. This attribute
+            can be set at any time.
         dropout_input: the probability of zeroing a unit of the embedded input, while training. If
             the RNN is ``tied``, all steps of a sequence share a mask, which counts as noise.
         dropout_output: the same for the input of the emission.
@@ -143,8 +144,17 @@ class SequenceModel(Freezable, PyroModule):
         self.dropout_input, self.dropout_output = dropout_input, dropout_output
         self._spreads: dict[str, Spread] = {}
         if input_noise is not None:
-            spread = self._spreads["input_spread"] = as_spread(input_spread)
-            spread.attach(self, "input_spread", rnn.input_size, rnn.like)
+            self.input_spread = input_spread
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "input_spread":
+            super().__setattr__(name, value)
+            return
+        if self.input_noise is None:
+            raise AttributeError("input_spread is the γ of input_noise, which this model lacks")
+        spread = as_spread(value)
+        spread.attach(self, name, self.rnn.input_size, self.rnn.like)
+        self._spreads[name] = spread
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with apart(self):

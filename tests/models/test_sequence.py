@@ -118,6 +118,22 @@ def test_input_noise(kind: Any) -> None:
     torch.testing.assert_close(model(x, sample=False)[1], rnn(x)[1])
 
 
+def test_the_spread_of_input_noise_is_set_at_any_time() -> None:
+    noise = Additive(dist.Normal(0.0, 1.0))
+    model = SequenceModel(
+        nn.Identity(), NoisyRNN(D, H), NormalEmission(H, 1), input_noise=noise, input_spread=0.3
+    )
+    model.input_spread = Learned(0.4)
+    model(torch.randn(T, B, D))[0].sum().backward()
+    assert model.input_spread_unconstrained.grad is not None
+    model.input_spread = 0.2
+    assert not any("input_spread" in name for name, _ in model.named_parameters())
+    with pytest.raises(ValueError, match="spread must be positive and finite, got -1.0"):
+        model.input_spread = -1.0
+    with pytest.raises(AttributeError, match="input_noise, which this model lacks"):
+        SequenceModel(nn.Identity(), NoisyRNN(D, H), NormalEmission(H, 1)).input_spread = 0.2
+
+
 def test_an_emission_whose_densities_would_count_several_times_is_refused() -> None:
     """Pyro would expand the batch shape (T, 1, 1) to (T, T, 1)."""
     head = nn.Linear(H, 1)
