@@ -15,7 +15,7 @@ from tests.text.corpora import TEXTS
 
 def test_corpus_has_the_vocabulary_of_the_training_split_and_an_eos_per_line() -> None:
     corpus = Corpus.from_texts("tiny", TEXTS)
-    assert Corpus.from_texts("tiny", tuple(TEXTS)).sha256 == corpus.sha256
+    assert Corpus.from_texts("tiny", (TEXTS.train, TEXTS.valid, TEXTS.test)).sha256 == corpus.sha256
     words = corpus.vocabulary.decode(corpus.train)
     assert words == ["a", "b", "a", "c", "<eos>", "<eos>", "a", "b", "<eos>"]
     assert corpus.vocabulary.decode(corpus.test) == ["c", "<unk>", "<eos>"]
