@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_lengths", "filled", "last_step", "length_mask", "reverse"]
+__all__ = ["Lengths", "checked_lengths", "filled", "last_step", "length_mask", "reverse"]
+
+Lengths = Tensor | Sequence[int]
+"""Each sequence's number of steps, by a user: a tensor with shape (B,), or B integers."""
 
 
 def length_mask(lengths: Tensor, steps: int) -> Tensor:
@@ -52,8 +56,8 @@ def filled(targets: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, targets, targets.narrow(targets.dim() - mask.dim(), 0, 1))
 
 
-def check_lengths(lengths: Any, steps: int, batch: int) -> None:
-    """Checks the lengths of a batch of sequences.
+def checked_lengths(lengths: Any, steps: int, batch: int) -> Tensor:
+    """The lengths of a batch of sequences as a tensor, after checks.
 
     Args:
         lengths: the lengths, by a user.
@@ -61,8 +65,10 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> None:
         batch: B.
 
     Raises:
-        ValueError: unless they are a tensor of B integers in 1 … T.
+        ValueError: unless they are B integers in 1 … T.
     """
+    if isinstance(lengths, Sequence) and all(isinstance(length, int) for length in lengths):
+        lengths = torch.tensor(lengths, dtype=torch.long, device="cpu")
     if not isinstance(lengths, Tensor):
         got = repr(lengths)
     elif lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.shape != (batch,):
@@ -73,10 +79,9 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> None:
             f"{lengths.tolist()}; drop empty sequences and pad the input"
         )
     else:
-        return
+        return lengths
     raise ValueError(
-        f"lengths must be a tensor of integers with shape ({batch},), one for each sequence, "
-        f"got {got}"
+        f"lengths must be integers with shape ({batch},), one for each sequence, got {got}"
     )
 
 

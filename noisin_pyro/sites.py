@@ -23,7 +23,7 @@ from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from noisin_pyro.lengths import check_lengths, length_mask
+from noisin_pyro.lengths import Lengths, checked_lengths, length_mask
 from noisin_pyro.naming import is_conditioned, is_foreign, is_issued, trains_by_svi, watched
 
 __all__ = [
@@ -86,7 +86,7 @@ class Call:
         owner: PyroModule,
         shape: Sequence[int],
         device: torch.device,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         sample: bool | None,
         *,
         tied: bool,
@@ -112,8 +112,8 @@ class Call:
         if readout not in READOUTS:
             raise ValueError(f"readout must be 'noisy' or 'mean', got {readout!r}")
         if lengths is not None:
-            check_lengths(lengths, steps, batch)
-            lengths = lengths.to(device, torch.long)  # bytes would index as a mask
+            # bytes would index as a mask
+            lengths = checked_lengths(lengths, steps, batch).to(device, torch.long)
         noisy = owner.training if sample is None else sample
         dropping = noisy if tied else owner.training
         active = am_i_wrapped()

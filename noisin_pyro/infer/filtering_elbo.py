@@ -14,6 +14,7 @@ from noisin_pyro.infer.particles import Particles
 from noisin_pyro.infer.prior_guide import PriorGuide
 from noisin_pyro.infer.smoothing_guide import SmoothingGuide
 from noisin_pyro.infer.stateful import StatefulELBO, StatefulObjective
+from noisin_pyro.lengths import Lengths
 from noisin_pyro.models.sequence import SequenceModel
 
 __all__ = ["FilteringELBO", "FilteringObjective"]
@@ -104,7 +105,7 @@ class FilteringELBO(StatefulELBO):
         x: Tensor,
         y: Tensor | None = None,
         state: Particles | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         sample: bool | None = None,
     ) -> tuple[Tensor, Particles]:

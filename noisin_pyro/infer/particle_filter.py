@@ -30,7 +30,7 @@ from noisin_pyro.infer.particles import (
     multinomial,
     systematic,
 )
-from noisin_pyro.lengths import check_lengths, filled, length_mask
+from noisin_pyro.lengths import Lengths, checked_lengths, filled, length_mask
 from noisin_pyro.models.sequence import Drawn, SequenceModel
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.sites import Readout, priors_of
@@ -62,7 +62,7 @@ def filter_window(
     x: Tensor,
     y: Tensor,
     particles: Particles,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     *,
     ess_threshold: float = 0.5,
     resampling: Resampling = "systematic",
@@ -111,6 +111,8 @@ def filter_window(
     check_filters(model, ess_threshold, resamples)
     noisy = model.training if sample is None else sample
     event_shape = y.shape[2:]
+    if lengths is not None:
+        lengths = checked_lengths(lengths, *x.shape[:2])
     x, y, mask = _copies(x, y, lengths, count)
     if drawn is None and noisy:
         draw = antithetic_noise if antithetic else SequenceModel.draw_noise
@@ -171,7 +173,6 @@ def _copies(
         )
     mask = None
     if lengths is not None:
-        check_lengths(lengths, *x.shape[:2])
         mask = length_mask(lengths.to(x.device), len(x))
         wide = [mask.reshape(mask.shape + (1,) * (part.dim() - 2)) for part in (x, y)]
         x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])

@@ -13,7 +13,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from noisin_pyro.infer.state_head import CorrectedSteps, StateHead
-from noisin_pyro.lengths import check_lengths, length_mask, reverse
+from noisin_pyro.lengths import Lengths, checked_lengths, length_mask, reverse
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.models.sequence import Drawn, SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
@@ -142,7 +142,7 @@ class SmoothingGuide(PyroModule):
         x: Tensor,
         y: Tensor | None = None,
         state: Any = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         sample: bool | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ class SmoothingGuide(PyroModule):
         ):
             self.model.latents(x, y, state, lengths, sample=sample)
 
-    def _replaced(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Messenger:
+    def _replaced(self, x: Tensor, y: Tensor, lengths: Lengths | None) -> Messenger:
         """The handler that gives the noise sites of the model this guide's distributions."""
         if not self.reads_state:
             return _Replaced(self.model.rnn, self._distributions(x, y, lengths))
@@ -171,7 +171,7 @@ class SmoothingGuide(PyroModule):
 
     @in_context
     def propose(
-        self, x: Tensor, y: Tensor, lengths: Tensor | None = None, *, particles: int
+        self, x: Tensor, y: Tensor, lengths: Lengths | None = None, *, particles: int
     ) -> tuple[Drawn, Tensor]:
         """Draws noise for K copies of each sequence, as a particle filter's proposal.
 
@@ -214,7 +214,7 @@ class SmoothingGuide(PyroModule):
         missing = steps - len(log_ratios)  # steps that share the ε of the first
         return Drawn(on_input, layers), F.pad(log_ratios, (0, 0, 0, missing))
 
-    def _distributions(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> dict[int, Any]:
+    def _distributions(self, x: Tensor, y: Tensor, lengths: Lengths | None) -> dict[int, Any]:
         """q of each layer's noise, with batch shape (T, B)."""
         distributions: dict[int, Any] = {}
         for layer, correction in zip(self._layers, self._corrections(x, y, lengths)):
@@ -225,13 +225,13 @@ class SmoothingGuide(PyroModule):
             distributions[layer] = corrected.to_event(1)
         return distributions
 
-    def _corrections(self, x: Tensor, y: Tensor, lengths: Tensor | None) -> Tensor:
+    def _corrections(self, x: Tensor, y: Tensor, lengths: Lengths | None) -> Tensor:
         """A r_t + a, the correction of each noisy layer, with shape (L, T or 1, B, \\*)."""
         model = self.model
         mask = None
         if lengths is not None:
-            check_lengths(lengths, *x.shape[:2])
-            mask = length_mask(lengths.to(x.device), len(x))
+            lengths = checked_lengths(lengths, *x.shape[:2]).to(x.device)
+            mask = length_mask(lengths, len(x))
             y = y.masked_fill(~mask.reshape(mask.shape + (1,) * (y.dim() - 2)), 0)  # may be NaN
         embed: Callable[[Tensor], Tensor] = model.embedding
         if self._features is not None:

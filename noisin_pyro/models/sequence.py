@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
-from noisin_pyro.lengths import filled
+from noisin_pyro.lengths import Lengths, filled
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
@@ -79,7 +80,8 @@ class SequenceModel(Freezable, PyroModule):
             :class:`FilteringELBO` would know of them.
         input_noise: an additive or multiplicative noise on the embedded input (the paper's
             "input level").
-        input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``.
+        input_spread: the γ of ``input_noise``, any value of the RNN's ``spread``. This attribute
+            can be set at any time.
         dropout_input: the probability of zeroing a unit of the embedded input, while training. If
             the RNN is ``tied``, all steps of a sequence share a mask, which counts as noise.
         dropout_output: the same for the input of the emission.
@@ -142,8 +144,17 @@ class SequenceModel(Freezable, PyroModule):
         self.dropout_input, self.dropout_output = dropout_input, dropout_output
         self._spreads: dict[str, Spread] = {}
         if input_noise is not None:
-            spread = self._spreads["input_spread"] = as_spread(input_spread)
-            spread.attach(self, "input_spread", rnn.input_size, rnn.like)
+            self.input_spread = input_spread
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "input_spread":
+            super().__setattr__(name, value)
+            return
+        if self.input_noise is None:
+            raise AttributeError("input_spread is the γ of input_noise, which this model lacks")
+        spread = as_spread(value)
+        spread.attach(self, name, self.rnn.input_size, self.rnn.like)
+        self._spreads[name] = spread
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with apart(self):
@@ -154,7 +165,7 @@ class SequenceModel(Freezable, PyroModule):
         x: Tensor,
         y: Tensor | None = None,
         state: Any = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         sample: bool | None = None,
     ) -> tuple[Tensor, Any]:
@@ -173,10 +184,12 @@ class SequenceModel(Freezable, PyroModule):
             y, with shape (T, B, \\*E), and the final state, in the form of ``state``.
 
         Raises:
+            TypeError: if the emission returns no Pyro distribution.
             ValueError: if a shape or a length does not fit.
         """
         call = self._begin(x, lengths, sample)
         emitted, state = self._run(x, state, call, self._draw(call))
+        check_emitted(emitted, call.steps, call.batch)
         wanted = emitted.batch_shape[-2:] + emitted.event_shape
         if y is not None and y.shape[-len(wanted) :] != wanted:
             raise ValueError(f"y must have shape {tuple(wanted)}, got {tuple(y.shape)}")
@@ -192,7 +205,7 @@ class SequenceModel(Freezable, PyroModule):
         x: Tensor,
         y: Tensor | None = None,
         state: Any = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         sample: bool | None = None,
     ) -> None:
@@ -241,7 +254,7 @@ class SequenceModel(Freezable, PyroModule):
         self,
         x: Tensor,
         state: Any = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         sample: bool | None = None,
         readout: Readout = "noisy",
@@ -293,7 +306,7 @@ class SequenceModel(Freezable, PyroModule):
         return self._draw(Call(self, steps, batch, noisy=True, dropping=False))
 
     def _begin(
-        self, x: Tensor, lengths: Tensor | None, sample: bool | None, readout: Readout = "noisy"
+        self, x: Tensor, lengths: Lengths | None, sample: bool | None, readout: Readout = "noisy"
     ) -> Call:
         if x.dim() < 2:
             raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {tuple(x.shape)}")
@@ -333,6 +346,11 @@ class SequenceModel(Freezable, PyroModule):
     def _run(self, x: Tensor, state: Any, call: Call, drawn: Drawn) -> tuple[Any, Any]:
         tied = self.rnn.tied
         embedded = self._embedded(x, call.dropping)
+        if embedded.dim() < 3:
+            raise ValueError(
+                f"the embedding must return shape (T, B, {self.rnn.input_size}), got "
+                f"{tuple(embedded.shape)}; for one number at each step give x shape (T, B, 1)"
+            )
         if drawn.input is not None:
             assert self.input_noise is not None
             spread = self._spreads["input_spread"].read(self, "input_spread", drawn.input)
@@ -350,6 +368,32 @@ def check_rate(name: str, rate: float) -> None:
     """Raises ValueError unless ``rate`` lies in [0, 1)."""
     if not 0 <= rate < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+
+
+def check_emitted(emitted: Any, steps: int, batch: int) -> None:
+    """Checks what a user's emission returned.
+
+    Pyro would expand a batch shape such as (T, 1, 1) to the plates, and count each density T times.
+
+    Args:
+        emitted: the emission's value.
+        steps: T.
+        batch: B.
+
+    Raises:
+        TypeError: if it is no Pyro distribution.
+        ValueError: if its batch shape does not end in (T, B).
+    """
+    if not isinstance(emitted, TorchDistributionMixin):
+        raise TypeError(
+            "the emission must return a distribution of pyro.distributions, such as "
+            f"dist.Normal(net(z), 1.0).to_event(1), got {type(emitted).__name__}"
+        )
+    if emitted.batch_shape[-2:] != (steps, batch):
+        raise ValueError(
+            f"the emission's distribution must have batch shape (T, B) = {(steps, batch)}, got "
+            f"{tuple(emitted.batch_shape)}; .to_event(1) makes a last dimension part of the event"
+        )
 
 
 def _maybe(change: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from noisin_pyro.cells.base import Cell, State, Weights
 from noisin_pyro.cells.zoneout import with_zoneout
 from noisin_pyro.layers.layer import clean_layers, is_transformed
+from noisin_pyro.lengths import Lengths
 from noisin_pyro.naming import claim_name, repeat_suffix
 from noisin_pyro.nn import arguments
 from noisin_pyro.nn.drawing import draw
@@ -44,7 +45,7 @@ class NoisyRecurrence(NoisyModule):
         hx: Any = None,
         *,
         sample: bool | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         plates: Plates | None = None,
         epsilon: Sequence[Tensor | None] | None = None,
         call: Call | None = None,
@@ -60,8 +61,9 @@ class NoisyRecurrence(NoisyModule):
                 z, but h with ``noise_to="output"`` or ``"weights"``.
             sample: True draws noise, False runs the mean path z = h; by default noise is drawn
                 while ``training``.
-            lengths: each sequence's number of steps, with shape (B,), or None for T. The output
-                past a sequence's end is zero, and the final state is that of its last step.
+            lengths: each sequence's number of steps, as a tensor with shape (B,) or a list; None
+                for T. The output past a sequence's end is zero, and the final state is that of its
+                last step.
             plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro model,
                 not yet entered. By default the RNN makes plates named after itself.
             epsilon: the result of :meth:`draw_noise`, or tensors that broadcast with it in the time
@@ -106,7 +108,7 @@ class NoisyRecurrence(NoisyModule):
         self,
         steps: int,
         batch: int,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         plates: Plates | None = None,
         *,
         call: Call | None = None,
@@ -138,7 +140,7 @@ class NoisyRecurrence(NoisyModule):
         self,
         steps: int,
         batch: int,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         plates: Plates | None,
         call: Call | None,
     ) -> list[Tensor | None]:
@@ -158,7 +160,7 @@ class NoisyRecurrence(NoisyModule):
         self,
         shape: Sequence[int],
         device: torch.device,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         sample: bool | None,
         plates: Plates | None,
         epsilon: Sequence[Tensor | None] | None = None,
@@ -175,7 +177,7 @@ class NoisyRecurrence(NoisyModule):
         input: PackedSequence,
         hx: Any,
         sample: bool | None,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         plates: Plates | None,
         epsilon: Sequence[Tensor | None] | None,
     ) -> tuple[PackedSequence, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pyro
@@ -16,7 +17,15 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from noisin_pyro import Additive, NoisyRNN, NormalEmission, SequenceModel, SmoothingGuide
+from noisin_pyro import (
+    Additive,
+    FilteringELBO,
+    NoisyRNN,
+    NormalEmission,
+    PriorGuide,
+    SequenceModel,
+    SmoothingGuide,
+)
 from noisin_pyro.infer.particle_filter import filter_window
 from noisin_pyro.infer.particles import Particles
 from noisin_pyro.lengths import length_mask
@@ -123,6 +132,18 @@ def log_density(trace: Any) -> Tensor:
 
 def _is_noise(node: Any) -> bool:
     return node["type"] == "sample" and not node["infer"].get("_deterministic")
+
+
+def test_lengths_may_be_a_list() -> None:
+    model = padded_model("sequence")
+    x, y, _, lengths = batch()
+    guides = PriorGuide(model), SmoothingGuide(model)
+    for objective, guide in product((FilteringELBO(3), Trace_ELBO()), guides):
+        losses = []
+        for given in (lengths, lengths.tolist()):
+            pyro.set_rng_seed(0)
+            losses.append(objective(model, guide)(x, y, lengths=given))
+        assert torch.equal(*losses)
 
 
 def test_a_filter_weighs_no_particle_by_the_padding() -> None:

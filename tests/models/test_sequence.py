@@ -118,6 +118,50 @@ def test_input_noise(kind: Any) -> None:
     torch.testing.assert_close(model(x, sample=False)[1], rnn(x)[1])
 
 
+def test_the_spread_of_input_noise_is_set_at_any_time() -> None:
+    noise = Additive(dist.Normal(0.0, 1.0))
+    model = SequenceModel(
+        nn.Identity(), NoisyRNN(D, H), NormalEmission(H, 1), input_noise=noise, input_spread=0.3
+    )
+    model.input_spread = Learned(0.4)
+    model(torch.randn(T, B, D))[0].sum().backward()
+    assert model.input_spread_unconstrained.grad is not None
+    model.input_spread = 0.2
+    assert not any("input_spread" in name for name, _ in model.named_parameters())
+    with pytest.raises(ValueError, match="spread must be positive and finite, got -1.0"):
+        model.input_spread = -1.0
+    with pytest.raises(AttributeError, match="input_noise, which this model lacks"):
+        SequenceModel(nn.Identity(), NoisyRNN(D, H), NormalEmission(H, 1)).input_spread = 0.2
+
+
+def test_an_emission_whose_densities_would_count_several_times_is_refused() -> None:
+    """Pyro would expand the batch shape (T, 1, 1) to (T, T, 1)."""
+    head = nn.Linear(H, 1)
+    rnn = NoisyGRU(D, H, noise=Additive(dist.Normal(0.0, 1.0)))
+    x, y = torch.randn(T, 1, D), torch.randn(T, 1, 1)
+    model = SequenceModel(nn.Identity(), rnn, lambda z: dist.Normal(head(z), 1.0))
+    with pytest.raises(ValueError, match=rf"\(T, B\) = \({T}, 1\), got \({T}, 1, 1\); .to_event"):
+        NoisinELBO().loss(model, PriorGuide(model), x, y)
+    model.emission = lambda z: dist.Normal(head(z), 1.0).to_event(1)
+    assert NoisinELBO().loss(model, PriorGuide(model), x, y) > 0
+
+
+@pytest.mark.parametrize(
+    "emission", [nn.Linear(H, 1), lambda z: torch.distributions.Normal(z.sum(-1), 1.0)]
+)
+def test_an_emission_must_return_a_pyro_distribution(emission: Any) -> None:
+    model = SequenceModel(nn.Identity(), NoisyGRU(D, H), emission)
+    with pytest.raises(TypeError, match="a distribution of pyro.distributions, such as"):
+        model(torch.randn(T, B, D))
+
+
+def test_inputs_without_a_feature_dimension_are_refused() -> None:
+    """The RNN would take a matrix for one unbatched sequence."""
+    model = SequenceModel(nn.Identity(), NoisyGRU(1, H), NormalEmission(H, 1))
+    with pytest.raises(ValueError, match=rf"\(T, B, 1\), got \({T}, {B}\); for one number"):
+        model(torch.randn(T, B))
+
+
 def test_dropout_of_the_input_and_the_output() -> None:
     """What the RNN reads and what the emission reads, while training, noise or not."""
     model, (x, _) = build(dropout_input=0.4, dropout_output=0.6), batch()

@@ -24,11 +24,11 @@ def test_any_integers_will_do(dtype: torch.dtype, noise: Any) -> None:
     rnn = build_rnn("lstm", D, H, 2, noise=noise, bidirectional=True)
     x, lengths = torch.randn(T, B, D), torch.tensor([5, 1, 3])
     found = []
-    for given in (lengths, lengths.to(dtype)):
+    for given in (lengths, lengths.to(dtype), lengths.tolist()):
         torch.manual_seed(0)
         found.append(flat(rnn(x, lengths=given)))
-    for ours, theirs in zip(*found):
-        assert torch.equal(ours, theirs)
+    for ours, *others in zip(*found):
+        assert all(torch.equal(ours, theirs) for theirs in others)
 
 
 @pytest.mark.parametrize("noise", NOISES[1:], ids=["additive", "multiplicative"])
