@@ -248,13 +248,21 @@ def test_given_options_stay(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     base = [f"--corpus={text}", "--hidden_size=5", "--embedding_size=4", "--epochs=1"]
     (tmp_path / "c.yaml").write_text("noise: laplace\ndropout_words: 0.1\n")
-    given = [f"--config={tmp_path}/c.yaml", "--spread", "0.4", "--quiet=true", "--batch_size=5"]
+    given = [
+        f"--config={tmp_path}/c.yaml",
+        "--spread",
+        "0.4",
+        "--quiet=true",
+        "--batch_size=5",
+        "--tensorboard=true",
+    ]
     assert main(["tune", f"--out={out}", "--trials=3", *base, *given]) == 0
     record = json.loads((out / "study.json").read_text())
     assert record["searched"] == ["injection", "noise_to", "dropout_input", "dropout_output"]
     for number in range(3):
         run = TrainConfig.load(study.trial_folder(out, number) / "config.yaml")
         assert (run.noise, run.spread, run.dropout_words) == ("laplace", 0.4, 0.1)
+        assert list(study.trial_folder(out, number).glob("tensorboard/events*")), "was ignored"
 
 
 def test_a_trial_that_diverges_is_one_of_the_trials(text: Path, tmp_path: Path) -> None:
