@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from noisin_pyro.cli.commands import COMMANDS
@@ -14,7 +15,7 @@ __all__ = ["parse"]
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
-    """Parses the command's name and its options.
+    """Parses the command's name and its options, where ``--hidden-size`` is ``--hidden_size``.
 
     Returns:
         The keyword arguments of the function in :data:`COMMANDS`.
@@ -26,6 +27,9 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     from argparse import ArgumentError
 
     name = arguments[0]
+    arguments = [
+        re.sub("^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), one) for one in arguments
+    ]
     try:
         if name in ("train", "tune"):
             return _training(name, arguments)

@@ -47,6 +47,7 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
         )
         if known == name or known in more:
             _add_options(sub, known)
+            _allow_bare_flags(sub)
         if known == name:
             if name == "tune":
                 sub.set_defaults({"out": "runs/tune"})
@@ -59,6 +60,13 @@ def parser_of(name: str, given: dict[str, Any], *more: str) -> Any:
 def _description(command: Callable[..., None]) -> str:
     """The docstring of a command's function above its arguments."""
     return (inspect.getdoc(command) or "").partition("\nArgs:")[0].strip()
+
+
+def _allow_bare_flags(parser: Any) -> None:
+    """Lets ``--resume`` mean ``--resume true``."""
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool and action.option_strings:
+            action.nargs, action.const = "?", True
 
 
 def _add_options(parser: Any, name: str) -> None:

@@ -60,7 +60,10 @@ class PriorGuide(PyroModule):
     ) -> None:
         super().__init__()
         if not isinstance(model, SequenceModel):
-            raise TypeError(f"PriorGuide needs a SequenceModel, got {type(model).__name__}")
+            raise TypeError(
+                f"PriorGuide needs a SequenceModel, got {type(model).__name__}; the guide of "
+                "another model is a function that calls rnn.draw_noise"
+            )
         self._model = (model,)  # in a tuple, so that it is not registered as a submodule
         self.rest: Callable[..., Any] | None = (
             None if rest is None else rest(poutine.block(model, expose_fn=self._is_random))

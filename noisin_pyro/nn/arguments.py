@@ -140,8 +140,8 @@ def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:
     """
     if x.shape[-1] != input_size or not x.is_floating_point():
         raise ValueError(
-            f"input must be floating-point with {input_size} features, "
-            f"got {x.dtype} with shape {tuple(x.shape)}"
+            f"input must be floating-point with {input_size} features in its last dimension, "
+            f"got {x.dtype} with {x.shape[-1]}"
         )
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(

@@ -109,6 +109,12 @@ class NoisyModule(_Base):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "spread":
             object.__setattr__(self, name, value)  # the property; torch would register a parameter
+        elif name == "noise" and "noise" in self.__dict__:
+            raise AttributeError(
+                f"the noise of a {type(self).__name__} cannot be changed, got {value!r}; build "
+                "another with the same weights, as from_torch(to_torch(rnn), noise=...) does, or "
+                "call it with sample=False to run it without noise"
+            )
         elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
             if name not in self._spread_names or not self._is_noisy(name):
                 raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")

@@ -169,6 +169,17 @@ def test_a_distribution_by_class_path_in_yaml(text: Path, tmp_path: Path) -> Non
     assert main(["train", "--config", str(tmp_path / "c.yaml"), *out]) == 0
 
 
+def test_options_as_other_programs_spell_them(
+    text: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    spelled = [one.replace("_", "-") if one.startswith("--") else one for one in TINY]
+    arguments = ["train", "--corpus", str(text), f"--out={tmp_path / 'run-one'}", *spelled]
+    assert main([*arguments, "--resume", "--quiet"]) == 0
+    assert TrainConfig.load(tmp_path / "run-one" / "config.yaml").hidden_size == 12
+    assert not capfd.readouterr().err
+    assert main([*arguments, "--quiet", "--resume"]) == 0  # finished, so this changes nothing
+
+
 def test_evaluate_agrees_with_the_record(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

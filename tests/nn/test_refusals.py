@@ -156,7 +156,11 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lstm()(torch.zeros(D)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(3,\)"),
     (lambda: lstm()(X.unsqueeze(0)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(1, 4"),
     (lambda: lstm()([1.0]), ValueError, "got list"),
-    (lambda: lstm()(torch.zeros(T, B, 9)), ValueError, r"3 features, got .*\(4, 2, 9\)"),
+    (
+        lambda: lstm()(torch.zeros(T, B, 9)),
+        ValueError,
+        r"3 features in its last dimension, got torch.float32 with 9",
+    ),
     (lambda: lstm()(tokens(T, B, D)), ValueError, "floating-point.*got torch.int64"),
     (lambda: lstm()(X.double()), ValueError, "weights, torch.float32, got torch.float64; convert"),
     (lambda: lstm()(X[:0]), ValueError, "at least one time step, got 0"),
@@ -245,6 +249,15 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: lstm()(X, epsilon=[torch.zeros(T, B, H), torch.zeros(T, B, H).double()]),
         ValueError,
         "epsilon must have the dtype of the weights, torch.float32, got torch.float64; convert it",
+    ),
+    # noise after the RNN is built
+    *(
+        (
+            lambda later=later: setattr(lstm(), "noise", later),
+            AttributeError,
+            "noise of a NoisyLSTM cannot be changed, got .*; build another with the same weights",
+        )
+        for later in (None, NOISE)
     ),
     # inputs of a model
     (lambda: model()(tokens(T)), ValueError, r"\(T, B\) or \(T, B, ...\), got \(4,\)"),

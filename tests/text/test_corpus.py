@@ -15,8 +15,7 @@ from tests.text.corpora import TEXTS
 
 def test_corpus_has_the_vocabulary_of_the_training_split_and_an_eos_per_line() -> None:
     corpus = Corpus.from_texts("tiny", TEXTS)
-    given: Any = tuple(TEXTS)
-    assert Corpus.from_texts("tiny", given).sha256 == corpus.sha256
+    assert Corpus.from_texts("tiny", (TEXTS.train, TEXTS.valid, TEXTS.test)).sha256 == corpus.sha256
     words = corpus.vocabulary.decode(corpus.train)
     assert words == ["a", "b", "a", "c", "<eos>", "<eos>", "a", "b", "<eos>"]
     assert corpus.vocabulary.decode(corpus.test) == ["c", "<unk>", "<eos>"]
@@ -62,3 +61,6 @@ def test_corpus_refuses() -> None:
         corpus.split("dev")
     with pytest.raises(ValueError, match="the valid split of tiny holds no word"):
         Corpus.from_texts("tiny", TEXTS._replace(valid="\n \n"))
+    one: Any = TEXTS.train
+    with pytest.raises(TypeError, match=r"three texts \(train, valid, test\), got one of"):
+        Corpus.from_texts("tiny", one)

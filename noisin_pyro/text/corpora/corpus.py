@@ -36,7 +36,7 @@ class Corpus:
         optimal_perplexity: The lowest possible perplexity on `test`; None if it is not known.
 
     Example:
-        >>> corpus = Corpus.from_texts("tiny", Texts("a b a\\nb a\\n", "a c\\n", "b a\\n"))
+        >>> corpus = Corpus.from_texts("tiny", ("a b a\\nb a\\n", "a c\\n", "b a\\n"))
         >>> corpus.vocabulary.decode(corpus.valid)
         ['a', '<unk>', '<eos>']
         >>> corpus.statistics()
@@ -53,7 +53,7 @@ class Corpus:
 
     @classmethod
     def from_texts(
-        cls, name: str, texts: Texts, min_count: int = 1, tokens: Tokens = "words"
+        cls, name: str, texts: tuple[str, str, str], min_count: int = 1, tokens: Tokens = "words"
     ) -> Corpus:
         """Tokenises three texts: words stand between whitespace, and every line ends in ``<eos>``.
 
@@ -62,13 +62,19 @@ class Corpus:
 
         Args:
             name: The corpus's name.
-            texts: The raw texts.
+            texts: The raw texts (train, valid, test).
             min_count: Words that occur fewer times in the training text become ``<unk>``.
             tokens: What a token is.
 
         Raises:
+            TypeError: If `texts` is a single text.
             ValueError: If a text holds no word, or `min_count` is below 1.
         """
+        if isinstance(texts, str):
+            raise TypeError(
+                f"a corpus needs three texts (train, valid, test), got one of {len(texts):,} "
+                "characters; split it, or write it to a file and give load_corpus the path"
+            )
         texts = Texts(*texts)
         for split, text in texts._asdict().items():
             if not text.strip():
