@@ -21,7 +21,7 @@ def reproduce(
         "regularisers",
         "linear",
     ],
-    rows: str = "",
+    rows: str | None = None,
     jobs: int = 1,
     results: str = "results/reproduce",
     work: str = "runs/reproduce",
@@ -64,6 +64,9 @@ def reproduce(
     """
     from pathlib import Path
 
+    names = [row.strip() for row in (rows or "").split(",") if row.strip()]
+    if rows is not None and not names:
+        raise ValueError(f"rows names no row, got {rows!r}; leave it out to train all")
     from noisin_pyro.experiments.cluster import Cluster
     from noisin_pyro.experiments.recipe import Options
     from noisin_pyro.text.sources import check_source
@@ -87,7 +90,7 @@ def reproduce(
         text, failures = run(
             experiment,
             chosen,
-            [row.strip() for row in rows.split(",") if row.strip()],
+            names,
             results=Path(results),
             work=Path(work),
             jobs=jobs,

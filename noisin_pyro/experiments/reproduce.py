@@ -177,7 +177,7 @@ def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Reci
             raise ValueError(
                 f"unknown row {row!r} of {experiment}; the known ones are {', '.join(known)}"
             )
-    return [known[row] for row in rows] if rows else list(known.values())
+    return [known[row] for row in dict.fromkeys(rows)] if rows else list(known.values())
 
 
 def _table1(options: Options, results: Path) -> str:

@@ -89,7 +89,7 @@ class Run:
                     f"{self.path} lacks the averages over {', '.join(map(str, sorted(lacking)))} "
                     f"samples that {self.recipe.name} asks for; move it away to run it again"
                 )
-            if self.recipe.averaging and "averaging" not in final:
+            if self.recipe.averaging and not _all_averages(final.get("averaging", ())):
                 raise ValueError(
                     f"{self.path} lacks the ways of averaging that {self.recipe.name} asks for; "
                     "move it away to run it again"
@@ -111,6 +111,14 @@ class Run:
         """Whether its record is complete."""
         record = self.record()
         return record is not None and record["finished"]
+
+
+def _all_averages(entries: Iterable[dict[str, Any]]) -> bool:
+    """Whether there is an average for each variant and each number of noisy RNNs."""
+    from noisin_pyro.experiments.averaging import NUMBERS, VARIANTS  # which imports torch
+
+    found = {(entry["readout"], entry["antithetic"], entry["samples"]) for entry in entries}
+    return found >= {(*variant, count) for variant in VARIANTS for count in NUMBERS}
 
 
 def run_of(recipe: Recipe, point: str, seed: int, options: Options, results: Path) -> Run:

@@ -96,10 +96,7 @@ class AffineNoise(Noise):
     def __post_init__(self) -> None:
         name, base = type(self).__name__, self.base
         _check_base(name, base)
-        try:
-            known = moments(base)
-        except NotImplementedError:
-            known = math.nan, math.nan  # torch's value for a moment that does not exist
+        known = moments(base)
         mean = self._known_or_given("mean", known[0], known[1])
         stddev = self._known_or_given("stddev", known[1], known[1])
         if math.isnan(mean + stddev) and not math.isinf(stddev):

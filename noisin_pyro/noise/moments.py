@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,15 +17,13 @@ __all__ = ["bounds", "moments"]
 def moments(base: Distribution) -> tuple[float, float]:
     """Mean and standard deviation of a univariate distribution, in double precision.
 
-    The standard deviation of a continuous distribution without a finite variance is infinite. Both
-    are NaN for a Categorical, whose classes need not be numbers.
+    The standard deviation of a continuous distribution without a finite variance is infinite. A
+    moment is NaN if the distribution does not implement it. Both are NaN for a Categorical, whose
+    classes need not be numbers, and for a VonMises, whose ``variance`` in torch is the circular
+    one.
 
     Args:
         base: a distribution with batch shape ``()``.
-
-    Raises:
-        NotImplementedError: if the distribution does not implement ``mean`` and ``variance``, or is
-            a VonMises, whose ``variance`` in torch is the circular one.
 
     Example:
         >>> import torch
@@ -32,11 +31,15 @@ def moments(base: Distribution) -> tuple[float, float]:
         (0.0, 1.7320508075688772)
     """
     if isinstance(base, VonMises):
-        raise NotImplementedError("torch's variance of a VonMises is the circular one")
+        return math.nan, math.nan
     exact = moved(base, torch.float64, torch.device("cpu"))
-    mean, variance = float(exact.mean), float(exact.variance)
-    if math.isnan(variance) and not base.support.is_discrete:  # type: ignore[union-attr]
-        variance = math.inf  # StudentT and FisherSnedecor return NaN where it does not exist
+    mean = variance = math.nan
+    with suppress(NotImplementedError):
+        mean = float(exact.mean)
+    with suppress(NotImplementedError):
+        variance = float(exact.variance)
+        if math.isnan(variance) and not base.support.is_discrete:  # type: ignore[union-attr]
+            variance = math.inf  # StudentT and FisherSnedecor return NaN where it does not exist
     return mean, math.sqrt(variance)
 
 

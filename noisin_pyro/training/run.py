@@ -27,7 +27,7 @@ from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupt
 from noisin_pyro.training.out import check_folder
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record, results_before
-from noisin_pyro.training.scalars import AddScalar, tensorboard_log
+from noisin_pyro.training.scalars import AddScalar, log_epoch, tensorboard_log
 
 __all__ = ["SAMPLES", "models", "train"]
 
@@ -207,9 +207,5 @@ def _after_epoch(
     record["models"][label] = model
     if model["history"]:
         in_first_process(fabric, partial(write_results, folder, record))
-        last = model["history"][-1]
-        values = {key: last[key] for key in ("train_perplexity", "valid_perplexity")}
-        values |= {f"spread_l{k}": s for k, s in enumerate(last["spread"]) if s is not None}
-        for name, value in values.items():
-            if log is not None:
-                log(f"{label}/{name}", value, last["epoch"])
+        if log is not None:
+            log_epoch(log, label, progress.history[-1])

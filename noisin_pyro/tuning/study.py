@@ -166,7 +166,7 @@ def _connect(config: TrainConfig, storage: str | None, place: str, begun: bool) 
             direction="minimize",
             sampler=make_sampler(config.seed),
             # With noise the loss falls slowly at first, so no trial is pruned in its first third.
-            pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=-(-config.epochs // 3)),
+            pruner=optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=config.epochs // 3 + 1),
         )
     except (Absent, Renamed):
         raise

@@ -13,6 +13,7 @@ from noisin_pyro.training.fit import fit_model, make_fabric
 from noisin_pyro.training.folder import open_folder, write_model
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.run import models
+from noisin_pyro.training.scalars import log_epoch, tensorboard_log
 from noisin_pyro.tuning.space import suggest
 from noisin_pyro.tuning.study import trial_folder
 
@@ -56,13 +57,18 @@ def carry_out(study: Study, trial: Trial, config: TrainConfig, corpus: Corpus) -
             if row["epoch"] not in reported:
                 trial.report(perplexity(row["valid"]), row["epoch"])
                 reported.add(row["epoch"])
+        if log is not None and progress.history:
+            log_epoch(log, label, progress.history[-1])
         trial.set_user_attr("seconds", sum(row["seconds"] for row in progress.history))
         if progress.history and not progress.finished and trial.should_prune():
             raise Pruned
 
     folder = Path(config.out)
     label, (model_config, _) = next(iter(models(config, folder).items()))
-    with open_folder(config, corpus, label):
+    with (
+        open_folder(config, corpus, label),
+        tensorboard_log(folder / "tensorboard", config.tensorboard) as log,
+    ):
         fabric = make_fabric(config)
         fabric.launch()
         try:

@@ -21,6 +21,7 @@ from tests.experiments.fakes import fake, row_of
     ("arguments", "sentence"),
     [
         ("table2 --rows 1-tahn-none", "unknown row '1-tahn-none' of table2; the known ones are"),
+        ("table2 --rows ,", "rows names no row, got ','; leave it out to train all"),
         ("table2 --jobs 0", "jobs must be at least 1, got 0"),
         (
             "table2 --corpus nowhere",

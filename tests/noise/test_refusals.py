@@ -120,6 +120,20 @@ def test_a_base_that_does_not_say_where_it_lies(kind: Any) -> None:
         kind(WithoutSupport())
 
 
+def test_only_the_moment_that_a_base_lacks_is_given() -> None:
+    class WithoutMean(dist.Normal):
+        @property
+        def mean(self) -> torch.Tensor:
+            raise NotImplementedError
+
+    noise = Additive(WithoutMean(1.0, 2.0), mean=1.0)
+    assert (noise.mean, noise.stddev) == (1.0, 2.0)
+    with pytest.raises(ValueError, match="stddev=3.0 contradicts"):
+        Additive(WithoutMean(1.0, 2.0), mean=1.0, stddev=3.0)
+    with pytest.raises(ValueError, match="knows no mean and variance of its own"):
+        Additive(WithoutMean(1.0, 2.0))
+
+
 @pytest.mark.parametrize("stddev", [0.0, -1.0, INF, math.nan])
 def test_a_bad_stddev_by_hand(stddev: float) -> None:
     with pytest.raises(ValueError, match="finite, positive variance|knows no mean and variance"):

@@ -78,12 +78,14 @@ def test_it_finds_the_better_of_two(text: Path, tmp_path: Path) -> None:
     assert whole["models"]["deterministic"]["finished"]
 
 
+@pytest.mark.parametrize("epochs", [3, 4])
 def test_what_is_behind_the_median_is_pruned(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epochs: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But not in its first third: of three epochs the first one was none of it."""
     monkeypatch.setattr(space, "SPREADS", {"additive": (0.01, 30.0)})
     monkeypatch.setattr(study, "PRUNE_AFTER", 2)
-    base = config(text, tmp_path / "study", injection="additive", epochs=4)
+    base = config(text, tmp_path / "study", injection="additive", epochs=epochs)
     rows = tune(base, ALL_BUT - {"spread"}, trials=8)["trials"]
     assert [row["number"] for row in rows] == list(range(8))
     assert {row["ended"] for row in rows} == {"finished", "pruned"}
@@ -92,9 +94,9 @@ def test_what_is_behind_the_median_is_pruned(
         before = [r for r in rows[: row["number"]] if r["ended"] == "finished"]
         behind = [
             epoch
-            for epoch in range(2, len(values) + 1)  # after a third of four epochs
+            for epoch in range(epochs // 3 + 1, len(values) + 1)
             if len(before) >= 2
-            and epoch < 4
+            and epoch < epochs
             and min(values[:epoch])
             > statistics.median(min(r["valid_perplexity"][:epoch]) for r in before)
         ]
@@ -246,13 +248,21 @@ def test_given_options_stay(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     base = [f"--corpus={text}", "--hidden_size=5", "--embedding_size=4", "--epochs=1"]
     (tmp_path / "c.yaml").write_text("noise: laplace\ndropout_words: 0.1\n")
-    given = [f"--config={tmp_path}/c.yaml", "--spread", "0.4", "--quiet=true", "--batch_size=5"]
+    given = [
+        f"--config={tmp_path}/c.yaml",
+        "--spread",
+        "0.4",
+        "--quiet=true",
+        "--batch_size=5",
+        "--tensorboard=true",
+    ]
     assert main(["tune", f"--out={out}", "--trials=3", *base, *given]) == 0
     record = json.loads((out / "study.json").read_text())
     assert record["searched"] == ["injection", "noise_to", "dropout_input", "dropout_output"]
     for number in range(3):
         run = TrainConfig.load(study.trial_folder(out, number) / "config.yaml")
         assert (run.noise, run.spread, run.dropout_words) == ("laplace", 0.4, 0.1)
+        assert list(study.trial_folder(out, number).glob("tensorboard/events*")), "was ignored"
 
 
 def test_a_trial_that_diverges_is_one_of_the_trials(text: Path, tmp_path: Path) -> None:
