@@ -178,8 +178,8 @@ class _Watched(dist.Independent):
                 return
             text = (
                 f"the guide lacks the noise site {self.site!r}, so the objective counts the "
-                "density of its prior alone; use PriorGuide(model), or build the noisy RNN with "
-                "sites=None"
+                "density of its prior alone; use PriorGuide(model), call draw_noise of the "
+                "noisy RNN in the guide, or build it with sites=None"
             )
         elif model is None:
             text = (
