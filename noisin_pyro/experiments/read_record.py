@@ -65,7 +65,7 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
         reason = error.message if len(error.message) < 100 else "it has another type"
         raise ValueError(f"{path} is no record of a run, {entry}: {reason}; {_REMEDY}")
     epochs, best = len(record["history"]), record["best_epoch"]
-    if best > epochs:
+    if not min(1, epochs) <= best <= epochs:
         raise ValueError(f"{path} has best_epoch {best} of {epochs} in its history; {_REMEDY}")
     if record["finished"] and not (record["final"] or record["diverged"]):
         raise ValueError(f"{path} is finished, but has neither final nor diverged; {_REMEDY}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -53,7 +55,7 @@ def reproduce(
         work: the folder for checkpoints, which are removed when a run has its record.
         jobs: number of trainings at a time.
         cluster: submit the trainings to this cluster; start processes on this machine if None.
-        train: False only renders.
+        train: False only renders, and writes no file where the results may not be written to.
         quiet: show no progress.
 
     Returns:
@@ -85,7 +87,11 @@ def reproduce(
     begun = {row.recipe.folder for row in _begun(experiment, options, results)}
     if failures and not folders & begun:
         return f"no run of {experiment} has a record yet", failures
-    return render(experiment, options, results, folders=folders, write=True), failures
+    write = train or os.access(results, os.W_OK)  # records of others can still be shown
+    text = render(experiment, options, results, folders=folders, write=write)
+    if not write:
+        print(f"noisin: {results} cannot be written to; the tables are not saved", file=sys.stderr)
+    return text, failures
 
 
 def render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_failures_are_told_where_there_is_nothing_to_render(
     said = capsys.readouterr()
     assert said.out == "no run of table2 has a record yet\n"
     assert said.err == "noisin: table2/1-tanh-none plain seed 1 failed: it broke\n"
+
+
+def test_records_that_may_only_be_read_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advice was to give another folder, which would have no records."""
+    options = Options(grid=1, seeds=1)
+    for recipe in recipes("figure2", options):
+        fake(run_of(recipe, next(iter(recipe.grid)), 1, options, tmp_path), 140, 130)
+    files = set(tmp_path.rglob("*"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    text, _ = reproduce("figure2", options, results=tmp_path, train=False)
+    assert "130.0" in text and set(tmp_path.rglob("*")) == files
+    told = capsys.readouterr().err
+    assert told == f"noisin: {tmp_path} cannot be written to; the tables are not saved\n"
 
 
 def test_reproduce_renders_without_training(tmp_path: Path) -> None:

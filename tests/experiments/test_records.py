@@ -48,6 +48,7 @@ def test_a_file_that_is_no_record_is_named(text: str, tmp_path: Path) -> None:
         ({"final": {"mean_path": {}, "averaged": []}}, "final.mean_path: 'valid' is a required"),
         ({"final": None}, "is finished, but has neither final nor diverged"),
         ({"best_epoch": 3}, "best_epoch 3 of 2 in its history"),
+        ({"best_epoch": 0}, "best_epoch 0 of 2 in its history"),
         ({"config": {"precision": "32", "layers": 2}}, "no spread for each of its layers"),
         ({"timing": {"seconds": "1"}}, "timing.seconds: '1' is not of type 'number'"),
         ({"seed": 10**400}, "it is not JSON or has a number beyond all bounds"),
