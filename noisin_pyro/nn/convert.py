@@ -25,8 +25,9 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Raises:
         TypeError: if ``module`` is none of the three, or a subclass with a ``forward`` of its own.
-        ValueError: as :class:`NoisyLSTM`, or if a weight is no parameter because it is computed
-            from others, as under ``torch.nn.utils.parametrizations``.
+        ValueError: as :class:`NoisyLSTM`, if ``spread`` is given and ``noise`` is not, or if a
+            weight is no parameter because it is computed from others, as under
+            ``torch.nn.utils.parametrizations``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -45,6 +46,11 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
     _check_forward(module)
+    if "spread" in noise and "noise" not in noise:
+        raise ValueError(
+            f"spread={noise['spread']} needs a noise; give noise=Multiplicative(dist.Normal(0.0, "
+            "1.0)), or leave out both for an RNN without noise"
+        )
     options = _options(module)
     if isinstance(module, nn.LSTM):
         options["proj_size"] = module.proj_size

@@ -122,6 +122,7 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "tied=True.*Additive or Multiplicative",
     ),
+    (lambda: from_torch(nn.LSTM(D, H), spread=0.3), ValueError, "spread=0.3 needs a noise; give"),
     (lambda: from_torch(nn.Linear(1, 1)), TypeError, "RNN, LSTM or GRU, got Linear"),  # type: ignore[arg-type]
     *(
         (
