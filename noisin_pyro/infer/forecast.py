@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.infer.contexts import draw_priors, given, has_priors, seeded_by
-from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.models.sequence import SequenceModel, check_model
 from noisin_pyro.modes import evaluating
 from noisin_pyro.nn.forms import map_state
 
@@ -61,6 +61,7 @@ def forecast(
         The draws of y, with shape (S, N, B) and the event shape. They carry no gradient.
 
     Raises:
+        TypeError: if ``model`` is no :class:`SequenceModel`.
         TypeError, ValueError: if ``steps`` or ``samples`` is no whole number of at least 1, or a
             shape does not fit.
 
@@ -73,6 +74,7 @@ def forecast(
         >>> drawn.shape, drawn.quantile(0.5, dim=0).shape
         (torch.Size([50, 12, 4, 1]), torch.Size([12, 4, 1]))
     """
+    check_model("forecast", model)
     check_count("steps", steps)
     check_count("samples", samples)
     if x.dim() < 2 or not len(x):

@@ -21,7 +21,7 @@ from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
 from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of, read_priors
 
-__all__ = ["Drawn", "SequenceModel", "check_rate", "detach_state"]
+__all__ = ["Drawn", "SequenceModel", "check_model", "check_rate", "detach_state"]
 
 
 class Drawn(NamedTuple):
@@ -362,6 +362,15 @@ class SequenceModel(Freezable, PyroModule):
     def _embedded(self, x: Tensor, dropping: bool) -> Tensor:
         """The RNN's input (T, B, I) from x with shape (T, B, \\*)."""
         return self.embedding(x)  # type: ignore[no-any-return]
+
+
+def check_model(function: str, model: Any) -> None:
+    """Raises TypeError, naming the function that was called, unless it is a SequenceModel."""
+    if not isinstance(model, SequenceModel):
+        raise TypeError(
+            f"{function} takes a SequenceModel or LanguageModel, got {type(model).__name__}; build "
+            "one from your parts, as SequenceModel(embedding, rnn, emission)"
+        )
 
 
 def check_rate(name: str, rate: float) -> None:

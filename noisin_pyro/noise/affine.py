@@ -175,7 +175,8 @@ class Additive(AffineNoise):
     """z = h + γ ε: the spread γ is the standard deviation of z given h.
 
     Args:
-        base: any univariate distribution with finite mean and variance, of Pyro or torch.
+        base: any univariate distribution with finite mean and variance, of Pyro or torch. ε is
+            standardised, so that the base's location and scale have no effect.
         mean: its mean, needed only for a base that does not implement ``mean``.
         stddev: its standard deviation (not its variance), needed only for a base that does not
             implement ``variance``.

@@ -14,7 +14,7 @@ from noisin_pyro.infer.antithetic import antithetic_noise, check_antithetic
 from noisin_pyro.infer.contexts import draw_priors, given, has_priors
 from noisin_pyro.infer.particle_filter import Filtered, check_filters, filter_window
 from noisin_pyro.infer.particles import Particles
-from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.models.sequence import SequenceModel, check_model
 from noisin_pyro.modes import evaluating
 from noisin_pyro.sites import Readout
 from noisin_pyro.text.batching import streams, windows
@@ -122,6 +122,7 @@ def evaluate(
         Nats per token, averaged over all predicted tokens, and the log-probability of each.
 
     Raises:
+        TypeError: if ``model`` is no :class:`SequenceModel`.
         ValueError: if ``samples`` is negative or, with ``antithetic``, not even and at least 2; if
             then a noise has no reflection (:mod:`noisin_pyro.noise.reflection`); if ``weighting``
             is unknown, or ``"filter"`` with ``samples=0`` or a model that it refuses; if another
@@ -137,6 +138,7 @@ def evaluate(
         >>> evaluate(model, tokens, samples=4, antithetic=True, readout="mean").samples
         4
     """
+    check_model("evaluate", model)
     if samples < 0:
         raise ValueError(f"samples must be 0 for the mean path or positive, got {samples}")
     if weighting not in get_args(Weighting):

@@ -11,6 +11,7 @@ from torch import Tensor
 from noisin_pyro.infer.contexts import draw_priors, given, has_priors, seeded_by
 from noisin_pyro.infer.forecast import check_count, continue_sequences
 from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.models.sequence import check_model
 from noisin_pyro.modes import evaluating
 from noisin_pyro.tokens import EOS, UNK
 from noisin_pyro.vocabulary import Vocabulary
@@ -47,6 +48,7 @@ def sample_text(
         The prompt and its continuation.
 
     Raises:
+        TypeError: if ``model`` is no :class:`SequenceModel`.
         ValueError: if ``length`` or ``temperature`` is not positive, ``temperature`` is infinite,
             or there is no vocabulary.
 
@@ -59,7 +61,8 @@ def sample_text(
         >>> text.startswith("the cat")
         True
     """
-    known = model.vocabulary if vocabulary is None else vocabulary
+    check_model("sample_text", model)
+    known = getattr(model, "vocabulary", None) if vocabulary is None else vocabulary
     if known is None:
         raise ValueError("the model has no vocabulary; give vocabulary=, as the corpus has it")
     read = known.split(prompt)

@@ -15,6 +15,8 @@ from noisin_pyro import (
     NoisyLSTM,
     NoisyRNN,
     Vocabulary,
+    evaluate,
+    forecast,
     sample_text,
     weight_priors,
 )
@@ -152,3 +154,15 @@ def test_a_length_is_a_whole_number() -> None:
 def test_a_model_without_vocabulary() -> None:
     with pytest.raises(ValueError, match="the model has no vocabulary; give vocabulary="):
         sample_text(LanguageModel(9, NoisyRNN(4, 4)))
+
+
+def test_a_network_of_your_own_is_no_sequence_model() -> None:
+    network: Any = nn.LSTM(4, 4)
+    tokens = torch.zeros(20, dtype=torch.long)
+    for call in (
+        lambda: evaluate(network, tokens),
+        lambda: forecast(network, tokens.unsqueeze(1), 3),
+        lambda: sample_text(network, "a"),
+    ):
+        with pytest.raises(TypeError, match="takes a SequenceModel or LanguageModel, got LSTM; bu"):
+            call()
