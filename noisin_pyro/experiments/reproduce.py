@@ -70,6 +70,8 @@ def reproduce(
             raise ValueError(f"table1 has no rows to choose, got {rows[0]!r}; leave out --rows")
         return _table1(options, results), []
     chosen = _chosen(experiment, options, rows)
+    for recipe in chosen:  # refuse a bad option once, and not as a failure of each row
+        recipe.train_config(recipe.points(options)[0], 1, options)
     failures = _damaged(recipes(experiment, options), options, results)
     if train:
         sound = [recipe for recipe in chosen if recipe not in [f.run for f in failures]]

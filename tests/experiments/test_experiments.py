@@ -23,6 +23,7 @@ from tests.experiments.fakes import fake, row_of
     [
         ("table2 --rows 1-tahn-none", "unknown row '1-tahn-none' of table2; the known ones are"),
         ("table2 --rows ,", "rows names no row, got ','; leave it out to train all"),
+        ("table2 --epochs 2147483648", "epochs must be below 2**31, got 2147483648"),
         ("table2 --jobs 0", "jobs must be at least 1, got 0"),
         (
             "table2 --corpus nowhere",
