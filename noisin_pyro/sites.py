@@ -170,6 +170,13 @@ class Call:
 
     def sample(self, module: PyroModule, name: str, distribution: Any) -> Tensor:
         """Noise at each step of each sequence, with batch shape (\\*S, T, B)."""
+        entered = [m for m in _PYRO_STACK if isinstance(m, IndepMessenger) and m.dim == -2]
+        if self.active and entered:
+            raise ValueError(
+                f"the plate {entered[0].name!r} entered at dim=-2 is where a noisy RNN puts its "
+                "time steps; call the RNN before you enter it, with plates=(time, batch) if its "
+                "noise is to be in your plates"
+            )
         return self._noise(module, name, distribution, self.plates or (), self.mask)
 
     def sample_once(self, module: PyroModule, name: str, distribution: Any) -> Tensor:

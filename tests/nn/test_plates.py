@@ -59,6 +59,19 @@ def test_a_whole_model_in_an_entered_plate() -> None:
     assert scales == [4.0, 4.0]
 
 
+def test_an_entered_plate_of_time_is_refused() -> None:
+    rnn = NoisyGRU(D, H, noise=NOISES["sequence"], name="gru")
+    steps, data = pyro.plate("steps", T, dim=-2), pyro.plate("data", B, dim=-1)
+
+    def program() -> None:
+        with steps, data:
+            rnn(torch.randn(T, B, D))
+
+    with pytest.raises(ValueError, match=r"'steps' entered at dim=-2 .*; call the RNN before"):
+        poutine.trace(program).get_trace()
+    poutine.trace(rnn).get_trace(torch.randn(T, B, D), plates=(steps, data))
+
+
 def test_an_entered_plate_of_another_size_is_refused() -> None:
     rnn = NoisyGRU(D, H, noise=NOISES["sequence"])
     with (
