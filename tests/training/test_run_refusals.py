@@ -98,9 +98,14 @@ def test_a_truncated_checkpoint_is_refused(text: Path, tmp_path: Path, keep: int
 
 
 def test_without_its_best_checkpoint_a_run_says_what_is_missing(text: Path, tmp_path: Path) -> None:
+    """If the last one, which is of the best epoch here until a second one is worse, is not it."""
     config = small(text, tmp_path / "run", epochs=1)
     train(config)
     best = tmp_path / "run" / "best.ckpt"
+    best.write_bytes(b"junk")
+    train(replace(config, resume=True))
+    config = replace(config, epochs=2, learning_rate=1.0)
+    assert train(replace(config, resume=True))["models"]["noisin"]["best_epoch"] == 1
     best.write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"best.ckpt is damaged, .* bring it back from a copy"):
         train(replace(config, resume=True))
