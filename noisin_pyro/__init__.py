@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.text.evaluation import evaluate as evaluate
     from noisin_pyro.text.generate import sample_text as sample_text
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES = {
     "infer.annealed_elbo": ("AnnealedELBO",),
