@@ -116,24 +116,24 @@ def entries() -> str:
 
 
 def seeds() -> str:
-    """The settings of that block with several seeds in bf16-mixed."""
+    """The settings of Table 2 on Penn Treebank with several seeds, in each precision."""
     rows = []
-    for recipe in block():
-        for point in recipe.points(Options()):
-            runs = [finished(recipe, point, "bf16-mixed", seed) for seed in (1, 2, 3)]
-            records = [record for record in runs if record is not None]
-            if len(records) < 2:
-                continue
-            finals = [record["final"] for record in records]
-            valid, test = (
-                str(MeanStd.of([final["mean_path"][part] for final in finals]))
-                for part in ("valid", "test")
-            )
-            averaged = [final["averaged"][0]["test"] for final in finals if final["averaged"]]
-            cells = (valid, test, str(MeanStd.of(averaged) or "–"))
-            rows.append([recipe.method, point, str(len(records)), *cells])
-    columns = ["setting", "seeds", "valid", "test", "test, 16 averaged"]
-    return table(["1 layer, tanh, bf16-mixed", *columns], rows)
+    for precision, name in (("bf16-mixed", "bf16-mixed"), ("32", "single precision")):
+        for recipe in recipes("table2", Options()):
+            for point in recipe.points(Options()):
+                runs = [finished(recipe, point, precision, seed) for seed in (1, 2, 3)]
+                finals = [record["final"] for record in runs if record is not None]
+                if len(finals) < 2:
+                    continue
+                valid, test = (
+                    str(MeanStd.of([final["mean_path"][part] for final in finals]))
+                    for part in ("valid", "test")
+                )
+                averaged = [final["averaged"][0]["test"] for final in finals if final["averaged"]]
+                about = (f"{recipe.block}, {name}", recipe.method, point, str(len(finals)))
+                rows.append([*about, valid, test, str(MeanStd.of(averaged) or "–")])
+    columns = ["", "method", "setting", "seeds", "valid", "test", "test, 16 averaged"]
+    return table(columns, rows)
 
 
 def finished(recipe: Recipe, point: str, precision: str, seed: int = 1) -> dict[str, Any] | None:
