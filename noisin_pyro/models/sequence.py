@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.lengths import Lengths, filled
+from noisin_pyro.nn.arguments import spread_with_noise
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
@@ -92,7 +93,7 @@ class SequenceModel(Freezable, PyroModule):
         TypeError: if ``rnn`` is no noisy RNN, or ``input_noise`` is neither additive nor
             multiplicative.
         ValueError: if the RNN is ``batch_first`` or ``bidirectional``, a probability lies outside
-            [0, 1), or ``input_spread`` is invalid.
+            [0, 1), or ``input_spread`` is invalid or given without ``input_noise``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -107,6 +108,7 @@ class SequenceModel(Freezable, PyroModule):
     embedding: Any
     emission: Any
 
+    @spread_with_noise
     def __init__(
         self,
         embedding: Callable[[Tensor], Tensor],
