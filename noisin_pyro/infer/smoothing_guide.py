@@ -21,7 +21,8 @@ from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.location_scale import LocationScale
-from noisin_pyro.sites import Call, apart, in_context
+from noisin_pyro.parameters import apart, in_context
+from noisin_pyro.sites import Call
 
 __all__ = ["SmoothingGuide"]
 

@@ -20,7 +20,8 @@ from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of, read_priors
+from noisin_pyro.parameters import Freezable, apart, in_context, priors_of, read_priors
+from noisin_pyro.sites import Call, Readout
 
 __all__ = ["Drawn", "SequenceModel", "check_model", "detach_state"]
 
