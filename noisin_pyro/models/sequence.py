@@ -14,6 +14,7 @@ from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.lengths import Lengths, filled
 from noisin_pyro.models.arguments import check_emitted, check_rate, check_rnn
 from noisin_pyro.models.drawn import Drawn
+from noisin_pyro.nn.arguments import spread_with_noise
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
@@ -72,7 +73,7 @@ class SequenceModel(Freezable, PyroModule):
         TypeError: if ``rnn`` is no noisy RNN, or ``input_noise`` is neither additive nor
             multiplicative.
         ValueError: if the RNN is ``batch_first`` or ``bidirectional``, a probability lies outside
-            [0, 1), or ``input_spread`` is invalid.
+            [0, 1), or ``input_spread`` is invalid or given without ``input_noise``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -87,6 +88,7 @@ class SequenceModel(Freezable, PyroModule):
     embedding: Any
     emission: Any
 
+    @spread_with_noise
     def __init__(
         self,
         embedding: Callable[[Tensor], Tensor],

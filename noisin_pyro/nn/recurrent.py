@@ -86,6 +86,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     proj_size = 0
     _without: Tensor
 
+    @arguments.spread_with_noise
     def __init__(
         self,
         cells: Cells,
