@@ -16,7 +16,7 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import Learned, Spread, SpreadLike, as_spread, per_layer
-from noisin_pyro.sites import Freezable
+from noisin_pyro.parameters import Freezable
 
 __all__ = ["FLOOR", "NoisyModule", "Sites"]
 
