@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+
+from noisin_pyro.text.sources import NAMES, PREFIX
 
 __all__ = ["sentence_of"]
 
@@ -20,6 +24,9 @@ def sentence_of(command: str, message: str) -> str:
     if unknown:
         known = unknown[2].replace("'", "")
         return f"unknown command {unknown[1]}; the known ones are {known}"
+    surplus = re.match(r"unrecognized arguments: (?!-)(.*?)(?: --.*)?$", message, re.DOTALL)
+    if surplus and (option := _option_of(command, surplus[1])) is not None:
+        return f"{message}; give it as --{option}{shlex.quote(surplus[1])}"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
         message = message.removeprefix("argument ")
@@ -33,6 +40,21 @@ def sentence_of(command: str, message: str) -> str:
         known = choices[1].replace("'", "")
         return f"unknown {key} {value[1]!r}; the known ones are {known}"
     return f"{key} must be {_kind(command, key, text)}, got {value[1]}"
+
+
+def _option_of(command: str, text: str) -> str | None:
+    """What was probably left out before an argument, such as ``"corpus "`` before a path."""
+    if re.match(r"\w+=", text):  # epochs=3
+        return ""
+    if command == "generate":
+        return "prompt "
+    if command == "evaluate" and text in ("train", "valid", "test"):
+        return "split "
+    if command in ("train", "tune") and text.endswith((".yaml", ".yml")):
+        return "config "
+    named = text in NAMES or text.startswith(PREFIX)
+    is_corpus = named or text.endswith(".txt") or os.path.exists(text)
+    return "corpus " if is_corpus and command not in ("corpus", "completion") else None
 
 
 def _kind(command: str, key: str, text: str) -> str:

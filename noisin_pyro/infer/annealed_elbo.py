@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from noisin_pyro.infer.stateful import StatefulObjective
-from noisin_pyro.sites import own_store
+from noisin_pyro.parameters import own_store
 
 __all__ = ["AnnealedELBO", "AnnealedObjective"]
 

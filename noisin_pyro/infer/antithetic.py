@@ -8,7 +8,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.models.drawn import Drawn
+from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.reflection import check_reflects, reflect

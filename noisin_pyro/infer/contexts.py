@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store, priors_of
+from noisin_pyro.parameters import own_store, priors_of
 
 __all__ = ["draw_priors", "given", "has_priors", "seeded_by"]
 

@@ -31,9 +31,11 @@ from noisin_pyro.infer.particles import (
     systematic,
 )
 from noisin_pyro.lengths import Lengths, checked_lengths, filled, length_mask
-from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.models.drawn import Drawn
+from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.weight_drop import WeightDrop
-from noisin_pyro.sites import Readout, priors_of
+from noisin_pyro.parameters import priors_of
+from noisin_pyro.sites import Readout
 
 __all__ = ["Filtered", "check_filters", "filter_window", "refuse_priors"]
 

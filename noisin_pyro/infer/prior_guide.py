@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.sites import own_store, priors_of
+from noisin_pyro.parameters import own_store, priors_of
 
 __all__ = ["PriorGuide"]
 

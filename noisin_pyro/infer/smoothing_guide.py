@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from noisin_pyro.infer.state_head import CorrectedSteps, StateHead
 from noisin_pyro.lengths import Lengths, checked_lengths, length_mask, reverse
+from noisin_pyro.models.drawn import Drawn
 from noisin_pyro.models.language import LanguageModel
-from noisin_pyro.models.sequence import Drawn, SequenceModel
+from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.location_scale import LocationScale
-from noisin_pyro.sites import Call, apart, in_context
+from noisin_pyro.parameters import apart, in_context
+from noisin_pyro.sites import Call
 
 __all__ = ["SmoothingGuide"]
 

@@ -9,7 +9,7 @@ from pyro.infer.elbo import ELBO, ELBOModule
 from pyro.infer.util import torch_item
 from torch import Tensor
 
-from noisin_pyro.sites import own_store
+from noisin_pyro.parameters import own_store
 
 __all__ = ["StatefulELBO", "StatefulObjective"]
 

@@ -1,4 +1,4 @@
-"""The configuration of a language model as JSON values: its writing, checking and building.
+"""The configuration of a language model as JSON values: writing it, and building the model.
 
 A description may come from a stranger, so each value is checked. The only classes that it can name
 are the RNNs and noises of this library, and distributions that
@@ -10,22 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from importlib import import_module
-from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from noisin_pyro.nn.registry import RNNS
+from noisin_pyro.models.schema import (
+    CLASSES,
+    DTYPES,
+    FORMAT,
+    LEARNED,
+    NOISE,
+    NOISES,
+    NUMBER,
+    RATES,
+    SIZES,
+    SPREAD,
+    check_description,
+    checked,
+)
 from noisin_pyro.nn.weight_drop import WeightDrop, weight_drop
-from noisin_pyro.noise.affine import Additive, AffineNoise, Multiplicative
+from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.moments import moments
 from noisin_pyro.noise.spread import Learned, Prior
-from noisin_pyro.sites import priors_of
-from noisin_pyro.tokens import TOKENS, Tokens
+from noisin_pyro.parameters import priors_of
+from noisin_pyro.tokens import Tokens
 
 if TYPE_CHECKING:
     from noisin_pyro.models.language import LanguageModel
@@ -34,43 +46,7 @@ __all__ = ["Description", "describe"]
 
 Model = TypeVar("Model", bound="LanguageModel")
 
-FORMAT = 1
-"""The version of the format, raised if the meaning of an entry changes, but not for a new entry."""
-
 REMEDY = "save its state_dict() instead, and build the model by your own code"
-
-MOST_LAYERS = 1000
-
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-}
-_CLASSES = {entry.kind: entry.module for entry in RNNS.values()}
-_NOISES = {"Additive": Additive, "Multiplicative": Multiplicative}
-
-_Kinds = Mapping[str, type | tuple[type, ...]]
-_NUMBER = (int, float)
-_WORDS: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    list: "a list",
-    dict: "entries by their names",
-    NoneType: "null",
-}
-_RATES = dict.fromkeys(("dropout_words", "dropout_input", "dropout_output"), _NUMBER)
-_MODEL: _Kinds = {
-    **{"format": int, "dtype": str, "vocab_size": int, "tokens": str, "tied_weights": bool},
-    **_RATES,
-    **{"input_noise": (dict, NoneType), "input_spread": (*_NUMBER, dict), "rnn": dict},
-}
-_SIZES = ("input_size", "hidden_size", "num_layers")
-_RNN: _Kinds = {
-    **{"class": str, "nonlinearity": str, **dict.fromkeys(_SIZES, int), "bias": bool},
-    **{"dropout": _NUMBER, "zoneout": list, "weight_drop": _NUMBER},
-    **{"sites": (str, NoneType), "tied": bool, "noise_to": str, "noise": list, "spread": list},
-}
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:
@@ -83,17 +59,17 @@ def describe(model: LanguageModel) -> dict[str, Any]:
     rnn: Any = model.rnn
     kind, dropped = _weight_drop(rnn)
     name = kind.__name__
-    if _CLASSES.get(name) != kind.__module__:
+    if CLASSES.get(name) != kind.__module__:
         raise ValueError(f"a {name} runs code of your own, which no file describes; {REMEDY}")
     _refuse_weight_priors(model)
     options = ["nonlinearity"] if name == "NoisyRNN" else []
-    options += [*_SIZES, "bias", "dropout", "sites", "tied", "noise_to"]
+    options += [*SIZES, "bias", "dropout", "sites", "tied", "noise_to"]
     values: dict[str, Any] = {
         "format": FORMAT,
         "dtype": str(rnn.like.dtype).removeprefix("torch."),
         "vocab_size": model.vocab_size,
         "tied_weights": model.tied_weights,
-        **{name: getattr(model, name) for name in _RATES},
+        **{name: getattr(model, name) for name in RATES},
         "input_noise": _describe_noise(model.input_noise),
         "rnn": {
             "class": name,
@@ -109,8 +85,8 @@ def describe(model: LanguageModel) -> dict[str, Any]:
     }
     if model.input_noise is not None:
         values["input_spread"] = _describe_spread(model, "input_spread")
-    if values["dtype"] not in _DTYPES:
-        raise ValueError(f"weights must be {', '.join(_DTYPES)}, got {values['dtype']}")
+    if values["dtype"] not in DTYPES:
+        raise ValueError(f"weights must be {', '.join(DTYPES)}, got {values['dtype']}")
     return values
 
 
@@ -130,14 +106,12 @@ class Description:
     """
 
     def __init__(self, values: Any, trust_code: bool = False) -> None:
-        model = _checked(values, "the description", _MODEL, ("format", "vocab_size", "rnn"))
-        rnn = _checked(model["rnn"], "its rnn", _RNN, ("class", *_SIZES))
-        _check_values(model, rnn)
-        self.dtype = _DTYPES[model.get("dtype", "float32")]
+        model, rnn = check_description(values)
+        self.dtype = DTYPES[model.get("dtype", "float32")]
         self.vocab_size: int = model["vocab_size"]
         self.tokens: Tokens = model.get("tokens", "words")
         self.tied_weights: bool = model.get("tied_weights", False)
-        self.sizes = tuple(rnn[name] for name in _SIZES)
+        self.sizes = tuple(rnn[name] for name in SIZES)
         self._trust_code = trust_code
         self._made: list[tuple[Any, AffineNoise]] = []  # equal descriptions share a noise
         named = ("format", "dtype", "vocab_size", "tokens", "rnn", "input_spread")
@@ -188,7 +162,7 @@ class Description:
             0.5 if noise is None else self._spread(spread, f"rnn.spread_l{layer}", weights)
             for layer, (noise, spread) in enumerate(zip(self._noises, self._spreads))
         ]
-        build_rnn = getattr(import_module(_CLASSES[self._kind]), self._kind)
+        build_rnn = getattr(import_module(CLASSES[self._kind]), self._kind)
         rnn = build_rnn(**self._rnn, noise=self._noises, spread=spreads)
         if self._weight_drop:
             weight_drop(rnn, p=self._weight_drop)
@@ -201,73 +175,41 @@ class Description:
         """The noise of a description, the same object for equal descriptions."""
         if values is None:
             return None
-        kinds: _Kinds = {"class": str, "base": dict, "mean": _NUMBER, "stddev": _NUMBER}
-        values = _checked(values, "a noise", kinds, ("class", "base"))
-        if values["class"] not in _NOISES:
-            known = ", ".join(_NOISES)
+        values = checked(values, "a noise", NOISE, ("class", "base"))
+        if values["class"] not in NOISES:
+            known = ", ".join(NOISES)
             raise ValueError(f"unknown noise {values['class']!r}; the known ones are {known}")
         made = next((noise for before, noise in self._made if before == values), None)
         if made is None:
             given = {name: values[name] for name in ("mean", "stddev") if name in values}
-            made = _NOISES[values["class"]](self._distribution(values["base"]), **given)
+            made = NOISES[values["class"]](self._distribution(values["base"]), **given)
             self._made.append((values, made))
         return made
 
     def _distribution(self, values: dict[str, Any]) -> Any:
         named = dict(values)
         dtype = named.pop("dtype", "float32")
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         with torch.device("cpu"):  # a model is also built on the meta device
-            return build_distribution(named, self._trust_code, _DTYPES[dtype])
+            return build_distribution(named, self._trust_code, DTYPES[dtype])
 
     def _spread(self, values: Any, name: str, weights: Mapping[str, Tensor]) -> Any:
         """The value for ``spread=`` of a description; a tensor is taken from ``weights[name]``."""
-        if isinstance(values, _NUMBER) and not isinstance(values, bool):
+        if isinstance(values, NUMBER) and not isinstance(values, bool):
             return float(values)
-        kinds: _Kinds = {"learned": dict, "prior": dict, "tensor": bool, "parameter": bool}
-        entries = list(_checked(values, "a spread", kinds).items())
+        entries = list(checked(values, "a spread", SPREAD).items())
         if len(entries) != 1:
-            raise ValueError(f"a spread must have one of {', '.join(kinds)}, got {values!r}")
+            raise ValueError(f"a spread must have one of {', '.join(SPREAD)}, got {values!r}")
         kind, value = entries[0]
         if kind == "learned":
-            learned: _Kinds = {"init": _NUMBER, "lower": _NUMBER, "per": str}
-            return Learned(**_checked(value, "a learned spread", learned, ("init",)))
+            return Learned(**checked(value, "a learned spread", LEARNED, ("init",)))
         if kind == "prior":
             return Prior(self._distribution(value))
         if name not in weights:
             raise ValueError(f"the weights have no {name}")
         tensor = weights[name].clone()
         return nn.Parameter(tensor) if kind == "parameter" else tensor
-
-
-def _check_values(model: dict[str, Any], rnn: dict[str, Any]) -> None:
-    """Checks the entries of a description, whose types are known to be right.
-
-    Raises:
-        ValueError: if the format, a class, a size, a dtype, the kind of tokens, or the number of
-            noises or spreads is not allowed.
-    """
-    if model["format"] != FORMAT:
-        raise ValueError(
-            f"its format is {model['format']}, and this noisin_pyro reads {FORMAT}; take the "
-            "version that wrote it"
-        )
-    if rnn["class"] not in _CLASSES:
-        known = ", ".join(_CLASSES)
-        raise ValueError(f"unknown RNN {rnn['class']!r}; the known ones are {known}")
-    for name, size in (("vocab_size", model["vocab_size"]), *((n, rnn[n]) for n in _SIZES)):
-        most = MOST_LAYERS if name == "num_layers" else 2**31 - 1
-        if not 1 <= size <= most:
-            raise ValueError(f"{name} must lie in 1 to {most:,}, got {size}")
-    if model.get("dtype", "float32") not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {model['dtype']!r}")
-    if model.get("tokens", "words") not in TOKENS:
-        known = ", ".join(TOKENS)
-        raise ValueError(f"tokens must be one of {known}, got {model['tokens']!r}")
-    for name in ("noise", "spread"):
-        if name in rnn and len(rnn[name]) != rnn["num_layers"]:
-            raise ValueError(f"{name} must have one entry a layer, got {len(rnn[name])}")
 
 
 def _weight_drop(rnn: nn.Module) -> tuple[type, float]:
@@ -310,7 +252,7 @@ def _describe_noise(noise: Any) -> dict[str, Any] | None:
     name = type(noise).__name__
     if isinstance(noise, MeanParameterized):
         raise ValueError(f"a MeanParameterized noise is a function, which no file holds; {REMEDY}")
-    if _NOISES.get(name) is not type(noise):
+    if NOISES.get(name) is not type(noise):
         raise ValueError(f"a {name} is a noise of your own, which no file describes; {REMEDY}")
     values: dict[str, Any] = {"class": name}
     values |= {"base": _describe_distribution(noise.base, f"the base of {name}")}
@@ -339,35 +281,3 @@ def _describe_spread(module: Any, name: str) -> Any:
     if isinstance(value, Tensor):
         return {"parameter" if isinstance(value, nn.Parameter) else "tensor": True}
     return value
-
-
-def _checked(
-    values: Any, what: str, kinds: _Kinds, required: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """A copy of ``values`` after a check of names and types.
-
-    Args:
-        values: the values, expected to be a dict.
-        what: their name in errors.
-        kinds: the allowed types of each entry.
-        required: the entries that must be there.
-
-    Raises:
-        ValueError: if an entry is unknown, has another type, or is missing.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{what} must have entries by their names, got {str(values)[:60]!r}")
-    for name, value in values.items():
-        if name not in kinds:
-            raise ValueError(f"{what} has an unknown entry {name[:60]!r}")
-        kind = kinds[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            one_of = list(kind) if isinstance(kind, tuple) else [kind]
-            if float in one_of:
-                one_of.remove(int)
-            allowed = " or ".join(_WORDS[one] for one in one_of)
-            raise ValueError(f"{name} of {what} must be {allowed}, got {str(value)[:60]!r}")
-    for name in required:
-        if name not in values:
-            raise ValueError(f"{what} has no entry {name!r}")
-    return dict(values)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noisin_pyro.models.arguments import check_rate
 from noisin_pyro.models.pretrained import load_folder, save_folder
-from noisin_pyro.models.sequence import SequenceModel, check_rate
+from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import CategoricalEmission
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.vocabulary import Vocabulary

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.poutine as poutine
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.lengths import Lengths, filled
+from noisin_pyro.models.arguments import check_emitted, check_rate, check_rnn
+from noisin_pyro.models.drawn import Drawn
+from noisin_pyro.nn.arguments import spread_with_noise
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
-from noisin_pyro.sites import Call, Freezable, Readout, apart, in_context, priors_of, read_priors
+from noisin_pyro.parameters import Freezable, apart, in_context, priors_of, read_priors
+from noisin_pyro.sites import Call, Readout
 
-__all__ = ["Drawn", "SequenceModel", "check_model", "check_rate", "detach_state"]
-
-
-class Drawn(NamedTuple):
-    """The noise of one call, drawn in advance.
-
-    Attributes:
-        input: ε of the embedded input, with shape (T, B, I); None without input noise.
-        rnn: ε of each layer, with shape (T, B, H), or (1, B, H) if tied; None for a layer without
-            noise or with a sample site per timestep. None for a call without noise.
-    """
-
-    input: Tensor | None
-    rnn: list[Tensor | None] | None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Drawn:
-        """The noise with ``change`` applied to each ε."""
-        layers = None if self.rnn is None else [_maybe(change, one) for one in self.rnn]
-        return Drawn(_maybe(change, self.input), layers)
-
-    def steps(self, steps: slice) -> Drawn:
-        """The noise of a slice of the steps. A tied ε is the same in all steps."""
-        return self.map(lambda epsilon: epsilon if len(epsilon) == 1 else epsilon[steps])
+__all__ = ["Drawn", "SequenceModel", "check_model", "detach_state"]
 
 
 def detach_state(state: Any) -> Any:
@@ -92,7 +73,7 @@ class SequenceModel(Freezable, PyroModule):
         TypeError: if ``rnn`` is no noisy RNN, or ``input_noise`` is neither additive nor
             multiplicative.
         ValueError: if the RNN is ``batch_first`` or ``bidirectional``, a probability lies outside
-            [0, 1), or ``input_spread`` is invalid.
+            [0, 1), or ``input_spread`` is invalid or given without ``input_noise``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -107,6 +88,7 @@ class SequenceModel(Freezable, PyroModule):
     embedding: Any
     emission: Any
 
+    @spread_with_noise
     def __init__(
         self,
         embedding: Callable[[Tensor], Tensor],
@@ -120,19 +102,7 @@ class SequenceModel(Freezable, PyroModule):
         name: str = "",
     ) -> None:
         super().__init__(name)
-        if not isinstance(rnn, NoisyRecurrence):
-            raise TypeError(
-                f"rnn must be a NoisyRNN, NoisyLSTM, NoisyGRU or another noisy RNN, got "
-                f"{type(rnn).__name__}; wrap torch's with from_torch, your own cell with "
-                "NoisyRecurrent"
-            )
-        if rnn.batch_first:
-            raise ValueError("a SequenceModel is time-major: build its RNN with batch_first=False")
-        if rnn.bidirectional:
-            raise ValueError(
-                "bidirectional=True is not supported by a SequenceModel, because a generative "
-                "process runs forward in time; use it as an encoder, outside the model"
-            )
+        check_rnn(rnn)
         check_rate("dropout_input", dropout_input)
         check_rate("dropout_output", dropout_output)
         if input_noise is not None and not isinstance(input_noise, AffineNoise):
@@ -280,7 +250,8 @@ class SequenceModel(Freezable, PyroModule):
         call = self._begin(x, lengths, True if drawn is not None else sample, readout)
         if drawn is None:
             return self._run(x, state, call, self._draw(call))
-        self._check_drawn(drawn, call)
+        rnn, inputs = self.rnn, self.rnn.input_size if self.input_noise else None
+        drawn.check(call.steps, call.batch, inputs, rnn.hidden_size, rnn.tied)
         return self._run(x, state, call.without_sites(), drawn)
 
     @in_context
@@ -326,23 +297,6 @@ class SequenceModel(Freezable, PyroModule):
         like, size = self.rnn.like, self.rnn.input_size
         return draw(self, "input_noise", self.input_noise, size, like, call, tied=False)
 
-    def _check_drawn(self, drawn: Drawn, call: Call) -> None:
-        """Raises ValueError if noise is that of another number of steps or sequences.
-
-        The RNN checks whether it has such layers.
-        """
-        rnn, on_input = self.rnn, (call.steps, call.batch, self.rnn.input_size)
-        in_rnn = (1 if rnn.tied else call.steps, call.batch, rnn.hidden_size)
-        parts = [("input", drawn.input, on_input if self.input_noise else None)]
-        parts += [("rnn", one, in_rnn) for one in drawn.rnn or () if one is not None]
-        for name, epsilon, wanted in parts:
-            got = None if epsilon is None else tuple(epsilon.shape[-3:])
-            if got != wanted:
-                raise ValueError(
-                    f"drawn.{name} must have shape {wanted}, got {got}; take drawn from this "
-                    f"model's draw_noise({call.steps}, {call.batch})"
-                )
-
     def _run(self, x: Tensor, state: Any, call: Call, drawn: Drawn) -> tuple[Any, Any]:
         tied = self.rnn.tied
         embedded = self._embedded(x, call.dropping)
@@ -371,42 +325,6 @@ def check_model(function: str, model: Any) -> None:
             f"{function} takes a SequenceModel or LanguageModel, got {type(model).__name__}; build "
             "one from your parts, as SequenceModel(embedding, rnn, emission)"
         )
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Raises ValueError unless ``rate`` lies in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {rate}")
-
-
-def check_emitted(emitted: Any, steps: int, batch: int) -> None:
-    """Checks what a user's emission returned.
-
-    Pyro would expand a batch shape such as (T, 1, 1) to the plates, and count each density T times.
-
-    Args:
-        emitted: the emission's value.
-        steps: T.
-        batch: B.
-
-    Raises:
-        TypeError: if it is no Pyro distribution.
-        ValueError: if its batch shape does not end in (T, B).
-    """
-    if not isinstance(emitted, TorchDistributionMixin):
-        raise TypeError(
-            "the emission must return a distribution of pyro.distributions, such as "
-            f"dist.Normal(net(z), 1.0).to_event(1), got {type(emitted).__name__}"
-        )
-    if emitted.batch_shape[-2:] != (steps, batch):
-        raise ValueError(
-            f"the emission's distribution must have batch shape (T, B) = {(steps, batch)}, got "
-            f"{tuple(emitted.batch_shape)}; .to_event(1) makes a last dimension part of the event"
-        )
-
-
-def _maybe(change: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else change(tensor)
 
 
 def _is_deterministic(site: Any) -> bool:

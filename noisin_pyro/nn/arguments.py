@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from numbers import Real
-from typing import Any, get_args
+from typing import Any, ParamSpec, get_args
 
 import torch
 from pyro.poutine.runtime import am_i_wrapped
@@ -21,14 +22,47 @@ __all__ = [
     "check_noise",
     "check_options",
     "check_sizes",
+    "check_spread",
     "check_state",
     "check_state_dtype",
     "check_weights",
     "refuse_tied",
+    "spread_with_noise",
     "state_range",
     "state_sizes",
     "zoneout_rates",
 ]
+
+P = ParamSpec("P")
+
+
+def spread_with_noise(constructor: Callable[P, None]) -> Callable[P, None]:
+    """A constructor that checks its keyword arguments with :func:`check_spread`."""
+
+    @wraps(constructor)
+    def checked(*args: P.args, **options: P.kwargs) -> None:
+        check_spread(options)
+        constructor(*args, **options)
+
+    return checked
+
+
+def check_spread(options: Mapping[str, Any]) -> None:
+    """Checks that a spread comes with a noise, which may be an explicit None.
+
+    Args:
+        options: the keyword arguments of a noisy RNN, or of a model of one.
+
+    Raises:
+        ValueError: if ``spread`` is given and ``noise`` is not, or ``input_spread`` and
+            ``input_noise``.
+    """
+    for spread, noise in (("spread", "noise"), ("input_spread", "input_noise")):
+        if spread in options and noise not in options:
+            raise ValueError(
+                f"{spread}={options[spread]} needs a noise; give "
+                f"{noise}=Multiplicative(dist.Normal(0.0, 1.0)), or {noise}=None to have none"
+            )
 
 
 def check_options(name: str, cell: Cell[Any], proj_size: int, sites: Any, noise_to: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from noisin_pyro.nn.arguments import check_spread
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.rnn import NoisyGRU, NoisyLSTM, NoisyRNN
 
@@ -25,9 +26,8 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
 
     Raises:
         TypeError: if ``module`` is none of the three, or a subclass with a ``forward`` of its own.
-        ValueError: as :class:`NoisyLSTM`, if ``spread`` is given and ``noise`` is not, or if a
-            weight is no parameter because it is computed from others, as under
-            ``torch.nn.utils.parametrizations``.
+        ValueError: as :class:`NoisyLSTM`, or if a weight is no parameter because it is computed
+            from others, as under ``torch.nn.utils.parametrizations``.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -46,11 +46,7 @@ def from_torch(module: nn.RNNBase, **noise: Any) -> NoisyRNN | NoisyLSTM | Noisy
     if kind is None:
         raise TypeError(f"from_torch wraps torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
     _check_forward(module)
-    if "spread" in noise and "noise" not in noise:
-        raise ValueError(
-            f"spread={noise['spread']} needs a noise; give noise=Multiplicative(dist.Normal(0.0, "
-            "1.0)), or leave out both for an RNN without noise"
-        )
+    check_spread(noise)
     options = _options(module)
     if isinstance(module, nn.LSTM):
         options["proj_size"] = module.proj_size

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from noisin_pyro.kernels.linear_softmax import linear_log_softmax
 from noisin_pyro.nn.provenance import tracked
-from noisin_pyro.sites import Freezable
+from noisin_pyro.parameters import Freezable
 
 __all__ = ["BernoulliEmission", "CategoricalEmission", "LinearCategorical", "NormalEmission"]
 

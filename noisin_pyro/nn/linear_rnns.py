@@ -35,6 +35,7 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
     proj_size = 0
     _kind: LinearCell
 
+    @arguments.spread_with_noise
     def __init__(
         self,
         input_size: int,

@@ -16,7 +16,7 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import Learned, Spread, SpreadLike, as_spread, per_layer
-from noisin_pyro.sites import Freezable
+from noisin_pyro.parameters import Freezable
 
 __all__ = ["FLOOR", "NoisyModule", "Sites"]
 
@@ -71,7 +71,7 @@ class NoisyModule(_Base):
             if tied and self._samples_steps(one):
                 arguments.refuse_tied(one, sites)
         self._spreads = {}
-        self.spread = spread
+        self._set_spread(spread)
 
     @property
     def like(self) -> Tensor:
@@ -101,6 +101,14 @@ class NoisyModule(_Base):
 
     @spread.setter
     def spread(self, spread: SpreadLike | Sequence[SpreadLike]) -> None:
+        if not any(self.noise):
+            raise AttributeError(
+                f"spread is the γ of noise, which this {type(self).__name__} lacks, got {spread}; "
+                "build it with a noise"
+            )
+        self._set_spread(spread)
+
+    def _set_spread(self, spread: SpreadLike | Sequence[SpreadLike]) -> None:
         spreads = per_layer(spread, self.num_layers, "spread")
         for (layer, _), name in zip(self._tracks, self._spread_names):
             if self.noise[layer] is not None:

@@ -26,7 +26,8 @@ from noisin_pyro.nn.provenance import tracked
 from noisin_pyro.nn.sequences import run_sequences
 from noisin_pyro.nn.timesteps import run_timesteps
 from noisin_pyro.nn.tracks import Layers, make_layers
-from noisin_pyro.sites import Call, Plates, in_context, priors_of, read_priors
+from noisin_pyro.parameters import in_context, priors_of, read_priors
+from noisin_pyro.sites import Call, Plates
 
 __all__ = ["NoisyRecurrence"]
 

@@ -18,7 +18,7 @@ from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.noise.spread import SpreadLike
-from noisin_pyro.sites import apart, own_store, priors_of, read_priors
+from noisin_pyro.parameters import apart, own_store, priors_of, read_priors
 
 __all__ = ["NoisyRecurrent"]
 
@@ -86,6 +86,7 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     proj_size = 0
     _without: Tensor
 
+    @arguments.spread_with_noise
     def __init__(
         self,
         cells: Cells,

@@ -12,6 +12,7 @@ from noisin_pyro.cells.elman import NONLINEARITIES
 from noisin_pyro.cells.gru import GRU
 from noisin_pyro.cells.lstm import LSTM
 from noisin_pyro.layers.layer import NoiseTo
+from noisin_pyro.nn.arguments import spread_with_noise
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
@@ -61,6 +62,7 @@ class NoisyRNN(_OfTorch, nn.RNN, PyroModule):
         (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
     """
 
+    @spread_with_noise
     def __init__(
         self,
         input_size: int,
@@ -151,9 +153,10 @@ class NoisyLSTM(_OfTorch, nn.LSTM, PyroModule):
             ``noisy_lstm_1``, and the sites of later calls of an RNN end in ``__1``, ``__2``, ...
 
     Raises:
-        ValueError: if ``proj_size`` is not 0, a spread is not positive, the number of noises or
-            spreads is not the number of layers, a noise is undefined for some states of the cell,
-            ``tied`` is combined with sites per timestep, or another option is invalid.
+        ValueError: if ``proj_size`` is not 0, a spread is not positive or is given without
+            ``noise``, the number of noises or spreads is not the number of layers, a noise is
+            undefined for some states of the cell, ``tied`` is combined with sites per timestep, or
+            another option is invalid.
         TypeError: if ``noise`` or ``spread`` has another type.
 
     Example:
@@ -165,6 +168,7 @@ class NoisyLSTM(_OfTorch, nn.LSTM, PyroModule):
         (torch.Size([7, 2, 5]), True)
     """
 
+    @spread_with_noise
     def __init__(
         self,
         input_size: int,
@@ -221,6 +225,7 @@ class NoisyGRU(_OfTorch, nn.GRU, PyroModule):
         True
     """
 
+    @spread_with_noise
     def __init__(
         self,
         input_size: int,

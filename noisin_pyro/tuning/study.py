@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisin_pyro.atomic import remove_partials, replacing
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.lease import Lease
+from noisin_pyro.tuning.journal import open_journal
 from noisin_pyro.tuning.place import check_place, exists
 from noisin_pyro.tuning.sampler import make_sampler
-from noisin_pyro.tuning.space import first_guess, number_of_settings, suggest
+from noisin_pyro.tuning.space import first_guess
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["Trials", "check_folder", "open_study", "require_optuna", "trial_folder"]
+__all__ = [
+    "FREE",
+    "PICTURE",
+    "RECORD",
+    "check_folder",
+    "locked",
+    "open_study",
+    "require_optuna",
+    "trial_folder",
+]
 
 ID, JOURNAL, LOCK = "study.id", "study.journal", "study.lock"
 RECORD, PICTURE = "study.json", "tune.png"
-BEGINS = b'{"op_code":'  # the first bytes of each entry of a journal
 TRIAL = "trial-"  # the name of a trial's folder begins with it
-POLL = 0.5  # seconds between two checks of the trials of other processes
 PRUNE_AFTER = 4  # number of finished trials before any is pruned
 #: Options that do not change a trial's numbers. Of the corpus the text is compared, not the name.
 FREE = (
@@ -108,14 +112,14 @@ def open_study(
             for name in (ID, RECORD, PICTURE):
                 remove_partials(folder / name)
             path = folder / ID
-            held = path.read_text(encoding="utf-8") if path.exists() else ""
+            in_folder = path.read_text(encoding="utf-8") if path.exists() else ""
             begun = any(folder.glob(f"{TRIAL}*"))
-            study = _connect(config, storage, place, begun=begun or bool(held))
-            known = study.user_attrs.get("id")
-            if begun and known is None:
+            study = _connect(config, storage, place, begun=begun or bool(in_folder))
+            in_storage = study.user_attrs.get("id")
+            if begun and in_storage is None:
                 raise Absent(config.out, place)
-            own: str = (storage is None and known) or held or uuid.uuid4().hex
-            if known is not None and known != own:
+            own: str = (storage is None and in_storage) or in_folder or uuid.uuid4().hex
+            if in_storage is not None and in_storage != own:
                 raise ValueError(
                     f"the storage {storage!r} has a study {study.study_name!r} whose trials are in "
                     "another folder; give that as out, on a file system that all machines share, "
@@ -155,7 +159,7 @@ def _connect(config: TrainConfig, storage: str | None, place: str, begun: bool) 
     if begun and not exists(place):
         raise Absent(config.out, place)
     try:
-        opened = optuna.storages.get_storage(place) if "://" in place else _journal(place)
+        opened = optuna.storages.get_storage(place) if "://" in place else open_journal(place)
         name = _name(opened, Path(config.out), storage)
         if begun and name not in optuna.get_all_study_names(opened):
             raise Absent(config.out, place)
@@ -213,54 +217,6 @@ def _name(opened: BaseStorage, folder: Path, storage: str | None) -> str:
     return name
 
 
-def _journal(path: str) -> BaseStorage:
-    """A journal file that survives a kill of the processes that write to it.
-
-    If the owner of its lock was killed on this machine, the lock is free at once. An entry that a
-    kill or a full disk cut off is removed before the next one is appended.
-    """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    class Lock(JournalFileOpenLock):
-        _lease = Lease(Path(f"{path}.lock"))
-
-        def acquire(self) -> bool:
-            self._lease.wait()
-            _cut_back(Path(path))
-            return True
-
-        def release(self) -> None:
-            self._lease.give_back()
-
-    _check_journal(Path(path))
-    return JournalStorage(JournalFileBackend(path, Lock(path)))
-
-
-def _check_journal(path: Path) -> None:
-    """Raises ValueError if a file is no journal, before anything is written into it."""
-    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines, 1):
-        try:
-            known = "op_code" in json.loads(line)
-        except (ValueError, TypeError):
-            known = False
-        if not known:
-            raise ValueError(f"its line {number} is no entry of a journal")
-    if not last.startswith(BEGINS[: len(last)]):
-        raise ValueError("its last line is no entry of a journal")
-
-
-def _cut_back(path: Path) -> None:
-    """Removes an incomplete last entry from a journal; the caller has its lock."""
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
-        if file.read(1) not in (b"", b"\n"):
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
 def _describe(
     study: Study, config: TrainConfig, names: tuple[str, ...], text: str, own: str
 ) -> None:
@@ -299,120 +255,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lease.give_back()
-
-
-class Trials:
-    """Hands out the trials of a study to this process, one after another.
-
-    A trial that draws the setting of an earlier one would be the same training. It is not handed
-    out: it fails, and another is drawn.
-
-    Args:
-        study: the study.
-        config: the configuration of the study, whose ``out`` is its folder.
-        names: the searched options.
-        limit: the number of trials of all processes together.
-        wait: called with the numbers of other processes' running trials while none is left here.
-    """
-
-    def __init__(
-        self,
-        study: Study,
-        config: TrainConfig,
-        names: tuple[str, ...],
-        limit: int,
-        wait: Callable[[list[int]], None] = lambda numbers: None,
-    ) -> None:
-        self._study, self._config, self._names = study, config, names
-        self._folder, self._limit, self._wait = Path(config.out), limit, wait
-        # Kept, since a lease remembers how long it is untouched.
-        self._leases: dict[int, Lease] = {}
-
-    @contextmanager
-    def next(self) -> Iterator[Trial | None]:
-        """Locks a trial for this process while the block runs.
-
-        Yields None if all are finished, or every setting has been tried. An interrupted trial
-        comes before a new one.
-        """
-        with ExitStack() as stack:
-            yield self._claim(stack)
-
-    def _claim(self, stack: ExitStack) -> Trial | None:
-        while True:
-            with locked(self._folder):
-                trial, elsewhere = self._take(stack)
-            if trial is not None or not elsewhere:
-                return trial
-            self._wait(elsewhere)
-            time.sleep(POLL)
-
-    def _take(self, stack: ExitStack) -> tuple[Trial | None, list[int]]:
-        from optuna.trial import TrialState
-
-        while True:
-            trial, elsewhere = self._first(stack)
-            if trial is None:
-                return None, elsewhere
-            chosen = suggest(trial, self._names, self._config)
-            if chosen not in self._settings(until=trial.number):
-                return trial, []
-            self._study.tell(trial, state=TrialState.FAIL)
-            stack.close()  # gives its lease back
-
-    def _first(self, stack: ExitStack) -> tuple[Trial | None, list[int]]:
-        """The first interrupted trial or else a new one; None if there are none left."""
-        from optuna.trial import Trial, TrialState
-
-        known = self._study.get_trials(deepcopy=False)
-        running = [t.number for t in known if t.state == TrialState.RUNNING]
-        for number in running:
-            if self._has(number, stack):
-                return Trial(self._study, known[number]._trial_id), []
-        begun = [t for t in known if t.state not in (TrialState.WAITING, TrialState.FAIL)]
-        tried = {tuple(setting.values()) for setting in self._settings(until=len(known))}
-        if len(begun) >= self._limit or len(tried) >= number_of_settings(self._names):
-            return None, running
-        trial = self._study.ask()
-        if not self._has(trial.number, stack):
-            raise ValueError(f"{self._lease(trial.number).path} is of no trial; remove it")
-        return trial, []
-
-    def _settings(self, until: int) -> list[dict[str, Any]]:
-        """The settings of the trials before one."""
-        from optuna.trial import FixedTrial, TrialState
-
-        settings = []
-        for trial in self._study.get_trials(deepcopy=False)[:until]:
-            if trial.state not in (TrialState.WAITING, TrialState.FAIL):
-                with suppress(ValueError):  # a process was killed while it drew this trial
-                    settings.append(suggest(FixedTrial(trial.params), self._names, self._config))
-        return settings
-
-    def _has(self, number: int, stack: ExitStack) -> bool:
-        """Takes a trial's lease, unless another process has it or has ended the trial."""
-        lease = self._lease(number)
-        if not lease.take():
-            return False
-        if self._study.get_trials(deepcopy=False)[number].state.is_finished():
-            lease.give_back()
-            return False
-        stack.callback(lease.give_back)
-        return True
-
-    def _lease(self, number: int) -> Lease:
-        path = trial_folder(self._folder, number).with_suffix(".lock")
-        return self._leases.setdefault(number, Lease(path))
-
-
-def finished(study: Study) -> list[FrozenTrial]:
-    """The trials that have ended, including those that were pruned or diverged."""
-    from optuna.trial import TrialState
-
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial with the lowest validation perplexity; the earliest of equal ones."""
-    whole = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
-    return min(whole, key=lambda t: (t.value, t.number), default=None)

@@ -22,16 +22,14 @@ from noisin_pyro.tuning.study import (
     FREE,
     PICTURE,
     RECORD,
-    Trials,
-    best_of,
     check_folder,
-    finished,
     locked,
     open_study,
     require_optuna,
     trial_folder,
 )
 from noisin_pyro.tuning.trial import carry_out, trial_config
+from noisin_pyro.tuning.trials import Trials, best_of, finished
 
 if TYPE_CHECKING:
     from optuna import Study

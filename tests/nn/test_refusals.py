@@ -26,11 +26,13 @@ from noisin_pyro import (
     NoisinELBO,
     NoisyGRU,
     NoisyLSTM,
+    NoisyRecurrent,
     NoisyRNN,
     PriorGuide,
     SequenceModel,
     from_torch,
 )
+from noisin_pyro.nn.registry import RNNS, build_rnn
 from tests.helpers import gamma_noise
 
 NORMAL = dist.Normal(0.0, 1.0)
@@ -122,7 +124,21 @@ CONSTRUCTORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "tied=True.*Additive or Multiplicative",
     ),
-    (lambda: from_torch(nn.LSTM(D, H), spread=0.3), ValueError, "spread=0.3 needs a noise; give"),
+    *(
+        (build, ValueError, "^spread=0.3 needs a noise; give noise=Multiplicative.*or noise=None")
+        for build in (
+            lambda: from_torch(nn.LSTM(D, H), spread=0.3),
+            lambda: NoisyRecurrent(nn.LSTMCell(D, H), spread=0.3),
+            *(lambda name=name: build_rnn(name, D, H, 1, spread=0.3) for name in RNNS),
+        )
+    ),
+    (lambda: model(input_spread=0.3), ValueError, "input_spread=0.3 needs a noise; give input_n"),
+    (lambda: from_torch(nn.LSTM(D, H), noise=None, spread=[0.1, 0.2]), ValueError, "got 2"),
+    (
+        lambda: setattr(NoisyLSTM(D, H), "spread", 0.3),
+        AttributeError,
+        "this NoisyLSTM lacks, got 0.3; build it with a noise",
+    ),
     (lambda: from_torch(nn.Linear(1, 1)), TypeError, "RNN, LSTM or GRU, got Linear"),  # type: ignore[arg-type]
     *(
         (
@@ -296,6 +312,9 @@ def test_what_is_not_refused() -> None:
     lstm()(X, lengths=torch.tensor([1, 4]))  # not sorted
     lstm()(X, lengths=torch.tensor([4, 1], dtype=torch.int32))
     lstm(noise=[NOISE, None], spread=[0.3, 0.1])
+    lstm(noise=None, spread=0.3)  # as in a comparison over several noises
+    from_torch(nn.LSTM(D, H), noise=None, spread=0.3)
+    model(input_noise=None, input_spread=0.3)
     lstm(noise=[None, Multiplicative(dist.Bernoulli(0.5))], tied=True)
     NoisyRNN(D, H, nonlinearity="sigmoid", noise=GAMMA)(X)
     lstm()(X[:1])

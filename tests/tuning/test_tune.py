@@ -24,6 +24,7 @@ from noisin_pyro.training.lease import Lease
 from noisin_pyro.training.run import train
 from noisin_pyro.tuning import space, study
 from noisin_pyro.tuning.report import study_table
+from noisin_pyro.tuning.trials import Trials
 from noisin_pyro.tuning.tune import tune
 
 DROPOUTS = {"dropout_words", "dropout_input", "dropout_layers", "dropout_output"}
@@ -239,7 +240,7 @@ def test_a_trial_that_another_process_ends_meanwhile_is_not_taken(
         return take(self)
 
     monkeypatch.setattr(Lease, "take", end_first)
-    with study.Trials(made, base, ("spread",), limit=1).next() as taken:
+    with Trials(made, base, ("spread",), limit=1).next() as taken:
         assert ended and taken is None
     assert not lease.path.exists()
 
