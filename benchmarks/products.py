@@ -1,9 +1,10 @@
-"""Matrix products in single precision on a CPU: torch's own, by oneDNN, and which of them we take.
+"""Products and tanh in single precision on a CPU: torch's own, the other way, and which we take.
 
     python benchmarks/products.py
 
 The three products of a linear layer, forwards and for both gradients, side by side: of one step of
-a recurrence, of a layer over a window of 35 steps, and of the head.
+a recurrence, of a layer over a window of 35 steps, and of the head. And tanh of the states of one
+step: torch's own, and 2σ(2x) − 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.kernels.onednn import linear, outer
+from noisin_pyro.kernels.tanh import tanh, to_tanh_
 
 #: The rows, the width of the input and that of the output; 20 sequences.
 SHAPES = {
@@ -29,6 +31,7 @@ SHAPES = {
     "head 256": (700, 256, 10_000),
     "head 650": (700, 650, 10_000),
 }
+UNITS = (32, 128, 650)
 ROUNDS = 15
 
 
@@ -72,8 +75,17 @@ def products(x: Tensor, grad: Tensor, weight: Tensor) -> dict[str, tuple[Call, C
     }
 
 
+def tanhs(x: Tensor, out: Tensor) -> tuple[Call, Call, Call]:
+    """tanh x, written into ``out``, by torch, by the sigmoid, and by the one that we take."""
+    return (
+        lambda: torch.tanh(x, out=out),
+        lambda: to_tanh_(torch.add(x, x, out=out).sigmoid_()),
+        lambda: tanh(x, out=out),
+    )
+
+
 def main() -> None:
-    """Prints a line for each product; the last figure is torch's time over oneDNN's."""
+    """Prints a line for each operation; the last figure is torch's time over the other way's."""
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {capability}")
     for name, (rows, inputs, outputs) in SHAPES.items():
@@ -91,6 +103,13 @@ def main() -> None:
                 f"{name:9} {product:5} torch {a:8.0f} µs  oneDNN {b:8.0f} µs  ours {ours:8.0f} µs"
                 f"  {a / b:.2f}"
             )
+    for units in UNITS:
+        x = torch.randn(20, units)
+        a, b, ours = (1e6 * time for time in seconds(*tanhs(x, torch.empty_like(x))))
+        print(
+            f"tanh of {units:4} units torch {a:6.1f} µs  by σ {b:6.1f} µs  ours {ours:6.1f} µs"
+            f"  {a / b:.2f}"
+        )
 
 
 if __name__ == "__main__":

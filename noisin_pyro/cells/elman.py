@@ -25,8 +25,10 @@ from noisin_pyro.cells.scan import (
     twice_differentiable,
     workspace,
 )
+from noisin_pyro.cells.slopes import sigmoid_slope, tanh_slope
 from noisin_pyro.kernels.fused import fused
 from noisin_pyro.kernels.onednn import outer, small_products
+from noisin_pyro.kernels.tanh import tanh
 from noisin_pyro.noise.base import Range
 
 __all__ = ["NONLINEARITIES", "ElmanCell"]
@@ -39,7 +41,7 @@ class ElmanCell(TorchCell):
         name: the name of the nonlinearity.
         range: the interval that contains h.
         activation: the function act.
-        activation_: act in place.
+        activation_: act in place, without autograd.
         slope: the derivative of act as a function of h = act(a).
         kernel: the name of torch's fused kernel, None if torch has none.
         folds: whether additive noise can be an extra input of :meth:`folded`.
@@ -132,7 +134,8 @@ class _Scan(torch.autograd.Function):
         (_, z0, _, w_hh, _, mult, _), (z, h) = saved(ctx)
         grad = torch.zeros_like(h) if grad is None else grad
         slope = scaled(ctx.cell.slope(h), mult)
-        dz, dgates = torch.empty_like(h), torch.empty_like(h)
+        noise_needs = ctx.needs_input_grad[6] or ctx.needs_input_grad[7]
+        dz, dgates = workspace(h, h.shape[-1], noise_needs), torch.empty_like(h)
         product = small_products(w_hh.t(), len(z0), len(h))
         after = None  # the next step's dgates
         for grad_t, slope_t, dz_t, dgates_t in each_step(grad, slope, dz, dgates, backwards=True):
@@ -157,23 +160,19 @@ def _identity(a: Tensor) -> Tensor:
     return a
 
 
-def _tanh_slope(h: Tensor) -> Tensor:
-    return 1 - h * h
+def _tanh_(a: Tensor) -> Tensor:
+    return tanh(a, out=a)
 
 
 def _relu_slope(h: Tensor) -> Tensor:
     return (h > 0).to(h.dtype)
 
 
-def _sigmoid_slope(h: Tensor) -> Tensor:
-    return h * (1 - h)
-
-
 _INF = float("inf")
 _CELLS = (
-    ElmanCell("tanh", Range(-1.0, 1.0), torch.tanh, torch.tanh_, _tanh_slope, "rnn_tanh"),
+    ElmanCell("tanh", Range(-1.0, 1.0), torch.tanh, _tanh_, tanh_slope, "rnn_tanh"),
     ElmanCell("relu", Range(0.0, _INF, True), torch.relu, torch.relu_, _relu_slope, "rnn_relu"),
-    SigmoidCell("sigmoid", Range(0.0, 1.0), torch.sigmoid, torch.sigmoid_, _sigmoid_slope),
+    SigmoidCell("sigmoid", Range(0.0, 1.0), torch.sigmoid, torch.sigmoid_, sigmoid_slope),
     ElmanCell("identity", Range(-_INF, _INF), _identity, _identity, torch.ones_like, folds=False),
 )
 

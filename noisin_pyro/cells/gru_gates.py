@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.scan import scaled
+from noisin_pyro.cells.slopes import sigmoid_slope, tanh_slope
+from noisin_pyro.kernels.tanh import tanh
 
 __all__ = ["gate_factors", "gate_parts", "write_gates"]
 
@@ -41,7 +43,7 @@ def write_gates(
     """
     (p_ru, p_n), (gate_ru, gate_n, ru, r, u, n) = p, parts
     torch.add(gate_ru, p_ru, out=ru).sigmoid_()
-    torch.addcmul(gate_n, r, n_z.copy_(p_n), out=n).tanh_()
+    tanh(torch.addcmul(gate_n, r, n_z.copy_(p_n), out=n), out=n)
     return u, n
 
 
@@ -61,7 +63,10 @@ def gate_factors(
         multiplies the recurrent one.
     """
     r, u, n = act.chunk(3, -1)
-    to_n = scaled((1 - u) * (1 - n * n), mult)
-    to_u = scaled((before - n) * u * (1 - u), mult)
-    to_r = to_n * n_z * r * (1 - r)
-    return to_n, torch.stack([to_r, to_u, to_n * r], 2)
+    factors = act.new_empty(*n.shape[:2], 3, n.shape[2])
+    to_r, to_u, to_n_z = factors.unbind(2)
+    to_n = scaled(tanh_slope(n).mul_(torch.sub(1, u, out=to_n_z)), mult)
+    scaled(sigmoid_slope(u, out=to_u).mul_(torch.sub(before, n, out=to_n_z)), mult)
+    sigmoid_slope(r, out=to_r).mul_(n_z).mul_(to_n)
+    torch.mul(to_n, r, out=to_n_z)
+    return to_n, factors

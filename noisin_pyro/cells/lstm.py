@@ -23,7 +23,9 @@ from noisin_pyro.cells.scan import (
     twice_differentiable,
     workspace,
 )
+from noisin_pyro.cells.slopes import sigmoid_slope, tanh_slope
 from noisin_pyro.kernels.onednn import outer, small_products
+from noisin_pyro.kernels.tanh import by_sigmoid, tanh, to_tanh_
 from noisin_pyro.noise.base import Range
 
 __all__ = ["LSTM", "LSTMCell"]
@@ -68,6 +70,25 @@ class LSTMCell(TorchCell):
 LSTM = LSTMCell()
 
 
+def _by_one_sigmoid_(a: Tensor, g: Tensor) -> None:
+    """σ of i, f and o and tanh of g, in place, with one σ of all.
+
+    Args:
+        a: the gates before their nonlinearities, with shape (B, 4H).
+        g: the view of g in ``a``, with shape (B, H).
+    """
+    torch.add(g, g, out=g)
+    a.sigmoid_()
+    to_tanh_(g)
+
+
+def _each_(a: Tensor, g: Tensor) -> None:
+    """:func:`_by_one_sigmoid_` with torch's own tanh."""
+    a[:, : 2 * g.shape[-1]].sigmoid_()
+    a[:, 3 * g.shape[-1] :].sigmoid_()
+    g.tanh_()
+
+
 class _Scan(torch.autograd.Function):
     """:meth:`LSTMCell.scan` with a hand-written backward pass (arguments: :mod:`.scan`)."""
 
@@ -92,16 +113,12 @@ class _Scan(torch.autograd.Function):
         h = gates.new_empty(batch, hidden)
         z_prev, c_prev = z0, c0
         product = small_products(w_hh, batch, steps)
-        parts = (act, act[..., : 2 * hidden], *act.chunk(4, -1), tanh_c, c, z)
-        for gate, m, plus, a, i_f, i, f, g, o, tanh_c_t, c_t, z_t in each_step(
-            gates, mult, add, *parts
-        ):
-            product(gate, z_prev, a)
-            i_f.sigmoid_()
-            g.tanh_()
-            o.sigmoid_()
+        activate_ = _by_one_sigmoid_ if by_sigmoid(gates) else _each_
+        parts = (act, *act.chunk(4, -1), tanh_c, c, z)
+        for gate, m, plus, a, i, f, g, o, tanh_c_t, c_t, z_t in each_step(gates, mult, add, *parts):
+            activate_(product(gate, z_prev, a), g)
             c_prev = torch.mul(f, c_prev, out=c_t).addcmul_(i, g)
-            torch.mul(o, torch.tanh(c_t, out=tanh_c_t), out=h)
+            torch.mul(o, tanh(c_t, out=tanh_c_t), out=h)
             z_prev = noisy(h, m, plus, z_t)
         return z, c, act, tanh_c
 
@@ -118,10 +135,15 @@ class _Scan(torch.autograd.Function):
         grad_z = torch.zeros_like(c) if grad_z is None else grad_z
         i, f, g, o = act.chunk(4, -1)
         # ∂z/∂o, ∂z/∂c and ∂c/∂(i, f, g), with respect to the gates before their nonlinearities
-        to_o = scaled(tanh_c * o * (1 - o), mult)
-        to_c = scaled(o * (1 - tanh_c * tanh_c), mult)
-        to_ifg = torch.stack([g * i * (1 - i), shifted(c0, c) * f * (1 - f), i * (1 - g * g)], 2)
-        dz, dgates = torch.empty_like(c), torch.empty_like(act)
+        to_o = scaled(sigmoid_slope(o).mul_(tanh_c), mult)
+        to_c = scaled(tanh_slope(tanh_c).mul_(o), mult)
+        to_ifg = act.new_empty(steps, batch, 3, hidden)
+        to_i, to_f, to_g = to_ifg.unbind(2)
+        sigmoid_slope(i, out=to_i).mul_(g)
+        sigmoid_slope(f, out=to_f).mul_(shifted(c0, c))
+        tanh_slope(g, out=to_g).mul_(i)
+        noise_needs = ctx.needs_input_grad[6] or ctx.needs_input_grad[7]
+        dz, dgates = workspace(c, hidden, noise_needs), torch.empty_like(act)
         dc = torch.zeros_like(c0)
         product = small_products(w_hh.t(), batch, steps)
         per_gate = dgates.unflatten(-1, (4, hidden))

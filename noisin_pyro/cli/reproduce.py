@@ -48,7 +48,8 @@ def reproduce(
         jobs: number of trainings to run at the same time.
         results: the folder for the records, and for the tables and pictures made from them.
         work: the folder for checkpoints, which are removed when a run has its record.
-        render: train nothing; make tables and pictures from the records that there are.
+        render: train nothing, whatever jobs and cluster say; make tables and pictures from the
+            records that there are.
         quiet: show no progress.
         cluster: submit each training as a job by submitit, to slurm or on this machine (local).
         partition: Slurm's partition.

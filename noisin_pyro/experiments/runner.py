@@ -134,17 +134,19 @@ def _start(
 
 
 def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) -> Worker | None:
-    """A worker for a run; None if another one has the run's lock or has just finished it.
+    """A worker for a run; None if another one has the run's locks or has just finished it.
 
-    The job file is written under the lock, so that no other worker removes the folder meanwhile.
-    Then the lock is released for the worker to take. If another reproduction's worker is faster,
-    this one ends at once.
+    The job file is written under the locks, so that no other worker removes the folder meanwhile.
+    Then they are released for the worker to take. If another reproduction's worker is faster, this
+    one ends at once.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lease = _lease(folder / LOCK)
-    if not lease.take():
-        return None
+    taken: list[Lease] = []
     try:
+        for lock in (folder / LOCK, run.lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            if not _lease(lock).take():
+                return None
+            taken.append(_lease(lock))
         if not run.finished:
             if cluster is None:
                 return Worker(run, folder, jobs)
@@ -153,7 +155,8 @@ def _prepare(run: Run, folder: Path, jobs: int, cluster: Cluster | None = None) 
     except FileNotFoundError:  # a worker of other results has removed the folder just now
         pass
     finally:
-        lease.give_back()
+        for lease in reversed(taken):
+            lease.give_back()
     return None
 
 
@@ -166,7 +169,7 @@ def _clear(
             continue
         if cluster is not None:
             shutil.rmtree(cluster.folder / run.place, ignore_errors=True)
-        if (work / run.place).exists():
+        if (work / run.place).exists() or run.lock.exists():
             _prepare(run, work / run.place, jobs=1)
 
 

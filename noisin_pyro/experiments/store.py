@@ -11,6 +11,8 @@ from typing import Any
 
 from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.experiments.recipe import Options, Recipe
+from noisin_pyro.experiments.worker import lock_of
+from noisin_pyro.text.sources import NAMES, PREFIX
 from noisin_pyro.training.config import FEEDBACK, TrainConfig, renamed
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
@@ -50,13 +52,22 @@ class Run:
         """The path of its record below the results, without a suffix.
 
         The name ends in a digest of all options that differ from the defaults, so that a run with
-        another limit of epochs, say, has a record of its own.
+        another limit of epochs, say, has a record of its own. The corpus ``./t.txt`` is ``t.txt``,
+        unless there is a record of 0.4.0, which told them apart.
         """
+        before = self._place(self.config.corpus)
+        if (self.results / f"{before}.json").exists():
+            return before
+        return self._place(_normal(self.config.corpus))
+
+    def _place(self, corpus: str) -> Path:
         changed = {
             field.name: getattr(self.config, field.name)
             for field in fields(TrainConfig)
             if field.name not in _FREE and getattr(self.config, field.name) != field.default
         }
+        if "corpus" in changed:
+            changed["corpus"] = corpus
         if changed.get("noise_to") in FEEDBACK:  # older records have the digest of that option
             changed["feedback"] = FEEDBACK[changed.pop("noise_to")]
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
@@ -70,6 +81,11 @@ class Run:
     def path(self) -> Path:
         """The file of its record."""
         return self.results / f"{self.place}.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock beside its record, for reproductions with different folders of checkpoints."""
+        return lock_of(self.path)
 
     def record(self) -> dict[str, Any] | None:
         """Its record, None if there is no file.
@@ -111,6 +127,12 @@ class Run:
         """Whether its record is complete."""
         record = self.record()
         return record is not None and record["finished"]
+
+
+def _normal(corpus: str) -> str:
+    """The path of a text without ``./``, ``//`` and a final ``/``; any other corpus as it is."""
+    path = Path(corpus).as_posix()
+    return corpus if corpus.startswith(PREFIX) or path in NAMES else path
 
 
 def _all_averages(entries: Iterable[dict[str, Any]]) -> bool:

@@ -1,8 +1,9 @@
 """One run in a process of its own: ``python -m noisin_pyro.experiments.worker FOLDER/job.json``.
 
-The worker keeps the lock on its folder from its start to its end. If the reproduction that started
-it is killed, it finishes its run, and another reproduction waits for it. It writes its progress to
-``progress.json`` beside the job.
+The worker keeps the lock on its folder from its start to its end, and one beside the record, since
+reproductions with the same results may have different folders of checkpoints. If the reproduction
+that started it is killed, it finishes its run, and another reproduction waits for it. It writes its
+progress to ``progress.json`` beside the job.
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 from noisin_pyro.training.lease import BUSY, Held, holding
 
-__all__ = ["BUSY", "LOCK", "PROGRESS", "main"]
+__all__ = ["BUSY", "LOCK", "PROGRESS", "lock_of", "main"]
 
 LOCK, PROGRESS = "lock", "progress.json"
 PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
+
+
+def lock_of(record: Path) -> Path:
+    """The lock beside a record.
+
+    Example:
+        >>> lock_of(Path("results/additive-0.2.seed1.a94473a1.json")).name
+        'additive-0.2.seed1.a94473a1.lock'
+    """
+    return record.with_suffix(".lock")
 
 
 def main(job_file: str) -> int:
@@ -51,10 +62,23 @@ def main(job_file: str) -> int:
 
 
 def _carry_out(job_file: Path, folder: Path) -> int:
-    job = _read(job_file)
-    if job is None:
+    try:
+        job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # another worker removed the folder; taking the lock made it again
         shutil.rmtree(folder, ignore_errors=True)
         return BUSY
+    record = Path(job["record"])
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with holding(lock_of(record)):
+        known = read_record(record)
+        finished = known is not None and known["finished"]
+        if not finished:
+            _run(job, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return BUSY if finished else 0
+
+
+def _run(job: dict[str, Any], folder: Path) -> None:
     # Importing torch takes seconds, during which the run should already be locked.
     from noisin_pyro.experiments.job import run
 
@@ -69,18 +93,6 @@ def _carry_out(job_file: Path, folder: Path) -> int:
         written = time.monotonic()
 
     run(job, folder, report)
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
-def _read(job_file: Path) -> dict[str, Any] | None:
-    """The job; None if another worker has finished it."""
-    try:
-        job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # that worker removed the folder; taking the lock made it again
-        return None
-    record = read_record(Path(job["record"]))
-    return None if record and record["finished"] else job
 
 
 if __name__ == "__main__":

@@ -2,19 +2,17 @@
 
 torch computes float32 products by MKL, which Intel makes. On other processors MKL is slower than it
 need be: oneDNN takes longer to begin there (40 µs on an AMD EPYC), and computes large products
-faster, from about 10⁶ multiplications with AVX-512, which MKL does not use there, and from about
+faster, from about 10⁷ multiplications with AVX-512, which MKL does not use there, and from about
 10⁸ without it. On Intel's processors MKL is faster (``benchmarks/products.py``). A recurrence
 multiplies few rows by the same matrix in every step. oneDNN can reorder that matrix in advance,
-which pays on both, from 3·10⁷ multiplications and on Intel's from 10⁷.
+which pays from 3·10⁶ multiplications with AVX-512, 3·10⁷ without it, and on Intel's from 10⁷.
 """
 
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,24 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisin_pyro.kernels.mapped import needs_plain_torch
+from noisin_pyro.kernels.processor import INTEL
 
 __all__ = ["linear", "outer", "packs", "small_products"]
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(addend, x, out) -> out = addend + x Wᵀ."""
 
-
-def _by_intel() -> bool:
-    """Whether Intel made the processor."""
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return "Intel" in platform.processor()
-
-
-_INTEL = _by_intel()
 _AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _FEWEST = 4  # least number of products for which reordering the matrix pays
+_ROWS = 256  # least number of rows in :func:`outer`, whose result oneDNN computes transposed
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -75,7 +65,8 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         The sum, with shape (G, H).
     """
-    if not _by_onednn(right.t(), left.t()):
+    few = len(left) < _ROWS or not _pays(len(left) * left.shape[1] * right.shape[1], outer=True)
+    if few or not _by_onednn(right.t(), left.t()):
         return left.t() @ right
     return linear(right.t(), left.t()).t().contiguous()  # its transpose costs oneDNN half the time
 
@@ -152,18 +143,18 @@ def packs(weight: Tensor) -> bool:
     return plain and weight.dtype == torch.float32 and weight.device.type == "cpu" and _works()
 
 
-def _pays(multiplications: int, reordered: bool = False) -> bool:
+def _pays(multiplications: int, reordered: bool = False, outer: bool = False) -> bool:
     """Whether oneDNN is the faster of the two for a product."""
-    return multiplications >= _least(reordered)
+    return multiplications >= _least(reordered, outer)
 
 
-def _least(reordered: bool) -> float:
+def _least(reordered: bool, outer: bool = False) -> float:
     """Number of multiplications from which oneDNN pays; measured on Intel Xeons and AMD EPYCs."""
-    if _INTEL:
+    if INTEL:
         return 1e7 if reordered else math.inf
-    if _AVX512:
-        return 1e6
-    return 3e7 if reordered else 1e8
+    if outer or not _AVX512:
+        return 3e7 if reordered else 1e8
+    return 3e6 if reordered else 1e7
 
 
 @cache

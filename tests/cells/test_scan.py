@@ -165,3 +165,29 @@ def test_second_derivatives_of_the_scan(cell: str, noisy: str) -> None:
     assert_close([*readable], [*by_hand], torch.float64)
     assert torch.autograd.gradcheck(walked, tuple(given.values()))
     assert torch.autograd.gradgradcheck(walked, tuple(given.values()))
+
+
+@cells
+@pytest.mark.parametrize("intel", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_either_tanh_in_a_scan(
+    cell: str, dtype: torch.dtype, intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and every gradient are those of the loop in double precision."""
+    monkeypatch.setattr("noisin_pyro.kernels.tanh.INTEL", intel)
+    monkeypatch.setattr("noisin_pyro.kernels.tanh._FEWEST", 1)
+    torch.manual_seed(3)
+    given = [
+        None if leaf is None else leaf.detach().to(dtype).requires_grad_()
+        for leaf in scan_inputs(cell, cell == "gru", True, True, 7, B, H)
+    ]
+    exact = [None if leaf is None else leaf.detach().double().requires_grad_() for leaf in given]
+    found = []
+    for inputs, function in ((given, scanned), (exact, looped)):
+        outputs = function(cell, inputs)
+        leaves = [leaf for leaf in inputs if leaf is not None]
+        gradients = torch.autograd.grad(probed([part.double() for part in outputs]), leaves)
+        found.append([part.detach().double() for part in (*outputs, *gradients)])
+    for ours, theirs in zip(*found):
+        tolerance = 40 * torch.finfo(dtype).eps * max(float(theirs.abs().max()), 1)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)

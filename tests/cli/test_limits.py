@@ -234,7 +234,7 @@ def test_a_device_that_is_there_is_handed_to_fabric(monkeypatch: pytest.MonkeyPa
         ("train --corpus=", "corpus must be a path of printable characters, got ''"),
         ("train --epochs", "--epochs: expected one argument"),
         ("train my.txt", "unrecognized arguments: my.txt; give it as --corpus my.txt; see noisin"),
-        ("tune pydoc --no 1", "unrecognized arguments: pydoc --no 1; give it as --corpus pydoc;"),
+        ("tune pydoc --foo 1", "unrecognized arguments: pydoc --foo 1; give it as --corpus pydoc;"),
         ("evaluate RUN hf:mine", "unrecognized arguments: hf:mine; give it as --corpus hf:mine;"),
         ("evaluate RUN valid", "unrecognized arguments: valid; give it as --split valid; see"),
         ("reproduce table2 .", "unrecognized arguments: .; give it as --corpus .; see noisin rep"),

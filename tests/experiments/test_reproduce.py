@@ -151,24 +151,33 @@ def test_a_finished_run_is_not_run_again(text: Path, undisturbed: Path) -> None:
     assert after == before, f"{time.monotonic() - began:.0f} s"
 
 
-def test_two_at_once_share_the_runs(text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    for process in [start(text, tmp_path), start(text, tmp_path)]:
+@pytest.mark.parametrize("works", [("work", "work"), ("work", "other")])
+def test_two_at_once_share_the_runs(
+    text: Path, undisturbed: Path, tmp_path: Path, works: tuple[str, str]
+) -> None:
+    for process in [start(text, tmp_path, "--work", str(tmp_path / work)) for work in works]:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert "Traceback" not in err and "1 layer, tanh" in out
     assert records(tmp_path) == records(undisturbed)
-    assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    left = [path for work in works for path in (tmp_path / work).rglob("*")]
+    assert not [path for path in (*left, *tmp_path.rglob("*.lock")) if path.is_file()]
 
 
-def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path) -> None:
-    """It takes no job's place, its log is left alone, and its record is waited for."""
+@pytest.mark.parametrize("shared", ["work", "results"])
+def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path, shared: str) -> None:
+    """It takes no job's place, its log is left alone, and its record is waited for.
+
+    The other process has the same folder of checkpoints, or only the same results.
+    """
     wanted, results, work = options(text), tmp_path / "results", tmp_path / "work"
     together = rows(text, "1-tanh-none", "1-sigmoid-none")
     held, free = due(together, wanted, results)
     (work / held.place).mkdir(parents=True)
     log = work / held.place / "log.txt"
     log.write_text("another's")
-    lease = Lease(work / held.place / "lock")
+    held.lock.parent.mkdir(parents=True)
+    lease = Lease({"work": work / held.place / "lock", "results": held.lock}[shared])
     with ThreadPoolExecutor(1) as pool:
         assert lease.take()
         running = pool.submit(run_all, together, wanted, results=results, work=work, jobs=1)
@@ -180,6 +189,7 @@ def test_a_run_of_another_process_is_put_aside(text: Path, tmp_path: Path) -> No
         assert running.result(timeout=120) == []
     assert told == (True, None, "another's", False)
     assert due(together, wanted, results) == []
+    assert not list(results.rglob("*.lock"))
 
 
 def test_a_crash_and_a_divergence_leave_the_others_alone(text: Path, tmp_path: Path) -> None:

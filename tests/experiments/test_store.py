@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
+from noisin_pyro.experiments import store
 from noisin_pyro.experiments.progress import Tally, count
 from noisin_pyro.experiments.recipe import Options, Recipe, recipes
 from noisin_pyro.experiments.store import best_point, due, planned, run_of
@@ -33,6 +36,27 @@ def test_runs_that_differ_have_records_of_their_own() -> None:
     # What the numbers should not depend on does not name the record.
     for same in (Options(device="cpu"), Options(data_dir="/data"), Options(grid=1, seeds=1)):
         assert path(recipe, same) == path(recipe, options)
+
+
+def test_a_text_has_the_same_records_under_each_spelling_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version told them apart, and what it has trained is not trained again."""
+
+    def place(corpus: str) -> str:
+        options = Options(corpus=corpus)
+        recipe = next(r for r in recipes("table2", options) if r.row == "1-tanh-none")
+        return run_of(recipe, next(iter(recipe.grid)), 1, options, tmp_path).path.as_posix()
+
+    assert place("texts/t.txt") == place("./texts//t.txt") == place("texts/t.txt/")
+    different = {place(c) for c in ("ptb", "./ptb", "hf:me/it", "me/it", "a/it", "b/it", "/b/it")}
+    assert len(different) == 7
+    with monkeypatch.context() as older:
+        older.setattr(store, "_normal", lambda corpus: corpus)
+        own = place("./t.txt")
+        Path(own).parent.mkdir(parents=True)
+        Path(own).touch()
+    assert place("./t.txt") == own != place("t.txt")
 
 
 def test_a_new_option_leaves_the_names_of_records_alone() -> None:
