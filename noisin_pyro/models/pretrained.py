@@ -18,7 +18,7 @@ from torch import Tensor
 from noisin_pyro.atomic import replacing
 from noisin_pyro.memory import available_memory
 from noisin_pyro.models.description import Description, describe
-from noisin_pyro.nn.noisy_module import FLOOR
+from noisin_pyro.noise.saved_spreads import FLOOR
 from noisin_pyro.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -208,13 +208,16 @@ def _check_whole(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:
     """All weights by their names; a tied matrix occurs only as ``embedding.weight``.
 
-    The floor of a learned γ stands in the description of the model.
+    The floor of a learned γ stands in the description of the model, and so does a number as γ of
+    the input noise, which files of 0.4.0 do not hold.
     """
     weights = {
         name: value.contiguous()
         for name, value in model.state_dict().items()
-        if not (name.startswith("rnn.spread_l") and name.endswith(FLOOR))
+        if not (name.startswith(("rnn.spread_l", "input_spread")) and name.endswith(FLOOR))
     }
+    if isinstance(getattr(model, "input_spread", None), float):
+        del weights["input_spread"]
     if model.tied_weights:
         del weights["emission.weight"]
     return weights

@@ -20,7 +20,8 @@ from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
-from noisin_pyro.noise.spread import Spread, SpreadLike, as_spread
+from noisin_pyro.noise.saved_spreads import SavesSpreads
+from noisin_pyro.noise.spread import SpreadLike, as_spread
 from noisin_pyro.parameters import Freezable, apart, in_context, priors_of, read_priors
 from noisin_pyro.sites import Call, Readout
 
@@ -44,7 +45,7 @@ def detach_state(state: Any) -> Any:
     return map_state(state, lambda part: part.detach())
 
 
-class SequenceModel(Freezable, PyroModule):
+class SequenceModel(SavesSpreads, Freezable, PyroModule):
     """The paper's generative process: noisy states z, then observations y given z.
 
         z_t ~ p(z_t | h_t(x_t, z_{t-1}), γ)        one latent site per layer, or per layer and step
@@ -87,6 +88,8 @@ class SequenceModel(Freezable, PyroModule):
 
     embedding: Any
     emission: Any
+    _spread_names = ("input_spread",)
+    _spread_prefix = "input_spread"
 
     @spread_with_noise
     def __init__(
@@ -112,7 +115,7 @@ class SequenceModel(Freezable, PyroModule):
         self.emission = emission
         self.input_noise = input_noise
         self.dropout_input, self.dropout_output = dropout_input, dropout_output
-        self._spreads: dict[str, Spread] = {}
+        self._spreads = {}
         if input_noise is not None:
             self.input_spread = input_spread
 

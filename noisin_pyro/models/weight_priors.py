@@ -14,9 +14,12 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
 from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.noise.saved_spreads import FLOOR, floor_entry, move_to_floor
 from noisin_pyro.noise.spread import Learned, as_spread
 
 __all__ = ["weight_priors"]
+
+_SCALE = "_scale"  # ends the name of a weight's η
 
 
 def weight_priors(
@@ -100,8 +103,9 @@ def weight_priors(
         holder, name = _holder(module, path)
         value = weight.detach().clone()
         given = scale if isinstance(scale, Learned) else torch.tensor(scale, dtype=value.dtype)
-        as_spread(given).attach(holder, f"{name}_scale", 0, value)
-        setattr(holder, name, PyroSample(_Gaussian(f"{name}_scale", value.shape)))
+        as_spread(given).attach(holder, f"{name}{_SCALE}", 0, value)
+        _save_floors(holder)
+        setattr(holder, name, PyroSample(_Gaussian(f"{name}{_SCALE}", value.shape)))
         starts.append((holder, name, value))
 
     def start(site: Any) -> Tensor:
@@ -125,6 +129,40 @@ class _Gaussian:
         eta = getattr(module, self.scale)
         normal: Any = dist.Normal(torch.zeros_like(eta), eta)
         return normal.expand(self.shape).to_event(len(self.shape))
+
+
+def _save_floors(holder: PyroModule) -> None:
+    """Lets the state dict of a module contain the floor of each learned η, as it does of each γ."""
+    if _add_floors not in holder._state_dict_hooks.values():
+        holder.register_state_dict_post_hook(_add_floors)
+        holder.register_load_state_dict_pre_hook(_use_floors)
+
+
+def _floors(holder: Any) -> dict[str, float]:
+    """The floors of the learned η of a module's weights, by their names."""
+    scales = [f"{name}{_SCALE}" for name in holder._pyro_samples]
+    learned = {name: holder._pyro_params.get(name) for name in scales}
+    return {name: float(one[0].lower_bound) for name, one in learned.items() if one is not None}
+
+
+def _add_floors(holder: Any, state_dict: Any, prefix: str, metadata: Any) -> None:
+    for name, floor in _floors(holder).items():
+        state_dict.update(floor_entry(prefix + name, floor))
+
+
+def _use_floors(
+    holder: Any,
+    state_dict: Any,
+    prefix: str,
+    metadata: Any,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    for name, floor in _floors(holder).items():
+        move_to_floor(state_dict, prefix + name, floor, errors)
+        state_dict.pop(prefix + name + FLOOR, None)  # else torch would not expect it
 
 
 def _chosen(module: PyroModule, names: Iterable[str] | None) -> dict[str, Tensor]:

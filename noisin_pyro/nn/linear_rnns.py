@@ -99,6 +99,9 @@ class _LinearRNN(NoisyRecurrence, PyroModule):
                     decay.copy_(drawn.pow_(1 / 8).logit_())
         self._reset_spreads()
 
+    def flatten_parameters(self) -> None:
+        """Does nothing; programs for torch's RNNs call it, for cuDNN."""
+
     def _width(self, layer: int) -> int:
         """The number of a layer's inputs."""
         return self.input_size if layer == 0 else (1 + self.bidirectional) * self.hidden_size

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -15,23 +14,23 @@ from noisin_pyro.layers.layer import NoiseTo
 from noisin_pyro.nn import arguments
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.spread import Learned, Spread, SpreadLike, as_spread, per_layer
+from noisin_pyro.noise.saved_spreads import SavesSpreads
+from noisin_pyro.noise.spread import SpreadLike, as_spread, per_layer
 from noisin_pyro.parameters import Freezable
 
-__all__ = ["FLOOR", "NoisyModule", "Sites"]
+__all__ = ["NoisyModule", "Sites"]
 
 Sites = Literal["sequence", "timestep"] | None
 """One sample site per layer, one per layer and timestep, or none."""
 
-FLOOR = "_floor"  # suffix of the entry of a state dict that holds the floor of a learned γ
-_ENDINGS = ("", "_unconstrained")  # suffixes of a γ's name among the parameters
-
 if TYPE_CHECKING:
 
-    class _Base(Freezable, nn.RNNBase, PyroModule):
+    class _Base(SavesSpreads, Freezable, nn.RNNBase, PyroModule):
         pass
 else:
-    _Base = Freezable
+
+    class _Base(SavesSpreads, Freezable):
+        pass
 
 
 class NoisyModule(_Base):
@@ -47,7 +46,7 @@ class NoisyModule(_Base):
     tied: bool
     noise_to: NoiseTo
     zoneout: tuple[float, ...]
-    _spreads: dict[str, Spread]
+    _spread_prefix = "spread_l"
 
     def _add_noise(
         self,
@@ -170,74 +169,8 @@ class NoisyModule(_Base):
         return self.noise[layer] is not None
 
     @property
-    def _spread_names(self) -> list[str]:
+    def _spread_names(self) -> list[str]:  # type: ignore[override]
         return [f"spread_l{layer}{suffix}" for layer, suffix in self._tracks]
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Also saves each γ that is a Python float, and the floor of a learned one, in float64."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        numbers = {name: getattr(self, name) for name in self._numbers}
-        numbers |= {name + FLOOR: floor for name, floor in self._floors.items()}
-        for name, number in numbers.items():
-            destination[prefix + name] = torch.tensor(number, dtype=torch.float64, device="cpu")
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing: list[str],
-        unexpected: list[str],
-        errors: list[str],
-    ) -> None:
-        """Loads a state dict, also one of a torch module or of an RNN with other noises.
-
-        A γ that the state dict lacks keeps its value, and a γ that this module lacks is ignored.
-        A learned γ keeps its value where its floor here is another one.
-        """
-        for name, floor in self._floors.items():
-            key = f"{prefix}{name}_unconstrained"
-            raw, saved = state_dict.get(key), state_dict.get(prefix + name + FLOOR)
-            if raw is None or saved is None or float(saved) == floor:
-                continue
-            gamma = float(saved) + raw.detach().double().exp()
-            if bool((gamma > floor).all()):
-                state_dict[key] = (gamma - floor).log().to(raw.dtype)
-            else:
-                errors.append(
-                    f"{prefix}{name} was learned above {float(saved):g} and ended at "
-                    f"{float(gamma.min()):g}, which the floor {floor:g} here excludes; build it "
-                    f"with Learned(..., lower={float(saved):g})"
-                )
-        numbers = self._numbers
-        for name in (name + ending for name in self._spread_names for ending in _ENDINGS):
-            saved = state_dict.get(prefix + name)
-            here = self._parameters.get(name, self._buffers.get(name))
-            single = name in numbers or (here is not None and not here.dim())
-            if saved is not None and single and saved.numel() != 1:
-                errors.append(  # torch would silently load the first of them
-                    f"size mismatch for {prefix + name}: each of {saved.numel()} units has its own "
-                    "γ in what was saved, and here one γ serves all"
-                )
-            elif saved is not None and name in numbers:
-                setattr(self, name, float(saved))
-        absent: list[str] = []
-        surplus: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, surplus, errors)
-        missing.extend(key for key in absent if not key.startswith(f"{prefix}spread_l"))
-        unexpected.extend(key for key in surplus if not key.startswith(f"{prefix}spread_l"))
-
-    @property
-    def _numbers(self) -> list[str]:
-        """The names of the γ that are Python floats."""
-        return [name for name in self._spread_names if isinstance(self.__dict__.get(name), float)]
-
-    @property
-    def _floors(self) -> dict[str, float]:
-        """The floors of the γ that are learned, by their names."""
-        learned = {name: self._spreads.get(name) for name in self._spread_names}
-        return {name: one.lower for name, one in learned.items() if isinstance(one, Learned)}
 
     def extra_repr(self) -> str:
         return super().extra_repr() + self._noise_repr()

@@ -139,7 +139,12 @@ class NoisyRecurrent(NoisyRecurrence, PyroModule):
     @property
     def like(self) -> Tensor:
         like = _like(self._modules["cell_l0"])
-        return self._without if like is None else like
+        if like is None:
+            like = self._buffers.get("_without")
+        return torch.empty(()) if like is None else like  # a quantised cell has no parameters
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; programs for torch's RNNs call it, for cuDNN."""
 
     def reset_parameters(self) -> None:
         """Calls ``reset_parameters`` of every cell that has it, and resets a learned γ."""

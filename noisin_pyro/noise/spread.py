@@ -146,8 +146,9 @@ class Learned(Spread):
 
     Under Pyro's own objectives (``SVI``, ``Trace_ELBO()(model, guide)``) γ is in the global param
     store under its name, as every Pyro parameter is. A second model with the same name would use
-    that γ, so clear the store between models. :class:`NoisinELBO` as a module and plain PyTorch
-    loops do not use the store.
+    that γ, so clear the store between models. A store loaded from a file keeps the floor of the γ
+    in it, whatever ``lower`` is here, so load weights by state dict. :class:`NoisinELBO` as a
+    module and plain PyTorch loops do not use the store.
 
     Weight decay acts on γ as on weights, unless :func:`spread_parameters` get their own group. The
     state dict of a noisy RNN contains ``raw`` and ``lower``. Loaded under another ``lower`` γ keeps

@@ -134,6 +134,32 @@ def test_the_spread_of_input_noise_is_set_at_any_time() -> None:
         SequenceModel(nn.Identity(), NoisyRNN(D, H), NormalEmission(H, 1)).input_spread = 0.2
 
 
+def test_the_spread_of_input_noise_in_a_state_dict() -> None:
+    """As that of an RNN: a number is in it, and a learned γ keeps its value under another floor."""
+
+    def model(spread: Any) -> SequenceModel:
+        noise = Additive(dist.Normal(0.0, 1.0))
+        rnn = NoisyRNN(D, H)
+        return SequenceModel(
+            nn.Identity(), rnn, NormalEmission(H, 1), input_noise=noise, input_spread=spread
+        )
+
+    number, saved, other = model(0.7), model(Learned(0.5, 0.1)), model(Learned(0.5, 0.02))
+    number.load_state_dict(model(0.3).state_dict())
+    assert number.input_spread == 0.3
+    with torch.no_grad():
+        saved.input_spread_unconstrained.sub_(0.7)
+    state = saved.state_dict()
+    other.load_state_dict(state)
+    torch.testing.assert_close(other.input_spread, saved.input_spread)
+    with pytest.raises(RuntimeError, match=r"input_spread was learned above 0.1 and ended at 0.29"):
+        model(Learned(0.5, 0.4)).load_state_dict(state)
+    del state["input_spread_floor"]  # as in 0.4.0
+    saved.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=f"each of {D} units has its own"):
+        model(0.3).load_state_dict(model(torch.full((D,), 0.2)).state_dict())
+
+
 def test_an_emission_whose_densities_would_count_several_times_is_refused() -> None:
     """Pyro would expand the batch shape (T, 1, 1) to (T, T, 1)."""
     head = nn.Linear(H, 1)

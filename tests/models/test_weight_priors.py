@@ -202,6 +202,25 @@ def test_a_copy_draws_no_weight() -> None:
     assert copies[0].float().rnn.weight_hh_l0.dtype == torch.float32
 
 
+def test_a_learned_scale_keeps_its_value_under_another_floor() -> None:
+    saved, other, above = words(), words(), words()
+    for model, floor in ((saved, 0.1), (other, 0.02), (above, 0.45)):
+        weight_priors(model, Learned(0.5, floor))
+    with torch.no_grad():
+        saved.rnn.weight_hh_l0_scale_unconstrained.sub_(0.7)
+    for model in (other, copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        model.load_state_dict(saved.state_dict())
+        for part, name in ((model.rnn, "weight_hh_l0_scale"), (model.emission, "weight_scale")):
+            there = saved.rnn if part is model.rnn else saved.emission
+            assert_close(getattr(part, name), getattr(there, name))
+    with pytest.raises(RuntimeError, match=r"rnn.weight_hh_l0_scale was learned above 0.1 and end"):
+        above.load_state_dict(saved.state_dict())
+    older = {k: v for k, v in saved.state_dict().items() if not k.endswith("_floor")}
+    saved.load_state_dict(older)
+    weight_priors(fixed := words(), 0.5)
+    assert not [name for name in fixed.state_dict() if name.endswith("_floor")]
+
+
 def test_it_trains_on_windows_with_the_kl_of_the_whole_text() -> None:
     model, (x, y) = words(), batch(K)
     start = weight_priors(model, 0.5)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from noisin_pyro import NoisyRNN, from_torch
+from noisin_pyro import NoisyMinGRU, NoisyRecurrent, NoisyRNN, from_torch
 from tests.helpers import flat, random_state
 from tests.nn.twins import ADDITIVE, MULTIPLICATIVE, B, D, H, T, assert_same, cells, run, twins
 
@@ -155,3 +155,9 @@ def test_one_layer_may_be_without_noise() -> None:
     assert captured - {"time", "batch"} == {"noise_1"}
     clean = plain(x, None)[1][0][0]
     assert torch.equal(trace.nodes["_RETURN"]["value"][1][0][0], clean)
+
+
+def test_a_program_that_flattens_its_parameters_runs_with_every_noisy_rnn() -> None:
+    for rnn in (NoisyRNN(D, H), NoisyMinGRU(D, H), NoisyRecurrent(nn.GRUCell(D, H))):
+        rnn.flatten_parameters()
+        assert rnn(torch.randn(T, B, D))[0].shape == (T, B, H)

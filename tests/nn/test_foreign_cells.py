@@ -161,6 +161,14 @@ def test_a_cell_without_tensors_moves_with_its_rnn() -> None:
     assert set(rnn.state_dict()) == {"spread_l0"}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+def test_cells_may_be_quantised(kind: Any) -> None:
+    rnn, x = NoisyRecurrent([kind(3, 5), kind(5, 5)]).eval(), torch.randn(4, 2, 3)
+    quantised = torch.ao.quantization.quantize_dynamic(rnn)
+    torch.testing.assert_close(quantised(x)[0], rnn(x)[0], atol=0.02, rtol=0)
+
+
 def test_each_way_of_calling_a_cell_is_told() -> None:
     class Memory(Around):
         memory = None
