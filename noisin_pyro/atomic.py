@@ -22,22 +22,22 @@ _ABANDONED = 86400.0  # seconds after which no one is still writing a temporary 
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`, and renames it to `path` after the block.
+    """Yields a temporary path in the folder of ``path``, and then renames it to ``path``.
 
-    A reader of `path` sees the old file or a complete new one, also if several processes write it
+    A reader of ``path`` sees the old file or a complete new one, also if several processes write it
     at a time; the last one to finish wins. If the block raises, the temporary file is removed and
-    `path` is unchanged. When the context exits, the data is on the disk. A temporary file that a
-    killed process left is removed by the first write of `path` after a day.
+    ``path`` is unchanged. When the context exits, the data is on the disk. A temporary file that a
+    killed process left is removed by the first write of ``path`` after a day.
 
     Args:
-        path: The file to write.
-        keep: A path to which an old file is renamed; by default it is replaced. Between the two
-            renames there is no `path`, so that a reader should then read `keep`, and only one
+        path: the file to write.
+        keep: a path to which an old file is renamed; by default it is replaced. Between the two
+            renames there is no ``path``, so that a reader should then read ``keep``, and only one
             process may write.
 
     Raises:
-        OSError: If the file cannot be written, for example because the disk is full. Its `filename`
-            is `path`, also after a failed write, for which Python gives none.
+        OSError: if the file cannot be written, as on a full disk. Its ``filename`` is ``path``,
+            also after a failed write, for which Python gives none.
 
     Example:
         >>> import tempfile
@@ -68,9 +68,9 @@ def remove_partials(path: Path, age: float = -math.inf) -> None:
     """Removes temporary files of :func:`replacing` that a killed process left.
 
     Args:
-        path: The file that was to be written.
-        age: Remove only those whose last write is at least so many seconds ago. By default all are
-            removed, so no other process may be writing `path`.
+        path: the file that was to be written.
+        age: remove only those whose last write is at least so many seconds ago. By default all are
+            removed, so no other process may be writing ``path``.
     """
     pattern = f"{glob.escape(path.name[:_LONGEST])}.{'[0-9a-f]' * _DIGITS}{_SUFFIX}"
     for temporary in path.parent.glob(pattern):
@@ -83,7 +83,7 @@ def describe_failure(error: OSError) -> str:
     """One sentence about a file that could not be read or written, with a remedy.
 
     Args:
-        error: The error; its `filename` is the file.
+        error: the error; its ``filename`` is the file.
 
     Example:
         >>> describe_failure(PermissionError(13, "Permission denied", "runs/a"))

@@ -98,8 +98,8 @@ def _refuse_uncounted(site: str) -> None:
     """Raises ValueError if a later call's site is given, and no trace counts the calls."""
     later = f"{site}__1"
     for handler in _PYRO_STACK:
-        held = (getattr(handler, name, None) for name in ("trace", "data"))
-        if any(isinstance(given, (dict, Trace)) and later in given for given in held):
+        values = (getattr(handler, name, None) for name in ("trace", "data"))
+        if any(isinstance(given, (dict, Trace)) and later in given for given in values):
             raise ValueError(
                 f"{later!r} is given to a program that no trace records, so a noisy RNN's later "
                 "calls would take the values of its first; run it as "

@@ -12,13 +12,13 @@ def read_text(path: Path, sha256: str | None = None) -> str:
     """Reads a UTF-8 text file.
 
     Args:
-        path: The file.
-        sha256: The expected SHA-256 of its bytes, in hexadecimal; unchecked by default.
+        path: the file.
+        sha256: the expected SHA-256 of its bytes, in hexadecimal; unchecked by default.
 
     Raises:
-        ValueError: If the file is missing, has another SHA-256, contains NUL bytes, is not UTF-8,
+        ValueError: if the file is missing, has another SHA-256, contains NUL bytes, is not UTF-8,
             or contains nothing but whitespace.
-        OSError: If it cannot be read.
+        OSError: if it cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path")

@@ -23,17 +23,17 @@ __all__ = ["Vocabulary"]
 class Vocabulary:
     """The words of a language model; a word's id is its index.
 
-    `Vocabulary.build` sorts words by falling frequency, then alphabetically, so that a text
+    :meth:`build` sorts words by falling frequency, then alphabetically, so that a text
     determines its vocabulary.
 
     Args:
-        words: All words in the order of their ids, ``<unk>`` and ``<eos>`` among them.
-        tokens: The kind of the words. Characters and bytes have the form of
-            `noisin_pyro.tokens.spell`.
+        words: all words in the order of their ids, ``<unk>`` and ``<eos>`` among them.
+        tokens: the kind of the words. Characters and bytes have the form of
+            ``noisin_pyro.tokens.spell``.
 
     Raises:
-        TypeError: If a word is no string.
-        ValueError: If a word occurs twice, is empty or contains whitespace, if a word among
+        TypeError: if a word is no string.
+        ValueError: if a word occurs twice, is empty or contains whitespace, if a word among
             characters or bytes does not have their form, or if ``<unk>`` or ``<eos>`` is missing.
 
     Example:
@@ -86,14 +86,14 @@ class Vocabulary:
         """The vocabulary of a text, which should be the training split alone.
 
         Args:
-            words: The text's words in order, ``<eos>`` included, or a mapping from each word to its
+            words: the text's words in order, ``<eos>`` included, or a mapping from each word to its
                 count.
-            min_count: Words that occur fewer times become ``<unk>``.
-            tokens: The kind of the words.
+            min_count: words that occur fewer times become ``<unk>``.
+            tokens: the kind of the words.
 
         Raises:
-            TypeError: If a word is no string.
-            ValueError: If `min_count` is below 1.
+            TypeError: if a word is no string.
+            ValueError: if ``min_count`` is below 1.
         """
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}; 1 keeps every word")
@@ -118,7 +118,7 @@ class Vocabulary:
             Their ids, int64, with shape (N,).
 
         Raises:
-            TypeError: If `words` is a string, which Python would iterate letter by letter.
+            TypeError: if ``words`` is a string, which Python would iterate letter by letter.
         """
         if isinstance(words, str):
             raise TypeError(f"encode takes a list of words, got the string {words!r}; split it")
@@ -131,7 +131,7 @@ class Vocabulary:
         return split(text, self.tokens)
 
     def join(self, words: Iterable[str]) -> str:
-        """The text of a sequence of words, such as `split` and `decode` return."""
+        """The text of a sequence of words, such as :meth:`split` and :meth:`decode` return."""
         return join(words, self.tokens)
 
     def decode(self, ids: Tensor | Iterable[int]) -> list[str]:
@@ -144,7 +144,7 @@ class Vocabulary:
             N words.
 
         Raises:
-            ValueError: If an id is negative or not below the size of the vocabulary.
+            ValueError: if an id is negative or not below the size of the vocabulary.
         """
         indices = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         for index in indices:
@@ -162,14 +162,14 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path, tokens: Tokens = "words") -> Vocabulary:
-        """Reads a file that `save` wrote.
+        """Reads a file that :meth:`save` wrote.
 
         Args:
-            path: The file.
-            tokens: The kind of its words, which the file does not contain.
+            path: the file.
+            tokens: the kind of its words, which the file does not contain.
 
         Raises:
-            ValueError: If the file is missing or is not such a list of words.
+            ValueError: if the file is missing or is not such a list of words.
         """
         lines = read_text(Path(path)).removesuffix("\n").split("\n")
         try:

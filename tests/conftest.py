@@ -17,7 +17,8 @@ from torch.distributions import Distribution
 ROOT = Path(__file__).resolve().parents[1]
 
 CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
-    *("atomic", "lengths", "memory", "modes", "naming", "plain_text", "tokens", "vocabulary")
+    *("atomic", "lengths", "memory", "modes", "naming", "parameters", "plain_text", "tokens"),
+    "vocabulary",
 }
 """The rooms that need no extra; every other room is of the tier ``lm``."""
 
@@ -34,7 +35,8 @@ The environment hands the seed to xdist's workers. ``SEED_OF_THIS_RUN=123 pytest
 """
 
 pytest.register_assert_rewrite(
-    *("tests.helpers", "tests.models.saved_models", "tests.nn.twins", "tests.training.runs")
+    *("tests.helpers", "tests.cli.calls", "tests.models.saved_models", "tests.nn.twins"),
+    "tests.training.runs",
 )
 
 

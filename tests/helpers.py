@@ -242,6 +242,7 @@ def linear_gaussian(sites: Any = "sequence", *, spread: float = 0.6, scale: floa
         "rnn.weight_ih_l0": [[0.7], [-0.4]],
         "emission.weight": [[1.3, 0.5]],
         "emission.bias": [0.2],
+        "emission.log_scale": [math.log(scale)],
     }
     set_parameters(model, values)
     return model

@@ -134,10 +134,15 @@ def render(
         texts.append("\n\n".join([first(rows), details(rows), provenance(rows), shown]))
         if write:
             _write(results / folder / f"{experiment}.md", texts[-1])
-            if experiment in FIGURES:
-                with two_panels(results / folder / f"{experiment}.png", _title(rows)) as panels:
-                    FIGURES[experiment](rows, panels)
+            _draw(experiment, rows, results / folder / f"{experiment}.png")
     return "\n\n".join(texts)
+
+
+def _draw(experiment: str, rows: Sequence[Row], path: Path) -> None:
+    """Draws the picture of an experiment, if it has one."""
+    if experiment in FIGURES:
+        with two_panels(path, _title(rows)) as panels:
+            FIGURES[experiment](rows, panels)
 
 
 def _damaged(rows: Sequence[Recipe], options: Options, results: Path) -> list[Failure]:

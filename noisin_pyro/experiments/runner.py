@@ -90,14 +90,11 @@ def run_all(
                 if not (active or waiting):
                     _clear(rows, options, results, work, cluster)
                     return failures
+                workers = list(active.values())
                 until = time.monotonic() + (RETRY if elsewhere else math.inf)
-                while (
-                    time.monotonic() < until
-                    and not stop.requested
-                    and all(worker.running for worker in active.values())
-                ):
+                while time.monotonic() < until and _is_quiet(workers, stop):
                     time.sleep(POLL)
-                    show(tally, list(active.values()), elsewhere)
+                    show(tally, workers, elsewhere)
                 if stop.requested:
                     raise Interrupted(stop.requested)
                 for worker in _collect(active):
@@ -109,6 +106,11 @@ def run_all(
             for worker in active.values():
                 worker.join()
             show.close()
+
+
+def _is_quiet(workers: Sequence[Worker], stop: Interruptible) -> bool:
+    """Whether all workers run, and no signal has come."""
+    return not stop.requested and all(worker.running for worker in workers)
 
 
 def _start(

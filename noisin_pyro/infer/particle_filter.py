@@ -140,15 +140,7 @@ def filter_window(
                 (len(x), batch, *shape) for shape in (emitted.event_shape, event_shape)
             )
             raise ValueError(f"y must have shape {wanted}, got {given}")
-        weights = emitted.log_prob(y[part])
-        if weights.shape != (len(x[part]), count * batch):
-            raise ValueError(
-                f"the emission's log_prob must have shape {(len(x[part]), count * batch)} for z of "
-                f"{len(x[part])} steps and {count * batch} particles, got {tuple(weights.shape)}; "
-                "a particle filter calls it step by step, so a mask of shape (T, B) does not fit, "
-                "use RenyiELBO"
-            )
-        weights = weights.unflatten(-1, (count, batch))  # (1 or T, K, B)
+        weights = _likelihood(emitted, y[part]).unflatten(-1, (count, batch))  # (1 or T, K, B)
         if log_ratios is not None:
             weights = weights + log_ratios[part].unflatten(-1, (count, batch))
         if resamples and inside is not None and particles.state is not None:
@@ -180,6 +172,27 @@ def _copies(
         x, y = x.masked_fill(~wide[0], 0), filled(y, wide[1])
     x, y = (part.repeat(1, count, *[1] * (part.dim() - 2)) for part in (x, y))
     return x, y, mask
+
+
+def _likelihood(emitted: Any, y: Tensor) -> Tensor:
+    """log p(y_t | z_t) of each particle, with shape (S, K·B) for S steps.
+
+    Args:
+        emitted: the emission's distribution, with batch shape (S, K·B).
+        y: the observations, with shape (S, K·B) and the event shape.
+
+    Raises:
+        ValueError: if the log-probability has another shape.
+    """
+    log_prob: Tensor = emitted.log_prob(y)
+    if log_prob.shape != y.shape[:2]:
+        steps, particles = y.shape[:2]
+        raise ValueError(
+            f"the emission's log_prob must have shape {(steps, particles)} for z of {steps} steps "
+            f"and {particles} particles, got {tuple(log_prob.shape)}; a particle filter calls it "
+            "step by step, so a mask of shape (T, B) does not fit, use RenyiELBO"
+        )
+    return log_prob
 
 
 def _reweighted(

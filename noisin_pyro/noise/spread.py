@@ -318,14 +318,13 @@ def spread_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         >>> len(weights), len(spreads)
         (4, 1)
     """
-    spreads: dict[nn.Parameter, None] = {}
-    for part in module.modules():
-        for name in getattr(part, "_spreads", ()):
-            for parameter in (name, f"{name}_unconstrained"):
-                gamma = part._parameters.get(parameter)
-                if gamma is not None:
-                    spreads[gamma] = None
-    return iter(spreads)
+    found = (
+        part._parameters.get(name + ending)
+        for part in module.modules()
+        for name in getattr(part, "_spreads", ())
+        for ending in ("", "_unconstrained")
+    )
+    return iter(dict.fromkeys(gamma for gamma in found if gamma is not None))
 
 
 def per_layer(given: Any, layers: int, what: str) -> list[Any]:

@@ -8,27 +8,27 @@ from torch import Tensor
 
 
 def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor:
-    """Cuts a token sequence into `batch_size` contiguous pieces of one length, side by side.
+    """Cuts a token sequence into ``batch_size`` contiguous pieces of one length, side by side.
 
     A model reads all columns at once from top to bottom, carrying its state. Tokens at the end that
-    do not fill a row, fewer than `batch_size`, are left out; ``batch_size=1`` keeps all.
+    do not fill a row, fewer than ``batch_size``, are left out; ``batch_size=1`` keeps all.
 
     Args:
-        tokens: Token ids with shape (N,).
+        tokens: token ids with shape (N,).
         batch_size: B, the number of streams.
-        overlap: Whether a stream starts with the last token of the one before it. Without it, the
+        overlap: whether a stream starts with the last token of the one before it. Without it, the
             default and the custom in training, the first token of each stream is never a target.
             With it every token but the first is a target exactly once (up to the fewer than B at
             the end), which is what an evaluation should count.
 
     Returns:
         A tensor with shape (N // B, B), column b holding tokens b N//B to (b+1) N//B - 1. With
-        `overlap`, shape ((N - 1) // B + 1, B).
+        ``overlap``, shape ((N - 1) // B + 1, B).
 
     Raises:
-        TypeError: If `tokens` is no tensor.
-        ValueError: If `tokens` is not a vector or too short for one input and one target in each
-            stream, or if `batch_size` is below 1.
+        TypeError: if ``tokens`` is no tensor.
+        ValueError: if ``tokens`` is not a vector or too short for one input and one target in each
+            stream, or if ``batch_size`` is below 1.
 
     Example:
         >>> import torch
@@ -62,14 +62,14 @@ def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor
 
 
 def window_count(stream: Tensor, unroll: int) -> int:
-    """The number of windows that `windows` yields, with the shorter last one.
+    """The number of windows that :func:`windows` yields, with the shorter last one.
 
     Args:
-        stream: Token ids with shape (L, B).
+        stream: token ids with shape (L, B).
         unroll: T, the steps of a full window.
 
     Raises:
-        ValueError: If `stream` is not a matrix with at least two rows, or `unroll` is below 1.
+        ValueError: if ``stream`` is not a matrix with at least two rows, or ``unroll`` is below 1.
 
     Example:
         >>> import torch
@@ -90,18 +90,18 @@ def windows(stream: Tensor, unroll: int, start: int = 0) -> Iterator[tuple[Tenso
     """Yields the inputs and targets of each window; every row but the first is a target once.
 
     Args:
-        stream: Token ids with shape (L, B), from `streams`.
+        stream: token ids with shape (L, B), from :func:`streams`.
         unroll: T, the steps of a full window. The last window is shorter if T does not
             divide L - 1.
-        start: The window to begin with, counted from 0, which is the number of windows done when
+        start: the window to begin with, counted from 0, which is the number of windows done when
             an interrupted epoch is resumed.
 
     Returns:
-        An iterator over pairs ``x, y`` of views of `stream`, both with shape (T, B);
+        An iterator over pairs ``x, y`` of views of ``stream``, both with shape (T, B);
         ``y[t] == x[t + 1]``.
 
     Raises:
-        ValueError: If `start` is not in 0 to the number of windows, or as `window_count` raises.
+        ValueError: if ``start`` is not in 0 to the number of windows, or as :func:`window_count`.
 
     Example:
         >>> import torch

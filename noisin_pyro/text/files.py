@@ -10,14 +10,14 @@ def find_splits(folder: Path, names: Sequence[Sequence[str]]) -> list[Path]:
     """Finds one file per split.
 
     Args:
-        folder: The folder to look in.
-        names: For each split, the file names it may have, the usual one first.
+        folder: the folder to look in.
+        names: for each split, the file names it may have, the usual one first.
 
     Returns:
-        One path per split, in the order of `names`.
+        One path per split, in the order of ``names``.
 
     Raises:
-        ValueError: If the folder or the file of a split is missing.
+        ValueError: if the folder or the file of a split is missing.
     """
     if not folder.is_dir():
         wanted = ", ".join(usual for usual, *_ in names)
@@ -37,7 +37,7 @@ def cut_lines(text: str) -> tuple[str, str, str]:
     split stands between two that were trained on.
 
     Raises:
-        ValueError: If the text has fewer than ten lines, which leaves a split empty.
+        ValueError: if the text has fewer than ten lines, which leaves a split empty.
 
     Example:
         >>> cut_lines("".join(f"{line}\\n" for line in range(10)))

@@ -171,12 +171,47 @@ class TrainConfig:
         for field in fields(self):  # NumPy and torch scalars cannot be written to YAML or JSON
             object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
         check_types({field.name: getattr(self, field.name) for field in fields(self)})
+        self._check_ranges()
+        self._check_dropout()
+        for name in ("corpus", "out"):
+            text = getattr(self, name)
+            if not text or not text.isprintable():
+                raise ValueError(f"{name} must be a path of printable characters, got {text!r}")
+        Schedule.parse(self.schedule)
+        self._check_noise()
+        if self.tied_weights and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"tied_weights needs embedding_size equal to hidden_size, got "
+                f"{self.embedding_size} and {self.hidden_size}; make them equal or untie"
+            )
+
+    def _check_ranges(self) -> None:
+        """Refuses a number that is out of range."""
         for name in ("embedding_size", "hidden_size", "layers", "epochs", "batch_size", "unroll"):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
             self._require(name, getattr(self, name) < 2**31, "be below 2**31")
         self._require("layers", self.layers <= 100, "be at most 100")
         for name in (*DROPOUTS, "dropout", "variational_dropout", "weight_drop"):
             self._require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        rate = self.learning_rate
+        self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
+        decay = self.weight_decay
+        self._require("weight_decay", math.isfinite(decay) and decay >= 0, "be at least 0")
+        self._require("train_tokens", self.train_tokens >= 0, "be at least 0, which takes all")
+        self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
+        self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
+        self._require("devices", self.devices >= 1, "be at least 1")
+        self._require("nodes", self.nodes >= 1, "be at least 1")
+        count = self.devices * self.nodes
+        self._require(
+            "batch_size", self.batch_size % count == 0, f"be a multiple of {count} devices"
+        )
+        self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
+        self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
+        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "be at least 0")
+
+    def _check_dropout(self) -> None:
+        """Refuses dropout, zoneout or weight drop that the model has no place for, or has twice."""
         places = (self.dropout_input, self.dropout_layers, self.dropout_output)
         self._require(
             "dropout",
@@ -190,47 +225,6 @@ class TrainConfig:
             "be 0 unless noise is none, learn_spread false, noise_to both, tied false and every "
             "other dropout 0, whose places it takes",
         )
-        rate = self.learning_rate
-        self._require("learning_rate", math.isfinite(rate) and rate > 0, "be positive and finite")
-        decay = self.weight_decay
-        self._require("weight_decay", math.isfinite(decay) and decay >= 0, "be at least 0")
-        self._require("train_tokens", self.train_tokens >= 0, "be at least 0, which takes all")
-        self._require("clip_norm", self.clip_norm >= 0, "be at least 0, which does not clip")
-        self._require("patience", self.patience >= 0, "be at least 0, which never stops early")
-        self._require("devices", self.devices >= 1, "be at least 1")
-        self._require("nodes", self.nodes >= 1, "be at least 1")
-        count = self.devices * self.nodes
-        self._require(
-            "batch_size",
-            self.batch_size % count == 0,
-            f"be a multiple of {count} devices",
-        )
-        self._require("seed", 0 <= self.seed < 2**32, "lie in [0, 2**32)")
-        self._require("spread_floor", self.spread_floor >= 0, "be at least 0")
-        for name in ("corpus", "out"):
-            text = getattr(self, name)
-            if not text or not text.isprintable():
-                raise ValueError(f"{name} must be a path of printable characters, got {text!r}")
-        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "be at least 0")
-        Schedule.parse(self.schedule)
-        self._check_noise()
-        if self.tied_weights and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"tied_weights needs embedding_size equal to hidden_size, got "
-                f"{self.embedding_size} and {self.hidden_size}; make them equal or untie"
-            )
-
-    def _check_noise(self) -> None:
-        """Refuses a noise, spread, zoneout or weight drop that fits no model, without torch."""
-        if isinstance(self.noise, dict) or "." in self.noise:
-            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
-            check_class_path(named, self.trust_code)
-        elif self.noise not in NOISES:
-            raise ValueError(
-                f"unknown noise {self.noise!r}; the known ones are {', '.join(NOISES)}"
-            )
-        elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
-            raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
         rates = self.zoneout if isinstance(self.zoneout, list) else [self.zoneout]
         parts = 2 if self.cell == "lstm" else 1
         if not (len(rates) in (1, parts) and all(0 <= rate < 1 for rate in rates)):
@@ -245,6 +239,18 @@ class TrainConfig:
                 f"dropout_layers lies between layers, of which there is 1, got "
                 f"{self.dropout_layers}; use dropout_output, or more layers"
             )
+
+    def _check_noise(self) -> None:
+        """Refuses a noise or a spread that fits no model, without torch."""
+        if isinstance(self.noise, dict) or "." in self.noise:
+            named = self.noise if isinstance(self.noise, dict) else {"class_path": self.noise}
+            check_class_path(named, self.trust_code)
+        elif self.noise not in NOISES:
+            raise ValueError(
+                f"unknown noise {self.noise!r}; the known ones are {', '.join(NOISES)}"
+            )
+        elif self.noise == "none" and self.learn_spread and not self.variational_dropout:
+            raise ValueError("learn_spread needs a noise whose spread it learns, got noise none")
         spreads = self.spread if isinstance(self.spread, list) else [self.spread]
         if isinstance(self.spread, list) and len(spreads) != self.layers:
             raise ValueError(

@@ -70,7 +70,7 @@ def interrupting() -> Iterator[None]:
 
 
 class Interruptible:
-    """Within :meth:`deferring`, a signal sets `requested`; a second Ctrl-C interrupts at once.
+    """Within :meth:`deferring`, a signal sets ``requested``; a second Ctrl-C interrupts at once.
 
     Schedulers repeat other signals, so a second one of these is deferred too, as is a second
     Ctrl-C within :meth:`saving`.

@@ -1,6 +1,6 @@
 """A lock file with a heartbeat, which works on network file systems too.
 
-`flock` is local, or missing, on many of the file systems that clusters share. A lease is a file
+``flock`` is local, or missing, on many of the file systems that clusters share. A lease is a file
 that only one process can create. Its owner touches it every few seconds; if it has not been touched
 for two minutes, its owner is taken for dead, and another process may take it. An owner that was
 killed on this machine is detected at once, unless it was killed before it wrote its name into the

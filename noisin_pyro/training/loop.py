@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import pyro
 import torch
-import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -36,10 +35,11 @@ from noisin_pyro.training.checkpoint import (
     save_checkpoint,
 )
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.interrupt import Interrupted, Interruptible
 from noisin_pyro.training.out import BEST, LAST, PREVIOUS
+from noisin_pyro.training.processes import gather, in_first_process, largest
 from noisin_pyro.training.progress import OnSteps, Progress, Status
+from noisin_pyro.training.random_state import random_state, set_random_state
 from noisin_pyro.training.schedule import Schedule
 
 __all__ = ["Trainer"]
@@ -107,7 +107,7 @@ class Trainer:
             while not self.progress.finished:
                 self._epoch()
                 self._end_epoch(schedule)
-                self._interrupt(*self._any_process(self.stop.requested))
+                self._interrupt(*largest(self.fabric, self.stop.requested))
         return self.progress
 
     def load_best(self) -> None:
@@ -134,7 +134,7 @@ class Trainer:
             at_once = (due or signal) and self.fabric.world_size == 1
             if len(losses) < CHECK_EVERY and not at_once:
                 continue
-            due, signal = self._any_process(due, signal)
+            due, signal = largest(self.fabric, due, signal)  # all save or stop together
             self._add_up(losses)
             losses.clear()
             progress.seconds, clock = progress.seconds + now - clock, now
@@ -188,10 +188,11 @@ class Trainer:
     def _end_epoch(self, schedule: Schedule) -> None:
         """Validates, records the epoch, sets the next learning rate, and saves checkpoints."""
         progress, config = self.progress, self.config
-        nats, tokens = map(sum, zip(*self._gather((progress.nats, progress.tokens))))
+        nats, tokens = map(sum, zip(*gather(self.fabric, (progress.nats, progress.tokens))))
         with averaged_weights(self.optimizer.optimizer):
             valid = evaluate(self.model, self.corpus.valid, unroll=config.unroll).nats
-        valid = self._gather(valid)[0]  # all processes decide by one number, whatever its rounding
+        # All processes decide by one number, whatever its rounding.
+        valid = gather(self.fabric, valid)[0]
         if not math.isfinite(valid):  # the last step may have broken the weights
             self._diverged("validation loss", valid, "at its end")
         rate = self.optimizer.param_groups[0]["lr"]
@@ -254,7 +255,7 @@ class Trainer:
         if self.config.optimizer == "asgd":
             with averaged_weights(self.optimizer.optimizer):
                 averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
-        process = {"state": self.state, "rng": _random_state(self.fabric.device)}
+        process = {"state": self.state, "rng": random_state(self.fabric.device)}
         payload = {
             **asdict(self.progress),
             "config": self.config.to_dict(),
@@ -263,7 +264,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "averaged": averaged,
             "optimizer": self.optimizer.state_dict(),
-            "processes": self._gather(process),
+            "processes": gather(self.fabric, process),
         }
 
         def write() -> None:
@@ -326,7 +327,7 @@ class Trainer:
             process = saved["processes"][self.fabric.global_rank]
             self.state = self._state_from(process["state"])
         with piece(path, "random state"):
-            _set_random_state(self.fabric.device, process["rng"])
+            set_random_state(self.fabric.device, process["rng"])
         self.progress = progress
         self.progress.finished = self._is_over()  # --epochs or --patience may have changed
         if changes and not self.progress.finished:
@@ -359,35 +360,3 @@ class Trainer:
         ):
             raise ValueError(f"it must be finite, with shape {shape}")
         return self.fabric.to_device(state)
-
-    def _any_process(self, *flags: int) -> list[int]:
-        """The largest value of each flag in any process, so that all save or stop together."""
-        if self.fabric.world_size == 1:
-            return list(flags)
-        tensor = torch.tensor(flags, dtype=torch.int32, device=self.fabric.device)
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        values: list[int] = tensor.tolist()
-        return values
-
-    def _gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in the order of their ranks."""
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    """The random states of the CPU and, if it is another one, of the device."""
-    states = [torch.get_rng_state()]
-    return (
-        states if device.type == "cpu" else [*states, getattr(torch, device.type).get_rng_state()]
-    )
-
-
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    """Restores what :func:`_random_state` returned, perhaps on a machine with another device."""
-    torch.set_rng_state(states[0])
-    if device.type != "cpu" and len(states) > 1:
-        getattr(torch, device.type).set_rng_state(states[1])

@@ -18,13 +18,13 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from noisin_pyro.models.language import LanguageModel
 from noisin_pyro.text.corpora import Corpus
 from noisin_pyro.training.config import TrainConfig
-from noisin_pyro.training.first_process import in_first_process
 from noisin_pyro.training.fit import fit_model, load_checked, make_fabric, measure
 from noisin_pyro.training.folder import open_folder, write_model, write_results
 from noisin_pyro.training.hosts import in_first_folder
 from noisin_pyro.training.infinities import with_infinities
 from noisin_pyro.training.interrupt import Interrupted, Interruptible, interrupting
 from noisin_pyro.training.out import check_folder
+from noisin_pyro.training.processes import in_first_process
 from noisin_pyro.training.progress import Progress
 from noisin_pyro.training.record import describe_training, new_record, results_before
 from noisin_pyro.training.scalars import AddScalar, log_epoch, tensorboard_log

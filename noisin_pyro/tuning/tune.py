@@ -111,10 +111,9 @@ def _write(
     with locked(folder):
         ended = finished(study)
         best = best_of(ended)
-        for trial in ended:
-            if trial is not best:
-                for name in WEIGHTS:
-                    (trial_folder(folder, trial.number) / name).unlink(missing_ok=True)
+        for trial in (trial for trial in ended if trial is not best):
+            for name in WEIGHTS:
+                (trial_folder(folder, trial.number) / name).unlink(missing_ok=True)
         rows = [trial_row(trial, names, config) for trial in ended]
         record = new_record(config, corpus, FREE, searched=list(names), trials=rows, best=None)
         if best is not None:

@@ -13,6 +13,7 @@ from noisin_pyro.cli import main
 from noisin_pyro.cli.commands import COMMANDS
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.interrupt import Interrupted
+from tests.cli.calls import refusal
 
 TINY = [
     "--embedding_size", "8", "--hidden_size", "12", "--batch_size", "4", "--unroll", "9",
@@ -33,14 +34,6 @@ def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(["train", "--corpus", str(text), "--out", str(out), *TINY]) == 0
     return out
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one sentence on stderr of a command that exits with 2."""
-    assert main(arguments) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
-    return stderr
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -25,6 +25,7 @@ from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.loop import Trainer
 from noisin_pyro.training.memory import check_average, check_memory
 from noisin_pyro.training.printable import escape_markdown, printable
+from tests.cli import calls
 
 TINY = ["--embedding_size=4", "--hidden_size=5", "--epochs=1", "--noise=none", "--batch_size=4"]
 
@@ -45,12 +46,11 @@ def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The sentence of a command that is refused within ten seconds."""
     began = time.monotonic()
-    assert main(arguments) == 2
+    sentence = calls.refusal(capsys, *arguments)
     assert time.monotonic() - began < 10
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
-    return stderr
+    return sentence
 
 
 @pytest.mark.parametrize(

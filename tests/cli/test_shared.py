@@ -15,6 +15,7 @@ from noisin_pyro.cli import main
 from noisin_pyro.training.build import build_model
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.folder import load_run
+from tests.cli.calls import refusal
 
 TINY = ["--embedding_size=4", "--hidden_size=5", "--epochs=1", "--batch_size=4", "--quiet=true"]
 
@@ -47,13 +48,6 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return captured.out
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(arguments) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
-    return stderr
 
 
 def test_a_run_folder_is_a_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

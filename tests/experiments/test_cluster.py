@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease
 
-from noisin_pyro.cli import main
 from noisin_pyro.experiments.cluster import Cluster, RunJob
+from tests.cli import calls
 from tests.experiments.test_reproduce import records, start, text, undisturbed
 
 __all__ = ["text", "undisturbed"]  # fixtures
@@ -164,10 +164,7 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def refusal(text: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    assert main(["reproduce", "table2", f"--corpus={text}", *more]) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
-    return stderr
+    return calls.refusal(capsys, "reproduce", "table2", f"--corpus={text}", *more)
 
 
 def test_refusals(

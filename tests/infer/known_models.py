@@ -1,4 +1,4 @@
-"""Two models whose evidence is known: one by the Kalman filter, one by enumeration."""
+"""The exact evidence of two models: by the Kalman filter, and by enumeration."""
 
 from __future__ import annotations
 
@@ -10,37 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from noisin_pyro import Additive, Multiplicative, NoisyRNN, NormalEmission, SequenceModel
-
-
-def set_parameters(module: nn.Module, **values: Any) -> None:
-    for name, value in values.items():
-        module.get_parameter(name).data = torch.tensor(value, dtype=torch.float64)
-
-
-def linear_gaussian(spread: float = 0.6, scale: float = 0.5) -> SequenceModel:
-    """z_t = W z_{t-1} + U x_t + γ ε_t and y_t = V z_t + b + σ η_t, with two states, unalike."""
-    rnn = NoisyRNN(
-        1,
-        2,
-        nonlinearity="identity",
-        bias=False,
-        noise=Additive(dist.Normal(0.0, 1.0)),
-        spread=torch.tensor(spread, dtype=torch.float64),
-    ).double()
-    model = SequenceModel(nn.Identity(), rnn, NormalEmission(2, 1, scale=scale)).double()
-    rnn.spread = torch.tensor(spread, dtype=torch.float64)
-    set_parameters(
-        model,
-        **{
-            "rnn.weight_hh_l0": [[0.8, 0.3], [-0.3, 0.6]],
-            "rnn.weight_ih_l0": [[0.7], [-0.4]],
-            "emission.weight": [[1.3, 0.5]],
-            "emission.bias": [0.2],
-            "emission.log_scale": [math.log(scale)],
-        },
-    )
-    return model
+from noisin_pyro import Multiplicative, NoisyRNN, NormalEmission, SequenceModel
+from tests.helpers import set_parameters
 
 
 @torch.no_grad()
@@ -54,8 +25,8 @@ def kalman(model: Any, x: Tensor, y: Tensor) -> Tensor:
         mean = w @ mean + u @ x[t].view(1)
         cov = w @ cov @ w.T + rnn.spread[0].square() * torch.eye(2, dtype=torch.float64)
         variance = v @ cov @ v.T + (2 * emission.log_scale).exp()
-        law = torch.distributions.Normal(v @ mean + emission.bias, variance.sqrt().view(1))
-        log_probs.append(law.log_prob(y[t].view(1)).sum())
+        predicted = torch.distributions.Normal(v @ mean + emission.bias, variance.sqrt().view(1))
+        log_probs.append(predicted.log_prob(y[t].view(1)).sum())
         gain = (cov @ v.T / variance).view(2)
         mean = mean + gain * (y[t].view(1) - v @ mean - emission.bias)
         cov = cov - gain.outer(gain) * variance.view(())
@@ -87,7 +58,7 @@ def masked_tanh(
         if "weight" in name:
             draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.data = 1.5 * draw
-    set_parameters(model, **{"emission.bias": [0.1], "emission.log_scale": [math.log(0.5)]})
+    set_parameters(model, {"emission.bias": [0.1], "emission.log_scale": [math.log(0.5)]})
     return model
 
 
@@ -113,6 +84,6 @@ def enumerated(model: Any, x: Tensor, y: Tensor) -> Tensor:
             z[layer] = h if rnn.noise_to == "output" else noisy
             below = h if rnn.noise_to == "recurrence" else noisy
         mean = below @ model.emission.weight.T + model.emission.bias
-        law = torch.distributions.Normal(mean, model.emission.log_scale.exp())
-        log_probs.append(law.log_prob(y[t].view(1)).sum(-1))
+        predicted = torch.distributions.Normal(mean, model.emission.log_scale.exp())
+        log_probs.append(predicted.log_prob(y[t].view(1)).sum(-1))
     return torch.stack(log_probs)

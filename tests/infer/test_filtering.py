@@ -37,14 +37,8 @@ from noisin_pyro import (
 )
 from noisin_pyro.infer.particle_filter import filter_window
 from noisin_pyro.infer.particles import Particles
-from tests.infer.known_models import (
-    enumerated,
-    kalman,
-    linear_gaussian,
-    masked_tanh,
-    series,
-    set_parameters,
-)
+from tests.helpers import linear_gaussian, set_parameters
+from tests.infer.known_models import enumerated, kalman, masked_tanh, series
 
 K, D, H, T, B = 7, 3, 4, 6, 3
 LENGTHS = torch.tensor([6, 2, 4])
@@ -222,8 +216,8 @@ def test_gradient_with_the_resampling_term_is_unbiased(complete: bool) -> None:
     """Against the gradient of the bound by enumeration; without the term it is not."""
     model = masked_tanh(units=1, spread=Learned(0.7))  # z_1 is 0.23 or 1.29, h_2 −0.40 or 0.98
     weights = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[2.5]]}
-    set_parameters(model.rnn, **weights)
-    set_parameters(model.emission, weight=[[1.0]])
+    set_parameters(model.rnn, weights)
+    set_parameters(model.emission, {"weight": [[1.0]]})
     x, y = (
         torch.tensor(part).double().view(3, 1, 1) for part in ([1.0, -1.0, 0.3], [0.9, -0.6, 0.8])
     )

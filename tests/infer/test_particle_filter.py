@@ -27,7 +27,8 @@ from noisin_pyro import (
 )
 from noisin_pyro.infer.particle_filter import filter_window
 from noisin_pyro.infer.particles import Particles, effective_size, multinomial, systematic
-from tests.infer.known_models import enumerated, kalman, linear_gaussian, masked_tanh, series
+from tests.helpers import linear_gaussian
+from tests.infer.known_models import enumerated, kalman, masked_tanh, series
 
 STREAMS, ERRORS = 4000, 6.0
 schemes = pytest.mark.parametrize("resampling", ["systematic", "multinomial"])

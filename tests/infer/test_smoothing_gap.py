@@ -16,7 +16,8 @@ from torch import Tensor
 
 from noisin_pyro import SmoothingGuide
 from noisin_pyro.noise.location_scale import LocationScale
-from tests.infer.known_models import kalman, linear_gaussian, series
+from tests.helpers import linear_gaussian
+from tests.infer.known_models import kalman, series
 
 STEPS, DRAWS = 8, 20_000
 

@@ -21,7 +21,7 @@ from noisin_pyro import (
     SequenceModel,
     family,
 )
-from tests.infer.known_models import set_parameters
+from tests.helpers import set_parameters
 
 SPREADS = (0.1, 0.5, 1.0, 2.0)
 
@@ -73,8 +73,8 @@ def test_two_layers_can_be_best_with_noise() -> None:
     layer's z, but not in the lower layer's, which it reads through a tanh.
     """
     model = build(2, 1, [Additive(dist.Bernoulli(0.5)), None])
-    set_parameters(model.rnn, weight_ih_l0=[[-1.0]], weight_ih_l1=[[3.0]])
-    set_parameters(model.emission, weight=[[4.0]], bias=[0.0])
+    set_parameters(model.rnn, {"weight_ih_l0": [[-1.0]], "weight_ih_l1": [[3.0]]})
+    set_parameters(model.emission, {"weight": [[4.0]], "bias": [0.0]})
     x, y = torch.ones(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
     values = [objective(model, spread, x, y) for spread in (0.0, 0.5, 2.0)]
     assert values[0] < values[1] < values[2]
@@ -88,8 +88,8 @@ def test_two_layers_can_be_best_with_noise() -> None:
 def test_one_layer_whose_recurrence_is_noisy_can_be_best_with_noise() -> None:
     """The noise of the first step is read through the tanh of the second."""
     model = build(1, 1, noise_to="recurrence")
-    set_parameters(model.rnn, weight_ih_l0=[[-1.0]], weight_hh_l0=[[3.0]])
-    set_parameters(model.emission, weight=[[4.0]], bias=[0.0])
+    set_parameters(model.rnn, {"weight_ih_l0": [[-1.0]], "weight_hh_l0": [[3.0]]})
+    set_parameters(model.emission, {"weight": [[4.0]], "bias": [0.0]})
     x = torch.tensor([1.0, 0.0], dtype=torch.float64).view(2, 1, 1)
     y = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1)
     assert objective(model, 2.0, x, y) > objective(model, 0.0, x, y) + 1.0

@@ -10,7 +10,8 @@ from pyro.infer import RenyiELBO
 from torch import Tensor
 
 from noisin_pyro import FilteringELBO, NoisinELBO, PriorGuide
-from tests.infer.known_models import kalman, linear_gaussian
+from tests.helpers import linear_gaussian
+from tests.infer.known_models import kalman
 
 STREAMS, REPEATS, ERRORS = 400, 24, 8.0
 """Copies of the series, and repeats for a standard error; a t variable with 23 degrees of freedom

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from noisin_pyro import Additive, LanguageModel, NoisyGRU, NoisyLSTM, SequenceModel
 from noisin_pyro.text.batching import streams
 from noisin_pyro.text.evaluation import by_copy, evaluate
-from tests.infer.known_models import kalman, linear_gaussian
+from tests.helpers import linear_gaussian
+from tests.infer.known_models import kalman
 
 B = 2
 

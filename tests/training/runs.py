@@ -1,6 +1,7 @@
-"""What the tests of whole runs share: a small configuration, and the comparison of two folders."""
+"""What tests of whole runs share: a text, a small configuration, the comparison of two folders."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from noisin_pyro.training.config import TrainConfig
+
+
+def random_words(path: Path) -> Path:
+    """Writes a text of 150 lines of nine words, drawn from twelve; returns its path."""
+    draw = random.Random(0)
+    lines = (" ".join(f"w{draw.randrange(12)}" for _ in range(9)) for _ in range(150))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def small(text: Path, out: Path, **changes: object) -> TrainConfig:

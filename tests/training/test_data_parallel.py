@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from noisin_pyro.training.checkpoint import Damaged, load_checkpoint
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.interrupt import Interrupted
 from noisin_pyro.training.run import _run_in_process, train
+from tests.training.runs import random_words
 
 BATCH, UNROLL = 8, 7
 
@@ -69,11 +69,7 @@ class Written(torch.distributions.Laplace):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    draw = random.Random(0)
-    lines = (" ".join(f"w{draw.randrange(12)}" for _ in range(9)) for _ in range(150))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return random_words(tmp_path_factory.mktemp("text") / "words.txt")
 
 
 def run(text: Path, out: Path, devices: int, base: str, **options: Any) -> dict[str, Any]:

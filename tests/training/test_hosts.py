@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,17 +21,14 @@ from noisin_pyro.cli import main
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.fit import make_fabric
 from noisin_pyro.training.hosts import in_first_folder
+from tests.training.runs import random_words
 
 SIZES = ["--embedding_size=8", "--hidden_size=8", "--batch_size=8", "--unroll=7", "--device=cpu"]
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    draw = random.Random(0)
-    lines = (" ".join(f"w{draw.randrange(12)}" for _ in range(9)) for _ in range(150))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return random_words(tmp_path_factory.mktemp("text") / "words.txt")
 
 
 def launch(text: Path, out: Path, *more: str) -> list[subprocess.Popen[str]]:

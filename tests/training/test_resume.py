@@ -24,6 +24,7 @@ from noisin_pyro.training.config import LOCK, TrainConfig
 from noisin_pyro.training.interrupt import Interrupted, interrupting
 from noisin_pyro.training.lease import holding
 from noisin_pyro.training.out import FILES
+from noisin_pyro.training.random_state import random_state, set_random_state
 from noisin_pyro.training.run import train
 from tests.training.disasters import half_written
 
@@ -279,10 +280,10 @@ def test_the_random_state_of_an_accelerator_is_saved(monkeypatch: pytest.MonkeyP
     restored: list[torch.Tensor] = []
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor([7]))
     monkeypatch.setattr(torch.mps, "set_rng_state", restored.append)
-    saved = loop._random_state(torch.device("mps"))
+    saved = random_state(torch.device("mps"))
     expected = torch.rand(3)
     for device in ("mps", "cpu"):
-        loop._set_random_state(torch.device(device), saved)
+        set_random_state(torch.device(device), saved)
         assert torch.equal(torch.rand(3), expected)
     assert restored == [torch.tensor([7])]
 

@@ -26,6 +26,7 @@ from noisin_pyro.tuning import space, study
 from noisin_pyro.tuning.report import study_table
 from noisin_pyro.tuning.trials import Trials
 from noisin_pyro.tuning.tune import tune
+from tests.cli import calls
 
 DROPOUTS = {"dropout_words", "dropout_input", "dropout_layers", "dropout_output"}
 ALL_BUT = {"noise", "injection", "noise_to", "spread", *DROPOUTS}
@@ -278,10 +279,8 @@ def test_a_trial_that_diverges_is_one_of_the_trials(text: Path, tmp_path: Path) 
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["tune", "--hidden_size=5", "--embedding_size=4", "--quiet=true", *arguments]) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("noisin: ") and stderr.count("\n") == 1, stderr
-    return stderr
+    options = ("--hidden_size=5", "--embedding_size=4", "--quiet=true")
+    return calls.refusal(capsys, "tune", *options, *arguments)
 
 
 def test_refusals(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

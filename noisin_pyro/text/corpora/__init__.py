@@ -2,7 +2,7 @@
 
 Where a new corpus goes: a text that is downloaded is one more entry in ``published.py`` or
 ``archives.py``; a text that is made on the spot is a new file like ``pydoc.py`` or ``hmm.py``,
-holding one function that returns a `Corpus`. Either is then named in ``registry.py``.
+holding one function that returns a ``Corpus``. Either is then named in ``registry.py``.
 
     corpus.py       three texts to a Corpus
     tokenise.py     a whole text to words, characters or bytes

@@ -22,11 +22,11 @@ class PublishedArchive(Published):
     """A benchmark in a zip file.
 
     Attributes:
-        file: The zip file.
-        members: The names of the files in it: one for each split, or a single one that is cut.
-        most_bytes: The largest size of a member, in bytes; a larger one is refused.
-        cuts: The two places, in bytes, at which a single member is cut into splits.
-        tokens: What a token is by default.
+        file: the zip file.
+        members: the names of the files in it: one for each split, or a single one that is cut.
+        most_bytes: the largest size of a member, in bytes; a larger one is refused.
+        cuts: the two places, in bytes, at which a single member is cut into splits.
+        tokens: what a token is by default.
     """
 
     file: PublishedFile
@@ -49,13 +49,13 @@ class PublishedArchive(Published):
         """Reads the zip file and checks its SHA-256; nothing is unpacked to the disk.
 
         Args:
-            data_dir: The folder that holds it; downloaded into the user's cache by default.
-            min_count: Words that occur fewer times in the training text become ``<unk>``.
-            tokens: What a token is; by default that of this benchmark.
+            data_dir: the folder that holds it; downloaded into the user's cache by default.
+            min_count: words that occur fewer times in the training text become ``<unk>``.
+            tokens: what a token is; by default that of this benchmark.
 
         Raises:
-            ValueError: If the file is missing, is not the published one, or cannot be downloaded.
-            ImportError: If a download is needed and pooch is not installed.
+            ValueError: if the file is missing, is not the published one, or cannot be downloaded.
+            ImportError: if a download is needed and pooch is not installed.
         """
         folder = self.download() if data_dir is None else Path(data_dir)
         names = (self.file.name, *self.file.aliases)

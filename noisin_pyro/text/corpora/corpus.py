@@ -26,14 +26,14 @@ class Corpus:
     """A text in three splits, as token ids.
 
     Attributes:
-        name: Its name in tables and records.
-        vocabulary: The tokens of the training split.
-        train: Token ids, int64, with shape (N_train,).
-        valid: Token ids, int64, with shape (N_valid,).
-        test: Token ids, int64, with shape (N_test,).
+        name: its name in tables and records.
+        vocabulary: the tokens of the training split.
+        train: token ids, int64, with shape (N_train,).
+        valid: token ids, int64, with shape (N_valid,).
+        test: token ids, int64, with shape (N_test,).
         sha256: SHA-256 of the raw texts in UTF-8, joined by NUL bytes; in a shell ``(cat train.txt;
             printf '\\0'; cat valid.txt; printf '\\0'; cat test.txt) | sha256sum``.
-        optimal_perplexity: The lowest possible perplexity on `test`; None if it is not known.
+        optimal_perplexity: the lowest possible perplexity on ``test``; None if it is not known.
 
     Example:
         >>> corpus = Corpus.from_texts("tiny", ("a b a\\nb a\\n", "a c\\n", "b a\\n"))
@@ -61,14 +61,14 @@ class Corpus:
         numbers of tokens. If tokens are characters or bytes, ``<eos>`` is the newline.
 
         Args:
-            name: The corpus's name.
-            texts: The raw texts (train, valid, test).
-            min_count: Words that occur fewer times in the training text become ``<unk>``.
-            tokens: What a token is.
+            name: the corpus's name.
+            texts: the raw texts (train, valid, test).
+            min_count: words that occur fewer times in the training text become ``<unk>``.
+            tokens: what a token is.
 
         Raises:
-            TypeError: If `texts` is a single text.
-            ValueError: If a text holds no word, or `min_count` is below 1.
+            TypeError: if ``texts`` is a single text.
+            ValueError: if a text holds no word, or ``min_count`` is below 1.
         """
         if isinstance(texts, str):
             raise TypeError(
@@ -90,7 +90,7 @@ class Corpus:
         """Token ids of one split, with shape (N,).
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: if there is no such split.
         """
         if name not in Texts._fields:
             raise ValueError(f"split must be one of {', '.join(Texts._fields)}, got {name!r}")

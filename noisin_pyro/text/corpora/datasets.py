@@ -21,16 +21,16 @@ def load_dataset(source: str, min_count: int = 1, tokens: Tokens | None = None) 
         source: ``hf:NAME``, or ``hf:NAME:CONFIGURATION`` if it has several, such as
             ``hf:Salesforce/wikitext:wikitext-2-v1``. NAME is what ``datasets.load_dataset`` takes:
             a repository of the Hub, or the path of a folder with ``train.txt`` and so on.
-        min_count: Words that occur fewer times in the training text become ``<unk>``.
-        tokens: What a token is; a word by default.
+        min_count: words that occur fewer times in the training text become ``<unk>``.
+        tokens: what a token is; a word by default.
 
     Returns:
         The splits train, validation (or valid) and test, each row a line. A data set with the
         split train alone is cut 80/10/10.
 
     Raises:
-        ValueError: If it cannot be loaded, or has no such splits or no column of text.
-        ImportError: If datasets is not installed.
+        ValueError: if it cannot be loaded, or has no such splits or no column of text.
+        ImportError: if datasets is not installed.
     """
     try:
         import datasets

@@ -16,10 +16,10 @@ class PublishedFile:
     """A file whose bytes are known.
 
     Attributes:
-        name: The file's name on the web and in the cache.
-        sha256: The SHA-256 of its bytes. A file with another one is never used.
-        aliases: Other names that copies of the file have.
-        most_bytes: The largest size that is written to the disk, also if a server compresses it.
+        name: the file's name on the web and in the cache.
+        sha256: the SHA-256 of its bytes. A file with another one is never used.
+        aliases: other names that copies of the file have.
+        most_bytes: the largest size that is written to the disk, also if a server compresses it.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Published:
     """A benchmark that can be downloaded.
 
     Attributes:
-        name: The corpus's name.
-        base_url: The URL of the folder of its files; for a mirror use
+        name: the corpus's name.
+        base_url: the URL of the folder of its files; for a mirror use
             ``dataclasses.replace(PTB, base_url=...)``.
     """
 
@@ -50,14 +50,14 @@ class Published:
         """Downloads the files that are not there; each gets its name once its SHA-256 is verified.
 
         Args:
-            folder: The folder to write to, by default ``pooch.os_cache("noisin_pyro") / name``.
+            folder: the folder to write to, by default ``pooch.os_cache("noisin_pyro") / name``.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: If the network fails or sends something else.
-            ImportError: If pooch is not installed.
+            ValueError: if the network fails or sends something else.
+            ImportError: if pooch is not installed.
         """
         if folder is None:
             folder = Path(_pooch(self.name).os_cache("noisin_pyro")) / self.name
@@ -70,14 +70,14 @@ def fetch(corpus: str, base_url: str, file: PublishedFile, folder: Path) -> None
     """Downloads a file unless it is there; it gets its name once its SHA-256 is verified.
 
     Args:
-        corpus: The corpus's name, for error messages.
-        base_url: The URL of the file's folder.
-        file: The file.
-        folder: The folder to write to.
+        corpus: the corpus's name, for error messages.
+        base_url: the URL of the file's folder.
+        file: the file.
+        folder: the folder to write to.
 
     Raises:
-        ValueError: If the network fails or sends something else.
-        ImportError: If pooch is not installed.
+        ValueError: if the network fails or sends something else.
+        ImportError: if pooch is not installed.
     """
     url = f"{base_url.rstrip('/')}/{file.name}"
     fix = "try again, or fetch it another way and give its folder as data_dir (--data_dir)"

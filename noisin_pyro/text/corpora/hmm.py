@@ -23,8 +23,8 @@ class HiddenMarkovLanguage:
     State 0 ends a sentence and emits symbol 0, ``<eos>``; the chain starts from it.
 
     Attributes:
-        transition: Rows p(s_t | s_{t-1}), float64, with shape (S, S).
-        emission: Rows p(x_t | s_t), float64, with shape (S, V).
+        transition: rows p(s_t | s_{t-1}), float64, with shape (S, S).
+        emission: rows p(x_t | s_t), float64, with shape (S, V).
 
     Example:
         >>> language = HiddenMarkovLanguage(
@@ -52,7 +52,7 @@ class HiddenMarkovLanguage:
         Args:
             states: S, the end of a sentence included.
             words: V - 1, the symbols other than ``<eos>``.
-            generator: Source of all randomness.
+            generator: source of all randomness.
         """
         inner = states - 1
         successor = torch.rand(inner, inner, generator=generator, dtype=torch.float64) ** 4
@@ -95,7 +95,7 @@ class HiddenMarkovLanguage:
         """Sums over all state paths by the forward algorithm, in float64 and logarithms.
 
         Args:
-            symbols: Symbols with shape (N,), the first of which starts a sentence.
+            symbols: symbols with shape (N,), the first of which starts a sentence.
 
         Returns:
             log p(x_1, ..., x_N), a scalar.
@@ -114,7 +114,7 @@ class HiddenMarkovLanguage:
         no past at the start of each.
 
         Args:
-            symbols: Symbols with shape (N,), N at least 2, the first of which starts a sentence.
+            symbols: symbols with shape (N,), N at least 2, the first of which starts a sentence.
         """
         log_prob = self.log_prob(symbols) - self.log_prob(symbols[:1])
         return perplexity(-log_prob.item() / (len(symbols) - 1))
@@ -123,8 +123,8 @@ class HiddenMarkovLanguage:
         """The same language with token ids for symbols; symbols of one id are merged.
 
         Args:
-            vocabulary: The vocabulary, whose size is V'.
-            words: How each of the V symbols is spelt.
+            vocabulary: the vocabulary, whose size is V'.
+            words: how each of the V symbols is spelt.
 
         Returns:
             A language whose emission has shape (S, V').
@@ -138,15 +138,15 @@ def hmm(min_count: int = 1, tokens: Tokens | None = None) -> Corpus:
     """Builds the synthetic corpus: 12 states, 500 words, 60,000 + 8,000 + 8,000 tokens.
 
     On its test split word frequencies give a perplexity of about 200, pairs of words 150, and the
-    whole past 104, the optimum. `Corpus.optimal_perplexity` is the exact optimum on the tokens of
-    the test split, also if `min_count` merges words.
+    whole past 104, the optimum. ``Corpus.optimal_perplexity`` is the exact optimum on the tokens of
+    the test split, also if ``min_count`` merges words.
 
     Args:
-        min_count: Words that occur fewer times in the training text become ``<unk>``.
-        tokens: What a token is; a word by default. For other tokens the optimum is not known.
+        min_count: words that occur fewer times in the training text become ``<unk>``.
+        tokens: what a token is; a word by default. For other tokens the optimum is not known.
 
     Raises:
-        ValueError: If `min_count` is below 1.
+        ValueError: if ``min_count`` is below 1.
     """
     generator = torch.Generator().manual_seed(0)
     language = HiddenMarkovLanguage.draw(states=12, words=500, generator=generator)

@@ -17,9 +17,9 @@ class PublishedCorpus(Published):
     """A benchmark that is published as one text file per split.
 
     Attributes:
-        train: The training file.
-        valid: The validation file.
-        test: The test file.
+        train: the training file.
+        valid: the validation file.
+        test: the test file.
     """
 
     train: PublishedFile
@@ -40,13 +40,13 @@ class PublishedCorpus(Published):
         """Reads the files and checks every SHA-256.
 
         Args:
-            data_dir: The folder that holds them; downloaded into the user's cache by default.
-            min_count: Words that occur fewer times in the training text become ``<unk>``.
-            tokens: What a token is; a word by default.
+            data_dir: the folder that holds them; downloaded into the user's cache by default.
+            min_count: words that occur fewer times in the training text become ``<unk>``.
+            tokens: what a token is; a word by default.
 
         Raises:
-            ValueError: If a file is missing, is not the published one, or cannot be downloaded.
-            ImportError: If a download is needed and pooch is not installed.
+            ValueError: if a file is missing, is not the published one, or cannot be downloaded.
+            ImportError: if a download is needed and pooch is not installed.
         """
         folder = self.download() if data_dir is None else Path(data_dir)
         paths = find_splits(folder, [(file.name, *file.aliases) for file in self.files])

@@ -16,7 +16,7 @@ def pydoc(min_count: int = 2, tokens: Tokens | None = None) -> Corpus:
     """Reads ``pydoc_data.topics``, one paragraph per line: a real text that needs no download.
 
     About 90,000 tokens and 2,300 words (84,000 and 2,250 in CPython 3.11, 91,000 and 2,350 in
-    3.13); `Corpus.sha256` tells which edition it was. A token is a run of letters and digits or
+    3.13); ``Corpus.sha256`` tells which edition it was. A token is a run of letters and digits or
     one other mark, so ``__init__`` is five; case is kept, as in Python. Drawn lines are removed.
 
     A fifth of the paragraphs stand under more than one topic. Repetitions are removed before the
@@ -24,13 +24,13 @@ def pydoc(min_count: int = 2, tokens: Tokens | None = None) -> Corpus:
     eight are for training, one is for validation and one for the test.
 
     Args:
-        min_count: Words that occur fewer times in the training text become ``<unk>``. The text
+        min_count: words that occur fewer times in the training text become ``<unk>``. The text
             has no ``<unk>`` of its own: at 1, a model would meet its first one in the test.
-        tokens: What a token is; a word by default. Characters are those of the words and of single
+        tokens: what a token is; a word by default. Characters are those of the words and of single
             spaces between them.
 
     Raises:
-        ValueError: If this Python comes without the reference, or `min_count` is below 1.
+        ValueError: if this Python comes without the reference, or ``min_count`` is below 1.
     """
     try:
         from pydoc_data.topics import topics

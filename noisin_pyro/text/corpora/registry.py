@@ -39,12 +39,12 @@ def load_corpus(
     """Loads a corpus by its name, or a text of one's own by its path.
 
     Args:
-        corpus: A name in `CORPORA`; or the path of a folder with ``train.txt``, ``valid.txt`` and
+        corpus: a name in ``CORPORA``; or the path of a folder with ``train.txt``, ``valid.txt`` and
             ``test.txt``; or of one text file, whose lines are cut 80/10/10 in their order; or
-            ``hf:NAME``, a data set of the Hugging Face Hub (`noisin_pyro.text.corpora.datasets`).
-            A `Path` is never taken for a name, nor is ``"./ptb"``.
-        data_dir: The folder with the files of a published corpus, downloaded by default.
-        min_count: Words that occur fewer times in the training text become ``<unk>``; by default
+            ``hf:NAME``, a data set of the Hugging Face Hub (``noisin_pyro.text.corpora.datasets``).
+            A ``Path`` is never taken for a name, nor is ``"./ptb"``.
+        data_dir: the folder with the files of a published corpus, downloaded by default.
+        min_count: words that occur fewer times in the training text become ``<unk>``; by default
             what the corpus asks for, which is 2 for pydoc and 1 for all others.
         tokens: ``"words"``, ``"characters"`` or ``"bytes"``; by default what the corpus asks for:
             characters for text8, bytes for enwik8, words for all others.
@@ -54,10 +54,10 @@ def load_corpus(
         vocabulary is that of the training split.
 
     Raises:
-        ValueError: If there is no such corpus, or its files are missing, empty, not UTF-8, not
+        ValueError: if there is no such corpus, or its files are missing, empty, not UTF-8, not
             the published ones, or cannot be downloaded, or an argument does not fit. One
             sentence says which, and what to do.
-        ImportError: If a download is needed and pooch is not installed.
+        ImportError: if a download is needed and pooch is not installed.
 
     Example:
         >>> corpus = load_corpus("hmm")

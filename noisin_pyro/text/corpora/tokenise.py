@@ -24,8 +24,8 @@ def count_tokens(text: str, tokens: Tokens) -> Mapping[str, int]:
     """How often each word, character or byte occurs.
 
     Args:
-        text: The raw text.
-        tokens: What to count. If words, every line ends in ``<eos>``.
+        text: the raw text.
+        tokens: what to count. If words, every line ends in ``<eos>``.
 
     Example:
         >>> dict(count_tokens("a b a\\n", "words"))
@@ -47,8 +47,8 @@ def encode_text(text: str, vocabulary: Vocabulary) -> Tensor:
     """The ids of a text's words, characters or bytes.
 
     Args:
-        text: The raw text.
-        vocabulary: The vocabulary; a token that is not in it becomes ``<unk>``.
+        text: the raw text.
+        vocabulary: the vocabulary; a token that is not in it becomes ``<unk>``.
 
     Returns:
         Ids, int64, with shape (N,).
