@@ -35,7 +35,7 @@ from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.moments import moments
-from noisin_pyro.noise.spread import Learned, Prior
+from noisin_pyro.noise.spread import ComputedPrior, Learned, Prior
 from noisin_pyro.parameters import priors_of
 from noisin_pyro.tokens import Tokens
 
@@ -277,6 +277,8 @@ def _describe_spread(module: Any, name: str) -> Any:
         return {"learned": {"init": spread.init, "lower": spread.lower, "per": spread.per}}
     if isinstance(spread, Prior):
         return {"prior": _describe_distribution(spread.distribution, f"the prior on {name}")}
+    if isinstance(spread, ComputedPrior):
+        raise ValueError(f"the prior on {name} cannot be described, as it is a function; {REMEDY}")
     value = getattr(module, name)
     if isinstance(value, Tensor):
         return {"parameter" if isinstance(value, nn.Parameter) else "tensor": True}

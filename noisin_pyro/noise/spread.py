@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeGuard
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
@@ -55,7 +57,10 @@ class Spread:
         if not isinstance(value, Tensor):
             return like.new_full((), value)
         value = value.to(like)  # a prior has the dtype and device of its distribution
-        return value if value.dim() == 0 or self.per_unit else value.unsqueeze(-1)
+        return value if value.dim() == 0 or self._is_per_unit(module) else value.unsqueeze(-1)
+
+    def _is_per_unit(self, module: PyroModule) -> bool:
+        return self.per_unit
 
     def reset(self, module: PyroModule, name: str) -> None:
         """Sets a learned γ, or one in a buffer, to its initial value in place."""
@@ -240,30 +245,99 @@ class Prior(Spread):
     """
 
     def __init__(self, distribution: Any) -> None:
-        support = distribution.support
-        low, _ = bounds(support)
-        if low < 0 or (low == 0 and support.is_discrete):
-            raise ValueError(
-                f"a prior on the spread must be over positive numbers, got {distribution} with "
-                f"support {support}; use for example dist.LogNormal or dist.Gamma"
-            )
+        _check_support(distribution)
         self.distribution, self.per_unit = distribution, bool(distribution.event_shape)
 
     def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
-        prior = self.distribution
-        if prior.batch_shape or tuple(prior.event_shape) not in ((), (units,)):
-            raise ValueError(
-                f"a prior on the spread must have batch shape () and event shape () or ({units},), "
-                f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}; "
-                "use .expand([hidden_size]).to_event(1) for one spread per unit"
-            )
-        _hold(module, name, PyroSample(prior))
+        _check_shape(self.distribution, units)
+        _hold(module, name, PyroSample(self.distribution))
 
     def describe(self, module: PyroModule, name: str) -> str:
         return str(self.distribution)
 
 
-SpreadLike = float | Tensor | Learned | Distribution
+class ComputedPrior(Spread):
+    """A random γ whose prior depends on other random variables or parameters of the module.
+
+    Args:
+        function: from the module to a distribution as in :class:`Prior`, whose batch shape is that
+            of the plates that it is drawn in.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
+        _hold(module, name, PyroSample(_Checked(self.function, units)))
+
+    def _is_per_unit(self, module: PyroModule) -> bool:
+        return bool(self.function(module).event_shape)
+
+    def describe(self, module: PyroModule, name: str) -> str:
+        return "a prior computed by a function"
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The function of a :class:`ComputedPrior`, with checks of what it returns."""
+
+    function: Callable[[Any], Any]
+    units: int
+
+    def __call__(self, module: Any) -> Any:
+        prior = self.function(module)
+        if not isinstance(prior, TorchDistributionMixin):
+            raise TypeError(
+                "the function of a prior on the spread must return a distribution of "
+                f"pyro.distributions, got {type(prior).__name__}"
+            )
+        _check_support(prior)
+        _check_shape(prior, self.units, _entered())
+        return prior
+
+
+def _check_support(prior: Any) -> None:
+    """Raises ValueError unless a prior on γ is over positive numbers."""
+    support = prior.support
+    low, _ = bounds(support)
+    if low < 0 or (low == 0 and support.is_discrete):
+        raise ValueError(
+            f"a prior on the spread must be over positive numbers, got {prior} with "
+            f"support {support}; use for example dist.LogNormal or dist.Gamma"
+        )
+
+
+def _check_shape(prior: Any, units: int, plates: tuple[int, int] = (0, 0)) -> None:
+    """Checks the shape of a prior on γ.
+
+    Args:
+        prior: the prior.
+        units: H.
+        plates: the sizes of the plates that it is drawn in at dim −2 and −1, 0 where there is none.
+            Particles, whose dimensions are further left, are not checked.
+
+    Raises:
+        ValueError: unless it has event shape () or (H,), and the batch shape of the plates.
+    """
+    shape = tuple(prior.batch_shape)
+    batched = all(size in (1, plate) for size, plate in zip(shape[::-1], plates[::-1]))
+    if not batched or tuple(prior.event_shape) not in ((), (units,)):
+        raise ValueError(
+            f"a prior on the spread must have batch shape () and event shape () or ({units},), "
+            f"got {shape} and {tuple(prior.event_shape)}; "
+            "use .expand([hidden_size]).to_event(1) for one spread per unit"
+        )
+
+
+def _entered() -> tuple[int, int]:
+    """The sizes of the plates that have been entered at dim −2 and −1, 0 where there is none."""
+    entered = {m.dim: m for m in _PYRO_STACK if isinstance(m, IndepMessenger)}
+    plates: list[Any] = [entered.get(-2), entered.get(-1)]
+    first, last = (0 if m is None else getattr(m, "subsample_size", m.size) for m in plates)
+    return first, last
+
+
+SpreadLike = float | Tensor | Learned | Distribution | PyroSample
 """The types of a layer's ``spread=``."""
 
 
@@ -273,7 +347,7 @@ def as_spread(given: SpreadLike | Spread) -> Spread:
     Args:
         given: a number, a tensor or ``nn.Parameter`` with shape () or (H,), a :class:`Learned`, or
             a Pyro distribution (also as ``PyroSample``) over positive numbers, with batch shape ()
-            and event shape () or (H,).
+            and event shape () or (H,), or a ``PyroSample`` of a function from the module to one.
 
     Raises:
         ValueError: as :class:`Fixed` or :class:`Prior`.
@@ -284,7 +358,7 @@ def as_spread(given: SpreadLike | Spread) -> Spread:
         (Fixed(0.5), Learned(init=0.5, lower=0.1, per='layer'))
     """
     if isinstance(given, PyroSample):
-        given = given.prior
+        given = given.prior if isinstance(given.prior, Distribution) else ComputedPrior(given.prior)
     if isinstance(given, Spread):
         return given
     if isinstance(given, TorchDistributionMixin):
