@@ -124,9 +124,10 @@ class NoisyLSTM(_OfTorch, nn.LSTM, PyroModule):
             noise.
         spread: γ, one for all layers or a list with one for each: a number or a tensor (fixed, with
             shape () or (H,)), an ``nn.Parameter``, :class:`Learned` (a constrained ``pyro.param``
-            named ``spread_l{layer}``), a Pyro distribution (a prior), or a ``PyroSample`` of a function
-            from the RNN to one (a hierarchical prior). ``rnn.spread = ...`` changes it. It is a standard deviation for additive noise and a coefficient of variation
-            for multiplicative noise.
+            named ``spread_l{layer}``), a Pyro distribution (a prior), or a ``PyroSample`` of a
+            function from the RNN to one (a hierarchical prior). ``rnn.spread = ...`` changes it. It
+            is a standard deviation for additive noise and a coefficient of variation for
+            multiplicative noise.
         sites: ``"sequence"`` has one sample site per layer, the noise ε of the whole sequence, and
             uses fast kernels. ``"timestep"`` has one per layer and step, the state z_t, as in the
             paper, and runs a Python loop over steps. Both define the same joint distribution. A
