@@ -44,11 +44,11 @@ class Schedule:
             return cls("constant")
         if kind == "halve-after" and number and value >= 0:
             return cls("halve-after", value)
-        if kind == "divide-when-worse" and number and value > 1:
+        if kind == "divide-when-worse" and number and 1 < value < math.inf:
             return cls("divide-when-worse", value)
         raise ValueError(
-            f"schedule must be constant, halve-after:K with K >= 0 or divide-when-worse:D with "
-            f"D > 1, got {text!r}"
+            f"schedule must be constant, halve-after:K with K >= 0 or divide-when-worse:D with a "
+            f"finite D > 1, got {text!r}"
         )
 
     def factor(self, epoch: int, worsened: bool) -> float:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from noisin_pyro import Additive, Multiplicative
+from noisin_pyro.lengths import filled, length_mask
 from noisin_pyro.nn.registry import RNNS, build_rnn
 from tests.helpers import flat
 
@@ -29,6 +30,15 @@ def test_any_integers_will_do(dtype: torch.dtype, noise: Any) -> None:
         found.append(flat(rnn(x, lengths=given)))
     for ours, *others in zip(*found):
         assert all(torch.equal(ours, theirs) for theirs in others)
+
+
+def test_padding_of_targets_becomes_the_first_target_of_its_sequence() -> None:
+    """Also in the first sequence, with an event dimension, and for several particles."""
+    targets = torch.tensor([[[3.0], [4.0]], [[torch.nan], [5.0]]])  # (T, B, 1)
+    mask = length_mask(torch.tensor([1, 2]), 2).unsqueeze(-1)
+    expected = torch.tensor([[[3.0], [4.0]], [[3.0], [5.0]]])
+    assert torch.equal(filled(targets, mask), expected)
+    assert torch.equal(filled(targets.expand(6, -1, -1, -1), mask), expected.expand(6, -1, -1, -1))
 
 
 @pytest.mark.parametrize("noise", NOISES[1:], ids=["additive", "multiplicative"])

@@ -74,6 +74,28 @@ def test_the_edge_of_the_support_belongs_to_it(name: str) -> None:
     assert z.log_prob(50 + 0.1 * ends).isfinite().all()
 
 
+def test_every_draw_of_a_base_far_from_zero_lies_in_the_support() -> None:
+    """x − μ keeps few digits of x; some 100 of the draws are at an end of the base."""
+    base = dist.Uniform(1000.3, 1001.1)
+    epsilon = Standardized(base, *moments(base))
+    draws = epsilon.expand([1_000_000]).sample()
+    assert epsilon.support.check(draws).all() and epsilon.log_prob(draws).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "base, inside, beyond",
+    [(dist.Uniform(0.0, 1.0), -0.05, -0.1), (dist.Poisson(1.0), -0.4, -0.6)],
+    ids=["continuous", "discrete"],
+)
+def test_the_tolerance_of_rounding_is_bounded(base: Any, inside: float, beyond: float) -> None:
+    """A quarter of a standard deviation, or half of the distance to the next integer."""
+    mean, stddev = moments(base)
+    epsilon = Standardized(base, mean, stddev, validate_args=False)
+    values = (torch.tensor([inside, beyond]) - mean) / stddev
+    near, far = epsilon.rounded_log_prob(values, 1e9)
+    assert near.isfinite() and far == -INF
+
+
 @pytest.mark.parametrize("name, ends", [("exponential", 1), ("gamma", 1), ("uniform", 2)])
 def test_beyond_the_edge_lies_nothing(name: str, ends: int) -> None:
     law = Standardized(*standard(name), validate_args=False)

@@ -144,6 +144,8 @@ def test_a_variance_given_as_a_standard_deviation_is_noticed() -> None:
     with pytest.raises(ValueError, match=r"stddev=4.0 contradicts Normal\(.*\), whose stddev is 2"):
         Additive(dist.Normal(0.0, 2.0), stddev=4.0)
     assert Additive(dist.Normal(0.0, 2.0), mean=1e-6, stddev=2.00001).stddev == 2.0
+    with pytest.raises(ValueError, match="mean=0.01 contradicts"):
+        Additive(dist.Normal(0.0, 2.0), mean=0.01)
 
 
 def test_unknown_names() -> None:

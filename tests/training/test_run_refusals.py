@@ -13,7 +13,10 @@ from noisin_pyro.training.schedule import Schedule
 from tests.training.runs import small
 
 
-@pytest.mark.parametrize("text", ["halve", "halve-after:x", "divide-when-worse:1", "constant:3"])
+@pytest.mark.parametrize(
+    "text",
+    ["halve", "halve-after:x", "divide-when-worse:1", "divide-when-worse:inf", "constant:3"],
+)
 def test_unknown_schedules_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"schedule must be constant, .* got '{text}'"):
         Schedule.parse(text)
