@@ -101,7 +101,8 @@ def windows(stream: Tensor, unroll: int, start: int = 0) -> Iterator[tuple[Tenso
         ``y[t] == x[t + 1]``.
 
     Raises:
-        ValueError: if ``start`` is not in 0 to the number of windows, or as :func:`window_count`.
+        ValueError: if ``start`` is not in 0 to the number of windows, ``stream`` is not a matrix
+            with at least two rows, or ``unroll`` is below 1.
 
     Example:
         >>> import torch
