@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from noisin_pyro.noise.base import Noise
+from noisin_pyro.noise.compound import parts_of, support_of
 from noisin_pyro.noise.location_scale import LocationScale
 from noisin_pyro.noise.moments import moments
 from noisin_pyro.noise.moved import moved, tensors
@@ -68,18 +69,57 @@ def _check_base(name: str, base: Any) -> None:
 
 
 def _check_density(name: str, base: Distribution, mean: float) -> None:
-    """Raises ValueError if the ``log_prob`` of a base does not work elementwise."""
+    """Checks that a base has a normalised density for each of several values, and can be sampled.
+
+    Raises:
+        ValueError: if it has not, or cannot.
+    """
+    fix = "fit one to the samples, such as a Normal or a MixtureSameFamily"
+    for part in parts_of(base):
+        mask = getattr(part, "_mask", True)
+        if not bool(torch.as_tensor(mask, device="cpu").all()):
+            raise ValueError(
+                f"{name} needs a base with a density, got {base}, whose mask removes it; give the "
+                "distribution without .mask(False)"
+            )
+    if (
+        any(support_of(part).is_discrete for part in parts_of(base))
+        and not support_of(base).is_discrete
+    ):
+        raise ValueError(
+            f"{name} needs a discrete base without transforms, got {base}; give the distribution "
+            "inside it, since shift and scale have no effect"
+        )
     exact = moved(base, torch.float64, torch.device("cpu"))
-    values = torch.full((3, 2), mean, dtype=torch.float64)
+    values = torch.full((3, 2), mean, dtype=torch.float64, device="cpu")
     try:
         shape = exact.log_prob(values).shape
     except (NotImplementedError, RuntimeError):
         shape = None
     if shape != values.shape:
+        reason = _failure(exact, values[0, 0]) or "does not take several values"
         raise ValueError(
-            f"{name} needs a base with a density, got {base}, whose log_prob does not take several "
-            "values; fit one to the samples, such as a Normal or a MixtureSameFamily"
+            f"{name} needs a base with a density, got {base}, whose log_prob {reason}; {fix}"
         )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            exact.sample((3,))
+    except NotImplementedError:
+        raise ValueError(
+            f"{name} needs a base that can be sampled, got {base}, whose sample is not "
+            "implemented; choose another base"
+        ) from None
+
+
+def _failure(base: Distribution, value: Tensor) -> str:
+    """Why a base has no density for one value in double precision; empty if it has."""
+    try:
+        base.log_prob(value)
+    except NotImplementedError:
+        return "is not implemented"
+    except RuntimeError as error:
+        return f"fails in torch.float64 ({str(error).splitlines()[0]})"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class LocationScale(dist.TorchDistribution):
         still = self.scale == 0
         scale = self.scale.masked_fill(still, 1.0)
         size: Tensor | float = 0.0
-        if not self.standardized.unbounded:
+        if self.standardized.has_edges:
             size = (value.abs() + self.loc.abs()).clamp(min=torch.finfo(self.loc.dtype).tiny)
             size = (size / scale.abs()).detach()
         density = self.standardized.rounded_log_prob(shift / scale, size)

@@ -75,7 +75,8 @@ class Fixed(Spread):
     """A constant γ, or an ``nn.Parameter`` that the user trains.
 
     A number becomes a Python float, which ``module.half()`` cannot round; a tensor becomes a buffer
-    of the module, and an ``nn.Parameter`` its parameter.
+    of the module, and an ``nn.Parameter`` its parameter. In half precision a γ below 6e-8 counts as
+    0, which is no noise.
 
     Args:
         value: a number, or a floating-point tensor with shape () or (H,).

@@ -21,9 +21,15 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, VonMises, constraints
+from torch.distributions import Distribution, Normal, constraints
 
-from noisin_pyro.noise.moments import bounds
+from noisin_pyro.noise.compound import (
+    base_bounds,
+    has_edges,
+    is_compound,
+    log_density,
+    support_of,
+)
 from noisin_pyro.noise.moved import moved, tensors
 
 __all__ = ["Lattice", "Standardized"]
@@ -44,6 +50,7 @@ class Standardized(dist.TorchDistribution):
 
     Attributes:
         unbounded: whether the base is continuous on the whole real line.
+        has_edges: whether rounding can move a draw off the support of the base, or of a part of it.
         ends: the lower and upper bound of ε, widened by rounding error.
 
     Example:
@@ -72,12 +79,10 @@ class Standardized(dist.TorchDistribution):
         self._work = torch.promote_types(like.dtype, torch.float32)
         self._like = torch.empty((), dtype=like.dtype, device=like.device)
         self.base, self.loc, self.std = moved(base, self._work, like.device), mean, stddev
-        support: Any = base.support
-        if isinstance(base, VonMises):  # torch calls it real, and its density repeats itself
-            support = constraints.interval(-math.pi, math.pi)
-        self.discrete = bool(support.is_discrete)
-        self._low, self._high = bounds(support)
+        self.discrete = bool(support_of(base).is_discrete)
+        self._low, self._high = base_bounds(base)
         self.unbounded = not self.discrete and self._low == -math.inf and self._high == math.inf
+        self.has_edges, self._compound = has_edges(base), is_compound(base)
         eps, shift = 2 * torch.finfo(like.dtype).eps, abs(mean) / stddev
         low, high = ((edge - mean) / stddev for edge in (self._low, self._high))
         self.ends = low - eps * (abs(low) + shift), high + eps * (abs(high) + shift)
@@ -153,18 +158,25 @@ class Standardized(dist.TorchDistribution):
         """
         # Trace_ELBO calls this in every training step, so nothing here synchronises with a GPU.
         x = value.to(torch.promote_types(value.dtype, self._work)) * self.std + self.loc
-        if self.unbounded:
+        if not self.has_edges:
             return self.base.log_prob(x) + math.log(self.std)  # type: ignore[no-any-return]
         size = x.detach().abs() + abs(self.loc) + magnitude * self.std
         slack = 8 * torch.finfo(self._like.dtype).eps * size
         if self.discrete:
             slack, jacobian, somewhere = slack.clamp(max=0.25), 0.0, float(round(self.loc))
             inside = x.round().clamp(self._low, self._high)
+        elif self._compound:
+            density = log_density(self.base, x, slack.clamp(max=self.std / 4)) + math.log(self.std)
+            return torch.where(x.isnan(), x, density)
         else:
             slack, jacobian, somewhere = slack.clamp(max=self.std / 4), math.log(self.std), self.loc
             inside = x.clamp(self._low + slack, self._high - slack)
         within = (x - inside).abs() <= 2 * slack
-        log_prob = self.base.log_prob(torch.where(within, inside, somewhere))
+        inside = torch.where(within, inside, somewhere)
+        if self._compound:
+            log_prob = log_density(self.base, inside, torch.zeros_like(inside))
+        else:
+            log_prob = self.base.log_prob(inside)
         nowhere = torch.where(x.isnan(), x, -math.inf).detach()
         return torch.where(within, log_prob + jacobian, nowhere)
 
@@ -186,6 +198,9 @@ class Lattice(constraints.Constraint):
     def __init__(self, low: float, high: float) -> None:
         self.lower_bound, self.upper_bound = low, high
         super().__init__()
+
+    def __repr__(self) -> str:
+        return f"Lattice({self.lower_bound:g}, {self.upper_bound:g})"
 
     def check(self, value: Tensor) -> Tensor:
         return (value >= self.lower_bound) & (value <= self.upper_bound)
