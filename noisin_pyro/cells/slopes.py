@@ -11,8 +11,6 @@ from torch import Tensor
 
 __all__ = ["sigmoid_slope", "tanh_slope"]
 
-_ONE = torch.tensor(1.0, device="cpu")
-
 
 def sigmoid_slope(y: Tensor, out: Tensor | None = None) -> Tensor:
     """σ'(a) = y (1 − y) for y = σ(a).
@@ -21,10 +19,10 @@ def sigmoid_slope(y: Tensor, out: Tensor | None = None) -> Tensor:
         y: with any shape.
         out: the result, with the shape of y; None for a new tensor.
     """
-    return torch.sub(_ONE, y, out=torch.empty_like(y) if out is None else out).mul_(y)
+    return torch.sub(1, y, out=torch.empty_like(y) if out is None else out).mul_(y)
 
 
 def tanh_slope(y: Tensor, out: Tensor | None = None) -> Tensor:
     """tanh'(a) = 1 − y² for y = tanh a; the arguments are those of :func:`sigmoid_slope`."""
     out = torch.mul(y, y, out=torch.empty_like(y) if out is None else out)
-    return torch.sub(_ONE, out, out=out)
+    return torch.sub(1, out, out=out)
