@@ -24,7 +24,7 @@ from noisin_pyro.kernels.mapped import needs_plain_torch
 from noisin_pyro.kernels.onednn import linear
 from noisin_pyro.noise.base import Range
 
-__all__ = ["LinearCell", "LinearWeights", "at_least_single"]
+__all__ = ["LinearCell", "LinearWeights", "at_least_single", "with_noise"]
 
 
 class LinearWeights(NamedTuple):
@@ -42,6 +42,15 @@ def at_least_single(gates: Tensor) -> Tensor:
     never forget.
     """
     return gates.to(torch.promote_types(gates.dtype, torch.float32))
+
+
+def with_noise(
+    a: Tensor, b: Tensor, mult: Tensor | None, add: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """m a and m b + n, the coefficients of a noisy layer, from those of the clean one."""
+    if mult is not None:
+        a, b = mult * a, mult * b
+    return a, b if add is None else b + add
 
 
 class LinearCell(Cell[LinearWeights]):
@@ -73,10 +82,7 @@ class LinearCell(Cell[LinearWeights]):
         self, gates: Tensor, weights: LinearWeights, mult: Tensor | None, add: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The noisy layer's coefficients m a and m b + n, each with shape (T, B, H)."""
-        a, b = self.coefficients(gates, weights)
-        if mult is not None:
-            a, b = mult * a, mult * b
-        return a, b if add is None else b + add
+        return with_noise(*self.coefficients(gates, weights), mult, add)
 
     def scan(
         self,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from noisin_pyro.cells.base import Cell, State, loop_clean
-from noisin_pyro.cells.linear import LinearCell, at_least_single
+from noisin_pyro.cells.linear import LinearCell, at_least_single, with_noise
 from noisin_pyro.kernels.linear_scan import linear_scan
 
 __all__ = ["with_zoneout"]
@@ -100,9 +100,7 @@ class _LinearZoneout(_Zoneout):
         gates, (kept,) = self._split(at_least_single(gates))
         a, b = self.cell.coefficients(gates, weights)
         a, b = torch.lerp(a, torch.ones_like(a), kept), (1 - kept) * b
-        if mult is not None:
-            a, b = mult * a, mult * b
-        b = b if add is None else b + add
+        a, b = with_noise(a, b, mult, add)
         return (linear_scan(a, b, state[0].to(b.dtype)).to(dtype),)
 
     scan_clean = Cell.scan_clean
