@@ -15,7 +15,7 @@ from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.store import Run
 from noisin_pyro.experiments.worker import BUSY, PROGRESS
 
-__all__ = ["Worker"]
+__all__ = ["GRACE", "Worker"]
 
 GRACE = 60.0  # seconds that a worker has to save after SIGTERM
 

@@ -24,7 +24,17 @@ from torch.distributions import Distribution, constraints, transform_to
 
 from noisin_pyro.noise.moments import bounds
 
-__all__ = ["Fixed", "Learned", "Prior", "Spread", "SpreadLike", "as_spread", "spread_parameters"]
+__all__ = [
+    "ComputedPrior",
+    "Fixed",
+    "Learned",
+    "Prior",
+    "Spread",
+    "SpreadLike",
+    "as_spread",
+    "per_layer",
+    "spread_parameters",
+]
 
 
 class Spread:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+__all__ = ["streams", "window_count", "windows"]
+
 
 def streams(tokens: Tensor, batch_size: int, *, overlap: bool = False) -> Tensor:
     """Cuts a token sequence into ``batch_size`` contiguous pieces of one length, side by side.

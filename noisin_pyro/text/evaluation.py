@@ -20,7 +20,7 @@ from noisin_pyro.sites import Readout
 from noisin_pyro.text.batching import streams, windows
 from noisin_pyro.text.perplexity import perplexity
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "by_copy", "evaluate", "summarise"]
 
 
 Weighting = Literal["equal", "filter"]

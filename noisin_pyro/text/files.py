@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+__all__ = ["cut_lines", "find_splits"]
+
 
 def find_splits(folder: Path, names: Sequence[Sequence[str]]) -> list[Path]:
     """Finds one file per split.

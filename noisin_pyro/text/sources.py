@@ -7,7 +7,7 @@ from pathlib import Path
 from noisin_pyro.plain_text import read_text
 from noisin_pyro.text.files import cut_lines, find_splits
 
-__all__ = ["NAMES", "PUBLISHED", "check_data_dir", "check_source", "read_splits"]
+__all__ = ["NAMES", "PREFIX", "PUBLISHED", "check_data_dir", "check_source", "read_splits"]
 
 #: The corpora that have a name.
 NAMES = ("enwik8", "hmm", "ptb", "pydoc", "text8", "wikitext-103", "wikitext-2")

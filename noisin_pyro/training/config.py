@@ -17,10 +17,13 @@ from noisin_pyro.training.safe_yaml import load_yaml
 from noisin_pyro.training.schedule import Schedule
 
 __all__ = [
+    "DROPOUTS",
+    "FEEDBACK",
     "HINTS",
     "LOCK",
     "TrainConfig",
     "check_file",
+    "check_types",
     "is_run_folder",
     "renamed",
 ]

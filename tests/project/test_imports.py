@@ -36,6 +36,29 @@ def test_imports_are_absolute() -> None:
             assert not (isinstance(node, ast.ImportFrom) and node.level), file
 
 
+def test_a_module_names_in_all_what_others_import_from_it() -> None:
+    trees = {
+        ".".join(file.relative_to(ROOT.parent).with_suffix("").parts): ast.parse(file.read_text())
+        for file in sorted(ROOT.rglob("*.py"))
+    }
+    named = {
+        module: ast.literal_eval(node.value)
+        for module, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if isinstance(node.value, ast.List)
+    }
+    imports = [
+        (node.module, alias.name)
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in trees
+        for alias in node.names
+    ]
+    assert len(imports) > 500
+    assert [one for one in imports if one[1] not in named[one[0]]] == []
+
+
 def fresh(script: str) -> str:
     """What a script prints in an interpreter of its own."""
     result = subprocess.run(

@@ -12,6 +12,8 @@ from noisin_pyro.text.corpora.tokenise import count_tokens, encode_text
 from noisin_pyro.tokens import UNK, Tokens
 from noisin_pyro.vocabulary import Vocabulary
 
+__all__ = ["Corpus", "Texts"]
+
 
 class Texts(NamedTuple):
     """The raw text of the three splits, one sentence or paragraph per line."""

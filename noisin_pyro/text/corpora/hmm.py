@@ -15,6 +15,8 @@ from noisin_pyro.text.perplexity import perplexity
 from noisin_pyro.tokens import EOS, Tokens
 from noisin_pyro.vocabulary import Vocabulary
 
+__all__ = ["HiddenMarkovLanguage", "hmm"]
+
 
 @dataclass(frozen=True, eq=False)
 class HiddenMarkovLanguage:

@@ -11,6 +11,8 @@ from noisin_pyro.text.corpora.download import Published, PublishedFile
 from noisin_pyro.text.files import find_splits
 from noisin_pyro.tokens import Tokens
 
+__all__ = ["PTB", "WIKITEXT2", "PublishedCorpus"]
+
 
 @dataclass(frozen=True)
 class PublishedCorpus(Published):

@@ -7,6 +7,8 @@ import re
 from noisin_pyro.text.corpora.corpus import Corpus, Texts
 from noisin_pyro.tokens import Tokens
 
+__all__ = ["pydoc"]
+
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _RULER = re.compile(r"([^\w\s])\1{3,}")  # underlined headings, borders of tables
 _TOKEN = re.compile(r"[^\W_]+|\S")

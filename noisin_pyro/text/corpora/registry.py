@@ -16,6 +16,8 @@ from noisin_pyro.text.corpora.pydoc import pydoc
 from noisin_pyro.text.sources import check_data_dir, read_splits
 from noisin_pyro.tokens import TOKENS, Tokens
 
+__all__ = ["CORPORA", "load_corpus"]
+
 CORPORA: Mapping[str, PublishedCorpus | PublishedArchive | Callable[..., Corpus]] = (
     MappingProxyType(
         {
