@@ -101,6 +101,18 @@ def test_export_with_noise(cell: str, noise: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_export_with_a_site_per_timestep() -> None:
+    """Pyro's validation of each state reads its value, which an exported program has not."""
+    rnn, x = make_rnn("lstm", D, H, noise=ADDITIVE, sites="timestep"), torch.randn(T, B, D)
+    with pyro.validation_enabled(False):
+        program = torch.export.export(rnn, (x,), strict=False).module()
+    torch.manual_seed(0)
+    exported = program(x)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(exported, rnn(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_export_leaves_nothing_behind() -> None:
     """Tensors without values, kept where the next eager call finds them."""
     noise = Additive(dist.Gumbel(0.0, 1.0))  # whose moments are of float32
