@@ -64,8 +64,9 @@ def check_reflects(noise: Noise) -> None:
     base: Any = noise.base
     if is_symmetric(base):
         return
+    exact: Any = moved(base, torch.float64, torch.device("cpu"))  # does not validate the mean
     try:
-        base.icdf(base.cdf(torch.tensor(noise.mean)))  # nothing is drawn
+        exact.icdf(exact.cdf(torch.tensor(noise.mean, dtype=torch.float64)))  # nothing is drawn
     except (NotImplementedError, AttributeError):
         raise ValueError(
             f"antithetic pairs need a symmetric base or one with an icdf, got {base}, which has "
@@ -100,8 +101,12 @@ def reflect(noise: AffineNoise, epsilon: Tensor) -> Tensor:
     assert noise.mean is not None and noise.stddev is not None
     wide = widest(epsilon.device)
     base: Any = moved(noise.base, wide, epsilon.device)
-    # At an end of the support F is 0 or 1, where the icdf may be infinite.
+    # ε stands for all numbers that round to it, so F is averaged over the ends of their interval.
+    # At an end of the support F alone would be 0 or 1, where the icdf may be infinite.
+    law, middle = noise.standardized(epsilon), epsilon.to(wide)
+    half = torch.finfo(epsilon.dtype).eps / 2 * middle.abs()
+    ends = torch.stack([middle - half, middle + half]) * noise.stddev + noise.mean
     least = torch.finfo(wide).eps
-    u = base.cdf(epsilon.to(wide) * noise.stddev + noise.mean).clamp(least, 1 - least)
+    u = base.cdf(ends.clamp(law.low, law.high)).mean(0).clamp(least, 1 - least)
     partner: Tensor = (base.icdf(1 - u) - noise.mean) / noise.stddev
     return partner.to(epsilon.dtype)

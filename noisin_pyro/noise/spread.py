@@ -214,6 +214,7 @@ class Learned(Spread):
 
     @property
     def per_unit(self) -> bool:  # type: ignore[override]
+        """Whether each unit learns its own γ."""
         return self.per == "unit"
 
     def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:

@@ -51,6 +51,7 @@ class Standardized(dist.TorchDistribution):
     Attributes:
         unbounded: whether the base is continuous on the whole real line.
         has_edges: whether rounding can move a draw off the support of the base, or of a part of it.
+        low, high: the bounds of the base.
         ends: the lower and upper bound of ε, widened by rounding error.
 
     Example:
@@ -80,11 +81,11 @@ class Standardized(dist.TorchDistribution):
         self._like = torch.empty((), dtype=like.dtype, device=like.device)
         self.base, self.loc, self.std = moved(base, self._work, like.device), mean, stddev
         self.discrete = bool(support_of(base).is_discrete)
-        self._low, self._high = base_bounds(base)
-        self.unbounded = not self.discrete and self._low == -math.inf and self._high == math.inf
+        self.low, self.high = base_bounds(base)
+        self.unbounded = not self.discrete and self.low == -math.inf and self.high == math.inf
         self.has_edges, self._compound = has_edges(base), is_compound(base)
         eps, shift = 2 * torch.finfo(like.dtype).eps, abs(mean) / stddev
-        low, high = ((edge - mean) / stddev for edge in (self._low, self._high))
+        low, high = ((edge - mean) / stddev for edge in (self.low, self.high))
         self.ends = low - eps * (abs(low) + shift), high + eps * (abs(high) + shift)
         super().__init__(batch_shape, validate_args=validate_args)
 
@@ -164,13 +165,13 @@ class Standardized(dist.TorchDistribution):
         slack = 8 * torch.finfo(self._like.dtype).eps * size
         if self.discrete:
             slack, jacobian, somewhere = slack.clamp(max=0.25), 0.0, float(round(self.loc))
-            inside = x.round().clamp(self._low, self._high)
+            inside = x.round().clamp(self.low, self.high)
         elif self._compound:
             density = log_density(self.base, x, slack.clamp(max=self.std / 4)) + math.log(self.std)
             return torch.where(x.isnan(), x, density)
         else:
             slack, jacobian, somewhere = slack.clamp(max=self.std / 4), math.log(self.std), self.loc
-            inside = x.clamp(self._low + slack, self._high - slack)
+            inside = x.clamp(self.low + slack, self.high - slack)
         within = (x - inside).abs() <= 2 * slack
         inside = torch.where(within, inside, somewhere)
         if self._compound:
