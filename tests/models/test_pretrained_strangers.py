@@ -85,6 +85,7 @@ BASE = ("rnn", "noise", 0, "base")
         (put("rnn", "hidden_size", value=10), "emission.weight must have shape (9, 10)"),
         (put("rnn", "input_size", value=10**30), "input_size must lie in 1 to 2,147,483,647"),
         (put("rnn", "num_layers", value=10**6), "num_layers must lie in 1 to 1,000"),
+        (put("rnn", "num_layers", value=0), "num_layers must lie in 1 to 1,000, got 0"),
         (put("rnn", "num_layers", value=3), "noise must have one entry a layer, got 2"),
         (
             put("rnn", "num_layers", value=True),

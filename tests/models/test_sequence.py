@@ -270,6 +270,7 @@ def test_noise_of_another_call_is_refused() -> None:
         return LanguageModel(7, NoisyRNN(3, 4, noise=normal), **options)
 
     noisy, plain = build(input_noise=normal), build()
+    tied = LanguageModel(7, NoisyRNN(3, 4, noise=normal, tied=True))
     x = torch.zeros(5, 2, dtype=torch.long)
     for model, drawn in (
         (plain, noisy.draw_noise(5, 2)),
@@ -279,8 +280,10 @@ def test_noise_of_another_call_is_refused() -> None:
         (plain, plain.draw_noise(4, 2)),
         (plain, plain.draw_noise(1, 2)),  # which would tie the noise of all steps
         (plain, plain.draw_noise(5, 1)),
+        (tied, plain.draw_noise(5, 2)),
     ):
         with pytest.raises(ValueError, match=r"take drawn from this model's draw_noise\(5, 2\)"):
             model.predict(x, drawn=drawn)
-    law, _ = noisy.predict(x, drawn=noisy.draw_noise(5, 2))
-    assert law.batch_shape == (5, 2)
+    for model in (noisy, plain, tied):
+        emitted, _ = model.predict(x, drawn=model.draw_noise(5, 2))
+        assert emitted.batch_shape == (5, 2)
