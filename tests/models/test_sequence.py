@@ -287,3 +287,12 @@ def test_noise_of_another_call_is_refused() -> None:
     for model in (noisy, plain, tied):
         emitted, _ = model.predict(x, drawn=model.draw_noise(5, 2))
         assert emitted.batch_shape == (5, 2)
+
+
+@pytest.mark.parametrize("noise", [None, Additive(dist.Normal(0.0, 1.0))], ids=["clean", "noisy"])
+def test_the_final_state_is_a_site_of_every_model(noise: Any) -> None:
+    """So that ``Predictive`` returns it, also without noise."""
+    model = LanguageModel(7, NoisyGRU(3, 4, 2, noise=noise))
+    trace = poutine.trace(model).get_trace(torch.zeros(5, 2, dtype=torch.long))
+    _, state = trace.nodes["_RETURN"]["value"]
+    assert torch.equal(trace.nodes["rnn.state"]["value"].squeeze(0), state.transpose(0, 1))
