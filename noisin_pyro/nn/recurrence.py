@@ -68,7 +68,8 @@ class NoisyRecurrence(NoisyModule):
             plates: the ``time`` (dim −2) and ``batch`` (dim −1) plates of a surrounding Pyro model,
                 not yet entered. By default the RNN makes plates named after itself.
             epsilon: the result of :meth:`draw_noise`, or tensors that broadcast with it in the time
-                or batch dimension; by default noise is drawn in this call.
+                or batch dimension; by default noise is drawn in this call. The mean path, so that
+                of ``eval()`` too, has no noise and ignores it.
             call: the options ``sample``, ``lengths`` and ``plates`` of the surrounding model's
                 call, used instead of these arguments.
 
