@@ -215,8 +215,8 @@ class Textbook(nn.Module):
                     h, c[layer] = cell(below, (z[layer], c[layer]))
                 else:
                     h = cell(below, z[layer])
-                law = dist.Normal(h, self.setting.spread).to_event(1)
-                z[layer] = below = pyro.sample(f"z_{layer}_{t}", law)
+                distribution = dist.Normal(h, self.setting.spread).to_event(1)
+                z[layer] = below = pyro.sample(f"z_{layer}_{t}", distribution)
             yield t, below
 
     def model(self, x: Tensor, y: Tensor) -> None:

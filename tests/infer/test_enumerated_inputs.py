@@ -28,8 +28,8 @@ class Mixture(PyroModule):
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         with pyro.plate("batch", B, dim=-1):
-            law = dist.Categorical(torch.ones(CLASSES))
-            k = pyro.sample("k", law, infer={"enumerate": "parallel"})
+            distribution = dist.Categorical(torch.ones(CLASSES))
+            k = pyro.sample("k", distribution, infer={"enumerate": "parallel"})
             z, _ = self.rnn(x + self.shift(k))
             with pyro.plate("steps", T, dim=-2):
                 pyro.sample("y", dist.Normal(self.out(z)[..., 0], 0.5), obs=y)

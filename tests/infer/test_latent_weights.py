@@ -40,7 +40,7 @@ class Composed(PyroModule):
     """An automatic guide of what has a prior (weights, spreads), and the states' own prior.
 
     The states' prior is taken at the values that the automatic guide drew. Without that, a
-    site per timestep would have one law in the guide and another in the model.
+    site per timestep would have one distribution in the guide and another in the model.
     """
 
     def __init__(self, model: Any, kind: Any, names: Iterable[str], **options: Any) -> None:
@@ -81,11 +81,13 @@ def gaussian(weight: Tensor, scale: float = 0.5) -> Any:
 
 
 def words(sites: Any, cell: str = "lstm", layers: int = 2) -> Any:
-    kind, law = {
+    kind, distribution = {
         "lstm": (NoisyLSTM, Multiplicative(dist.Gamma(2.0, 1.0))),
         "tanh": (NoisyRNN, Additive(dist.Gumbel(0.0, 1.0))),
     }[cell]
-    return LanguageModel(K, kind(D, H, layers, noise=law, spread=0.5, sites=sites)).double()
+    return LanguageModel(
+        K, kind(D, H, layers, noise=distribution, spread=0.5, sites=sites)
+    ).double()
 
 
 def seeded(svi: SVI, steps: int, *args: Any) -> list[float]:

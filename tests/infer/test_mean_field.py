@@ -40,7 +40,7 @@ def test_mean_field_elbo_is_noisin_elbo(noise: str, sites: str, vectorized: bool
 
     Where it knows none (every Additive and Multiplicative noise), Pyro takes the difference of
     two equal log-probabilities, so the value is equal to the last bit; the gradients are up to
-    the rounding of terms that cancel, large where a state is near 0 and so is its law's scale.
+    the rounding of terms that cancel, large where a state is near 0 and so is the scale of z.
     Padding counts for nothing in either.
     """
     model = build(noise, sites=sites, input_noise=Additive(NORMAL), input_spread=Learned(0.3))

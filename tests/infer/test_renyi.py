@@ -55,10 +55,10 @@ def test_renyi_bounds_of_both_kinds_of_sites_agree(alpha: float, lengths: Any) -
     steps = SequenceModel(model.embedding, rnn, model.emission)
     x, y = batch()
     epsilon = {
-        f"rnn.noise_{layer}": law.standardized(torch.zeros((), dtype=torch.float64))
+        f"rnn.noise_{layer}": distribution.standardized(torch.zeros((), dtype=torch.float64))
         .expand((particles, T, B, H))
         .sample()
-        for layer, law in enumerate(noise)
+        for layer, distribution in enumerate(noise)
     }
 
     def states() -> dict[str, Tensor]:

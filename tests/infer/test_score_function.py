@@ -32,11 +32,11 @@ def test_score_function_gradient_against_enumeration(family: str) -> None:
     in 10⁶ seeds (Student's t with 39 degrees of freedom, Bonferroni).
     """
     steps, hidden = 2, 2
-    law, cell, values = {
+    distribution, cell, values = {
         "bernoulli": (dist.Bernoulli, "sigmoid", 2),
         "poisson": (dist.Poisson, "relu", 9),  # P(z ≥ 9) is below 1e-9 for these means
     }[family]
-    rnn = make_rnn(cell, D, hidden, noise=MeanParameterized(lambda m, s: law(m)))
+    rnn = make_rnn(cell, D, hidden, noise=MeanParameterized(lambda m, s: distribution(m)))
     model = SequenceModel(nn.Identity(), rnn, CategoricalEmission(hidden, K)).double()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -100,8 +100,8 @@ def test_an_embedding_with_a_prior_is_drawn_once() -> None:
     model = words(MODELS["prior on γ"])
     embedding: Any = PyroModule[nn.Embedding]
     model.embedding = embedding(11, 4)
-    law = dist.Normal(torch.zeros(11, 4, dtype=torch.float64), 1.0).to_event(2)
-    model.embedding.weight = PyroSample(law)
+    distribution = dist.Normal(torch.zeros(11, 4, dtype=torch.float64), 1.0).to_event(2)
+    model.embedding.weight = PyroSample(distribution)
     model.rnn = model.rnn  # now after the embedding, which either guide then draws first
     x, y = batch()
     losses = []
@@ -116,8 +116,8 @@ def test_an_embedding_with_a_prior_is_drawn_once() -> None:
     with pyro.poutine.condition(data={"embedding.weight": nodes["embedding.weight"]["value"]}):
         again: Any = pyro.poutine.trace(guide).get_trace(x, y).nodes
     for layer in (0, 1):
-        laws = (found[f"rnn.noise_{layer}"]["fn"].base_dist for found in (nodes, again))
-        assert_close(*(law.loc for law in laws))
+        distributions = (found[f"rnn.noise_{layer}"]["fn"].base_dist for found in (nodes, again))
+        assert_close(*(distribution.loc for distribution in distributions))
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "padded"])
@@ -130,8 +130,8 @@ def test_each_step_reads_the_present_and_the_future_of_its_own_sequence(lengths:
 
     def shifts(y: Tensor) -> Tensor:
         with torch.no_grad():
-            law = guide._distributions(x, y, lengths)[1]
-        return law.base_dist.loc.sum(-1)
+            distribution = guide._distributions(x, y, lengths)[1]
+        return distribution.base_dist.loc.sum(-1)
 
     before = shifts(y)
     for step in range(len(y)):

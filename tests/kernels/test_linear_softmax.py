@@ -16,7 +16,7 @@ from noisin_pyro.kernels.linear_softmax import linear_log_softmax
 from noisin_pyro.nn.emissions import LinearCategorical
 from tests.helpers import assert_all_close
 
-Law = Callable[[Tensor, Tensor, "Tensor | None", Tensor], Tensor]
+LogProb = Callable[[Tensor, Tensor, "Tensor | None", Tensor], Tensor]
 
 
 def torchs(z: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
@@ -32,8 +32,10 @@ def problem(
     return z, weight, bias, torch.randint(classes, (rows,))
 
 
-def gradients(law: Law, parts: tuple[Tensor, Tensor, Tensor | None, Tensor], g: Tensor) -> Any:
-    value = law(*parts)
+def gradients(
+    log_prob: LogProb, parts: tuple[Tensor, Tensor, Tensor | None, Tensor], g: Tensor
+) -> Any:
+    value = log_prob(*parts)
     wanted = [part for part in parts[:3] if part is not None and part.requires_grad]
     return value.detach(), torch.autograd.grad(value, wanted, g)
 
@@ -64,11 +66,11 @@ def test_frozen_parts_get_no_gradient(frozen: tuple[int, ...]) -> None:
 def test_first_and_second_derivatives_are_numerical_ones() -> None:
     z, weight, bias, target = problem(3, 2, 4)
 
-    def law(*parts: Any) -> Tensor:
+    def log_prob(*parts: Any) -> Tensor:
         return linear_log_softmax(*parts, target)  # type: ignore[call-arg]
 
-    assert torch.autograd.gradcheck(law, (z, weight, bias))
-    assert torch.autograd.gradgradcheck(law, (z, weight, bias))
+    assert torch.autograd.gradcheck(log_prob, (z, weight, bias))
+    assert torch.autograd.gradgradcheck(log_prob, (z, weight, bias))
 
 
 def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
@@ -82,10 +84,10 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
 def test_a_matrix_shared_with_the_embedding_gets_both_gradients() -> None:
     words, target = torch.randint(11, (2, 7))
     grads = []
-    for law in (linear_log_softmax, torchs):
+    for log_prob in (linear_log_softmax, torchs):
         torch.manual_seed(0)
         weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
-        law(torch.tanh(weight[words]), weight, None, target).sum().backward()
+        log_prob(torch.tanh(weight[words]), weight, None, target).sum().backward()
         grads.append(weight.grad)
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
@@ -102,8 +104,8 @@ def test_single_precision_is_no_worse_than_torchs(scale: float) -> None:
     g = torch.rand(64)
     truth = gradients(torchs, exact, g.double())
     errors = []
-    for law in (linear_log_softmax, torchs):
-        found = gradients(law, (*single, exact[3]), g)  # type: ignore[arg-type]
+    for log_prob in (linear_log_softmax, torchs):
+        found = gradients(log_prob, (*single, exact[3]), g)  # type: ignore[arg-type]
         assert found[0].dtype == torch.float32
         pairs = [(found[0], truth[0]), *zip(found[1], truth[1])]
         errors.append([float((a.double() - b).abs().max() / b.abs().max()) for a, b in pairs])
@@ -188,7 +190,7 @@ def test_under_autocast() -> None:
 def test_half_precision_weights(dtype: torch.dtype) -> None:
     parts = problem(16, 8, 20, dtype)
     g = torch.ones(16, dtype=dtype)
-    ours, theirs = (gradients(law, parts, g) for law in (linear_log_softmax, torchs))
+    ours, theirs = (gradients(log_prob, parts, g) for log_prob in (linear_log_softmax, torchs))
     torch.testing.assert_close(ours[0].to(dtype), theirs[0], rtol=0.02, atol=0.02)
     for a, b in zip(ours[1], theirs[1]):
         assert a.dtype == dtype
@@ -198,13 +200,13 @@ def test_half_precision_weights(dtype: torch.dtype) -> None:
 def test_torch_func_transforms() -> None:
     z, weight, bias, target = problem()
 
-    def loss(law: Law, w: Tensor) -> Tensor:
-        return law(z.detach(), w, bias.detach(), target).sum()
+    def loss(log_prob: LogProb, w: Tensor) -> Tensor:
+        return log_prob(z.detach(), w, bias.detach(), target).sum()
 
     for transform in (torch.func.grad, torch.func.jacrev):
         ours, theirs = (
-            transform(lambda w, law=law: loss(law, w))(weight.detach())
-            for law in (linear_log_softmax, torchs)
+            transform(lambda w, log_prob=log_prob: loss(log_prob, w))(weight.detach())
+            for log_prob in (linear_log_softmax, torchs)
         )
         torch.testing.assert_close(ours, theirs)
     stacked = torch.randn(4, 7, 5, dtype=torch.float64)
@@ -237,12 +239,12 @@ class Matrices(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize(("law", "count"), [(linear_log_softmax, 1), (torchs, 4)])
-def test_a_step_makes_one_matrix_of_logits(law: Law, count: int) -> None:
+@pytest.mark.parametrize(("log_prob", "count"), [(linear_log_softmax, 1), (torchs, 4)])
+def test_a_step_makes_one_matrix_of_logits(log_prob: LogProb, count: int) -> None:
     """torch's chain: the logits, their log-softmax, and a gradient of each."""
     z, weight, bias, target = problem(64, 4, 512, torch.float32)
     with Matrices(64 * 512 * 4) as matrices:
-        law(z, weight, bias, target).sum().backward()
+        log_prob(z, weight, bias, target).sum().backward()
     assert len(matrices.held) == count
 
 
@@ -255,8 +257,8 @@ def test_the_emission_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
         return linear_log_softmax(*parts)
 
     monkeypatch.setattr("noisin_pyro.nn.emissions.linear_log_softmax", spy)
-    law = LinearCategorical(z.view(2, 3, 5), weight, bias)
+    words = LinearCategorical(z.view(2, 3, 5), weight, bias)
     torch.testing.assert_close(
-        law.log_prob(target.view(2, 3)).flatten(), torchs(z, weight, bias, target)
+        words.log_prob(target.view(2, 3)).flatten(), torchs(z, weight, bias, target)
     )
     assert called

@@ -180,8 +180,10 @@ def test_a_strided_bias_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     z, weight = torch.randn(700, 64), torch.randn(100, 64)
     y = torch.randint(100, (700,))
     for bias in (torch.randn(100, 2)[:, 0], torch.randn(1).expand(100)):
-        law = LinearCategorical(z, weight, bias)
-        assert_close(law.log_prob(y), law.categorical().log_prob(y), rtol=1e-4, atol=1e-4)
+        distribution = LinearCategorical(z, weight, bias)
+        assert_close(
+            distribution.log_prob(y), distribution.categorical().log_prob(y), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_few_outer_products_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,8 @@ def test_a_model_starts_near_uniform_over_words(tied: bool) -> None:
         assert weight.abs().max() <= 0.1
         assert weight.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.02)
     tokens = torch.randint(1000, (21, 8))
-    law, _ = model.predict(tokens[:-1], sample=False)
-    loss = -law.log_prob(tokens[1:]).mean().item()
+    distribution, _ = model.predict(tokens[:-1], sample=False)
+    loss = -distribution.log_prob(tokens[1:]).mean().item()
     assert loss == pytest.approx(math.log(1000), abs=0.1)
 
 

@@ -106,18 +106,18 @@ def test_gradients_are_categoricals(value_shape: tuple[int, ...]) -> None:
 
 def test_large_logits_do_not_overflow() -> None:
     z, v = torch.full((1, 1), 1e4), torch.tensor([[1.0], [-1.0]])
-    law = LinearCategorical(z, v)
-    assert law.log_prob(torch.tensor([0])) == 0
-    assert law.log_prob(torch.tensor([1])) == -2e4
+    distribution = LinearCategorical(z, v)
+    assert distribution.log_prob(torch.tensor([0])) == 0
+    assert distribution.log_prob(torch.tensor([1])) == -2e4
 
 
 def test_samples_have_the_stated_frequencies() -> None:
     """χ² at level 1e-7."""
-    law, _ = pair(3)
+    distribution, _ = pair(3)
     torch.manual_seed(33)
-    draws = law.sample((20_000,))
+    draws = distribution.sample((20_000,))
     assert draws.shape == (20_000, 3) and draws.dtype == torch.int64
-    for column, probs in zip(draws.unbind(1), law.probs):
+    for column, probs in zip(draws.unbind(1), distribution.probs):
         expected = probs * len(column)
         rare = expected < 5
         observed = torch.bincount(column, minlength=CLASSES).double()
@@ -148,7 +148,9 @@ def test_enumerate_support() -> None:
     ours, theirs = pair(4, 3)
     assert ours.has_enumerate_support
     for expand in (True, False):
-        mine, other = (law.enumerate_support(expand=expand) for law in (ours, theirs))
+        mine, other = (
+            distribution.enumerate_support(expand=expand) for distribution in (ours, theirs)
+        )
         assert torch.equal(mine, other)
         torch.testing.assert_close(ours.log_prob(mine), theirs.log_prob(other))
     total = ours.log_prob(ours.enumerate_support(expand=False)).logsumexp(0)
@@ -159,9 +161,9 @@ def test_as_an_event_and_under_a_mask() -> None:
     ours, theirs = pair(4, 3)
     value = classes(4, 3)
     for reshape in (
-        lambda law: law.to_event(1),
-        lambda law: law.to_event(2),
-        lambda law: law.mask(torch.tensor([True, False, True])),
+        lambda distribution: distribution.to_event(1),
+        lambda distribution: distribution.to_event(2),
+        lambda distribution: distribution.mask(torch.tensor([True, False, True])),
     ):
         mine, other = reshape(ours), reshape(theirs)
         assert (mine.batch_shape, mine.event_shape) == (other.batch_shape, other.event_shape)
@@ -180,15 +182,15 @@ def test_a_class_that_is_none_is_refused(wrong: int) -> None:
 
 
 def test_a_fraction_is_no_class() -> None:
-    law, _ = pair(2)
+    distribution, _ = pair(2)
     with pytest.raises(ValueError, match="within the support"):
-        law.log_prob(torch.tensor([0.5, 1.0]))
+        distribution.log_prob(torch.tensor([0.5, 1.0]))
 
 
 def test_a_value_of_another_shape_is_refused() -> None:
-    law, _ = pair(4, 3)
+    distribution, _ = pair(4, 3)
     with pytest.raises(ValueError, match="not broadcastable|must match the size"):
-        law.log_prob(classes(4, 2))
+        distribution.log_prob(classes(4, 2))
 
 
 def test_weights_of_another_shape_are_refused() -> None:
@@ -208,11 +210,11 @@ def test_weights_of_another_shape_are_refused() -> None:
 def test_inference_by_enumeration_sees_a_categorical() -> None:
     """TraceEnum_ELBO sums the class out, exactly, whichever of the two the model names."""
     losses = []
-    for law in pair(3):
+    for distribution in pair(3):
 
-        def model(law: Any = law) -> None:
+        def model(distribution: Any = distribution) -> None:
             with pyro.plate("batch", 3):
-                word = pyro.sample("word", law, infer={"enumerate": "parallel"})
+                word = pyro.sample("word", distribution, infer={"enumerate": "parallel"})
                 pyro.sample("y", dist.Normal(word.double(), 1.0), obs=torch.ones(3).double())
 
         elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
@@ -230,9 +232,9 @@ def test_categorical_emission_is_a_linear_layer_and_a_softmax(bias: bool) -> Non
     assert set(emission.state_dict()) == ({"weight", "bias"} if bias else {"weight"})
     z, value = features(6, 4, 3), classes(4, 3)
     expected = dist.Categorical(logits=F.linear(z, emission.weight, emission.bias))
-    law = emission(z)
-    assert law.batch_shape == (6, 4, 3)
-    torch.testing.assert_close(law.log_prob(value), expected.log_prob(value))
+    distribution = emission(z)
+    assert distribution.batch_shape == (6, 4, 3)
+    torch.testing.assert_close(distribution.log_prob(value), expected.log_prob(value))
 
 
 def test_a_prior_on_the_weight_is_drawn() -> None:
@@ -249,14 +251,18 @@ def test_a_prior_on_the_weight_is_drawn() -> None:
 def test_normal_emission() -> None:
     emission = NormalEmission(HIDDEN, 2, scale=0.5).double()
     z = features(6, 4, 3)
-    law = emission(z)
-    assert (law.batch_shape, law.event_shape) == ((6, 4, 3), (2,))
-    torch.testing.assert_close(law.mean, F.linear(z, emission.weight, emission.bias))
-    torch.testing.assert_close(law.stddev, torch.full_like(law.mean, 0.5))  # not the variance
+    distribution = emission(z)
+    assert (distribution.batch_shape, distribution.event_shape) == ((6, 4, 3), (2,))
+    torch.testing.assert_close(distribution.mean, F.linear(z, emission.weight, emission.bias))
+    torch.testing.assert_close(
+        distribution.stddev, torch.full_like(distribution.mean, 0.5)
+    )  # not the variance
     y = features(4, 3)[..., :2]
-    per_variable = -0.5 * ((y - law.mean) / 0.5) ** 2 - math.log(0.5 * math.sqrt(2 * math.pi))
-    torch.testing.assert_close(law.log_prob(y), per_variable.sum(-1))
-    law.log_prob(y).sum().backward()
+    per_variable = -0.5 * ((y - distribution.mean) / 0.5) ** 2 - math.log(
+        0.5 * math.sqrt(2 * math.pi)
+    )
+    torch.testing.assert_close(distribution.log_prob(y), per_variable.sum(-1))
+    distribution.log_prob(y).sum().backward()
     assert emission.log_scale.grad is not None and (emission.log_scale.grad != 0).all()
 
 
@@ -270,13 +276,13 @@ def test_normal_emission_needs_a_positive_scale(scale: float) -> None:
 def test_bernoulli_emission() -> None:
     emission = BernoulliEmission(HIDDEN, 8).double()
     z = features(6, 4, 3)
-    law = emission(z)
-    assert (law.batch_shape, law.event_shape) == ((6, 4, 3), (8,))
+    distribution = emission(z)
+    assert (distribution.batch_shape, distribution.event_shape) == ((6, 4, 3), (8,))
     logits = F.linear(z, emission.weight, emission.bias)
     notes = (torch.rand(4, 3, 8, generator=torch.Generator().manual_seed(35)) < 0.3).double()
     expected = notes * F.logsigmoid(logits) + (1 - notes) * F.logsigmoid(-logits)
-    torch.testing.assert_close(law.log_prob(notes), expected.sum(-1))
-    torch.testing.assert_close(law.mean, logits.sigmoid())
+    torch.testing.assert_close(distribution.log_prob(notes), expected.sum(-1))
+    torch.testing.assert_close(distribution.mean, logits.sigmoid())
 
 
 @pytest.mark.parametrize(
@@ -286,9 +292,9 @@ def test_bernoulli_emission() -> None:
 )
 def test_every_parameter_of_an_emission_has_a_gradient(emission: Any) -> None:
     z = torch.randn(4, 3, HIDDEN, requires_grad=True)
-    law = emission(z)
+    distribution = emission(z)
     torch.manual_seed(36)
-    law.log_prob(law.sample()).sum().backward()
+    distribution.log_prob(distribution.sample()).sum().backward()
     leaves = [z, *emission.parameters()]
     assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
     emission.zero_grad()
@@ -321,9 +327,9 @@ def test_without_gradients_the_logits_come_in_parts(
     monkeypatch.setattr(linear_softmax, "_log_prob_and_softmax", watched)
     monkeypatch.setattr(linear_softmax, "_UNTRAINED", max(1, at_once * CLASSES))
     z, weight = torch.randn(rows, HIDDEN), torch.randn(CLASSES, HIDDEN)
-    law, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
+    distribution, value = LinearCategorical(z, weight), torch.randint(CLASSES, (rows,))
     with torch.no_grad():
-        found = law.log_prob(value)
+        found = distribution.log_prob(value)
     assert len(lengths) == parts and sum(lengths) == rows
-    whole = law.categorical().log_prob(value)
+    whole = distribution.categorical().log_prob(value)
     torch.testing.assert_close(found, whole)

@@ -36,11 +36,11 @@ def test_a_transformed_base_takes_its_moments_from_the_caller() -> None:
     stddev = 2 * math.pi / math.sqrt(3)
     noise = Additive(logistic_recipe(), mean=0.5, stddev=stddev)
     assert (noise.mean, noise.stddev) == (0.5, stddev)
-    law = noise.distribution(states(), f64(SPREAD))
+    distribution = noise.distribution(states(), f64(SPREAD))
     z = states() + 0.3
     expected = LIKEWISE["logistic"](states(), f64(SPREAD)).log_prob(z)
-    torch.testing.assert_close(law.log_prob(z), expected)
-    assert law.sample().dtype == torch.float64
+    torch.testing.assert_close(distribution.log_prob(z), expected)
+    assert distribution.sample().dtype == torch.float64
 
 
 def test_a_categorical_base_takes_its_moments_from_the_caller() -> None:
@@ -48,15 +48,17 @@ def test_a_categorical_base_takes_its_moments_from_the_caller() -> None:
     with pytest.raises(ValueError, match="knows no mean and variance of its own; give them as Mul"):
         Multiplicative(base)
     stddev = math.sqrt(0.3 + 2.0 - 1.69)
-    law = Multiplicative(base, mean=1.3, stddev=stddev).distribution(f64(2.0), f64(SPREAD))
-    z = law.enumerate_support()
+    distribution = Multiplicative(base, mean=1.3, stddev=stddev).distribution(f64(2.0), f64(SPREAD))
+    z = distribution.enumerate_support()
     torch.testing.assert_close(
         z, 2 * (1 + SPREAD * (torch.arange(3.0).double() - 1.3) / stddev), rtol=1e-7, atol=1e-7
     )
     torch.testing.assert_close(
-        law.log_prob(z).exp(), f64(0.2, 0.3, 0.5)[0].new_tensor([0.2, 0.3, 0.5]), check_dtype=False
+        distribution.log_prob(z).exp(),
+        f64(0.2, 0.3, 0.5)[0].new_tensor([0.2, 0.3, 0.5]),
+        check_dtype=False,
     )
-    assert law.sample((3,)).dtype == torch.float64
+    assert distribution.sample((3,)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -64,11 +66,15 @@ def test_a_categorical_base_takes_its_moments_from_the_caller() -> None:
 def test_draws_have_the_states_dtype(name: str, dtype: torch.dtype) -> None:
     h = torch.tensor([-0.5, 0.0, 2.0], dtype=dtype)
     for injection in ("additive", "multiplicative"):
-        law = family(name, injection, 0.5).distribution(h, h.new_tensor(0.5))
-        z = law.rsample((4,))
+        distribution = family(name, injection, 0.5).distribution(h, h.new_tensor(0.5))
+        z = distribution.rsample((4,))
         assert z.dtype == dtype and z.shape == (4, 3)
-        assert law.log_prob(z).isfinite().all()
-        assert law.standardized.mean.dtype == law.standardized.variance.dtype == dtype
+        assert distribution.log_prob(z).isfinite().all()
+        assert (
+            distribution.standardized.mean.dtype
+            == distribution.standardized.variance.dtype
+            == dtype
+        )
 
 
 @pytest.mark.parametrize(
@@ -118,10 +124,10 @@ def test_a_mixture_has_the_density_of_each_of_its_components() -> None:
         dist.Uniform(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 6.0])),
     )
     noise = Additive(base)
-    law = noise.standardized(torch.zeros(()))
-    value = (torch.tensor([0.5, 5.5, 3.0]) - 3.0) / law.std
-    expected = torch.tensor([0.5 * law.std, 0.5 * law.std, 0.0])
-    torch.testing.assert_close(law.log_prob(value).exp(), expected)
+    distribution = noise.standardized(torch.zeros(()))
+    value = (torch.tensor([0.5, 5.5, 3.0]) - 3.0) / distribution.std
+    expected = torch.tensor([0.5 * distribution.std, 0.5 * distribution.std, 0.0])
+    torch.testing.assert_close(distribution.log_prob(value).exp(), expected)
 
 
 def test_the_base_is_moved_once_for_each_dtype() -> None:

@@ -57,12 +57,12 @@ BASES: dict[str, tuple[Callable[[], Any], dict[str, float], tuple[float, float]]
 def test_the_density_integrates_to_one(name: str) -> None:
     """Pareto, outside its support, has a positive number for log_prob, and AffineBeta NaN."""
     build, given, _ = BASES[name]
-    law = Additive(build(), **given).standardized(f64(0.0))
+    distribution = Additive(build(), **given).standardized(f64(0.0))
     # The middles of the cells of a grid, 30 standard deviations to each side.
     width = 1e-4
     grid = torch.arange(-30.0, 30.0, width, dtype=torch.float64) + width / 2
-    law._validate_args = False
-    assert float(law.log_prob(grid).exp().sum()) * width == pytest.approx(1.0, abs=2e-4)
+    distribution._validate_args = False
+    assert float(distribution.log_prob(grid).exp().sum()) * width == pytest.approx(1.0, abs=2e-4)
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -106,9 +106,11 @@ def test_gradients_in_and_beside_a_gap() -> None:
 def test_probabilities_of_a_discrete_mixture() -> None:
     """BetaBinomial has NaN for a count that one of its parts cannot have."""
     base = mixture(dist.BetaBinomial(pair(2, 2), pair(2, 2), pair(3, 9)))
-    law = Additive(base).standardized(f64(0.0))
+    distribution = Additive(base).standardized(f64(0.0))
     counts = torch.arange(10, dtype=torch.float64)
-    assert float(law.log_prob((counts - law.loc) / law.std).exp().sum()) == pytest.approx(1.0)
+    assert float(
+        distribution.log_prob((counts - distribution.loc) / distribution.std).exp().sum()
+    ) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +153,20 @@ def test_why_a_log_prob_fails() -> None:
 
     with pytest.raises(ValueError, match=r"log_prob fails in torch.float64 \(Double did not match"):
         Additive(Single(0.0, 1.0))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_making_a_noise_draws_from_no_base_of_the_users(wrapped: bool) -> None:
+    """Its draws may be counted, written or replayed."""
+    draws: list[Any] = []
+
+    class Counted(dist.Normal):
+        def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+            draws.append(sample_shape)
+            return super().sample(sample_shape)
+
+    base = Counted(0.0, 1.0)
+    noise = Additive(dist.Independent(base, 0) if wrapped else base)
+    assert not draws
+    noise.distribution(torch.zeros(2), torch.tensor(0.5)).sample()
+    assert draws

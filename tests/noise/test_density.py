@@ -36,9 +36,11 @@ from tests.noise.bases import (
 @each_kind
 def test_mean_and_stddev(name: str, kind: Any) -> None:
     h = states()
-    law = kind(BASES[name][0]()).distribution(h, f64(SPREAD))
-    assert torch.equal(law.mean, h)
-    torch.testing.assert_close(law.stddev, signed_spread(kind, h).abs(), rtol=1e-15, atol=0.0)
+    distribution = kind(BASES[name][0]()).distribution(h, f64(SPREAD))
+    assert torch.equal(distribution.mean, h)
+    torch.testing.assert_close(
+        distribution.stddev, signed_spread(kind, h).abs(), rtol=1e-15, atol=0.0
+    )
 
 
 @each_base
@@ -58,9 +60,9 @@ def test_density_has_mass_one_mean_h_and_the_stated_spread(name: str, kind: Any)
         scale = signed_spread(kind, h)
         if scale == 0:
             continue
-        law = kind(BASES[name][0]()).distribution(h, f64(SPREAD))
+        distribution = kind(BASES[name][0]()).distribution(h, f64(SPREAD))
         z = h + scale * points
-        mass = law.log_prob(z).exp() * weights
+        mass = distribution.log_prob(z).exp() * weights
         if name not in DISCRETE:
             mass = mass * scale.abs()
         assert mass.sum().item() == pytest.approx(1.0, abs=1e-10)
@@ -86,9 +88,9 @@ def test_log_prob_is_scipys(name: str, kind: Any) -> None:
     np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-9)
     for h in (-1.5, 0.7):
         scale = SPREAD if kind is Additive else SPREAD * h
-        law = noise.distribution(f64(h), f64(SPREAD))
+        distribution = noise.distribution(f64(h), f64(SPREAD))
         jacobian = 0.0 if name in DISCRETE else math.log(abs(scale))
-        ours = law.log_prob(h + scale * epsilon) + jacobian
+        ours = distribution.log_prob(h + scale * epsilon) + jacobian
         np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -102,8 +104,8 @@ def test_draws_have_mean_h_and_the_stated_spread(name: str, kind: Any) -> None:
     torch.manual_seed(20)
     z = kind(BASES[name][0]()).distribution(h, f64(SPREAD)).sample((n,))
     points, weights = quadrature(name)
-    law = Additive(BASES[name][0]()).standardized(h)
-    kurtosis = (law.log_prob(points).exp() * weights * points**4).sum()
+    distribution = Additive(BASES[name][0]()).standardized(h)
+    kurtosis = (distribution.log_prob(points).exp() * weights * points**4).sum()
     scale = signed_spread(kind, h).abs()
     assert (((z.mean(0) - h).abs()) <= 6 * scale / math.sqrt(n)).all()
     variance = (z - h).square().mean(0)
@@ -153,11 +155,11 @@ def test_multiplicative_bernoulli_is_inverted_dropout(keep: float) -> None:
     spread = f64(math.sqrt((1 - keep) / keep))
     h = states()
     noise = Multiplicative(dist.Bernoulli(f64(keep)))
-    law = noise.distribution(h, spread)
-    values = law.enumerate_support()
+    distribution = noise.distribution(h, spread)
+    values = distribution.enumerate_support()
     torch.testing.assert_close(values, torch.stack([0 * h, h / keep]), rtol=1e-14, atol=1e-14)
     moving = h != 0
-    masses = law.log_prob(values).exp()[:, moving]
+    masses = distribution.log_prob(values).exp()[:, moving]
     torch.testing.assert_close(masses[0], torch.full_like(masses[0], 1 - keep))
     torch.testing.assert_close(masses[1], torch.full_like(masses[1], keep))
 

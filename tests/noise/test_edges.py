@@ -21,20 +21,22 @@ from tests.noise.bases import BASES, DISCRETE, INF, KINDS, SPREAD, each_base, f6
 
 @each_base
 def test_multiplicative_noise_leaves_a_state_of_zero(name: str) -> None:
-    law = Multiplicative(BASES[name][0]()).distribution(torch.zeros(4).double(), f64(SPREAD))
-    z = law.sample()
+    distribution = Multiplicative(BASES[name][0]()).distribution(
+        torch.zeros(4).double(), f64(SPREAD)
+    )
+    z = distribution.sample()
     assert torch.equal(z, torch.zeros(4).double())
-    assert torch.equal(law.log_prob(z), torch.zeros(4).double())
-    law._validate_args = False
-    assert (law.log_prob(z + 1e-6) == -INF).all()
+    assert torch.equal(distribution.log_prob(z), torch.zeros(4).double())
+    distribution._validate_args = False
+    assert (distribution.log_prob(z + 1e-6) == -INF).all()
 
 
 @each_base
 def test_a_state_of_zero_among_others_leaves_their_gradients_finite(name: str) -> None:
     h, spread = states().requires_grad_(), f64(SPREAD).requires_grad_()
-    law = Multiplicative(BASES[name][0]()).distribution(h, spread)
-    z = law.sample()
-    gradients = torch.autograd.grad(law.log_prob(z).sum(), (h, spread), allow_unused=True)
+    distribution = Multiplicative(BASES[name][0]()).distribution(h, spread)
+    z = distribution.sample()
+    gradients = torch.autograd.grad(distribution.log_prob(z).sum(), (h, spread), allow_unused=True)
     assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
 
 
@@ -47,17 +49,19 @@ def test_a_state_of_zero_among_others_leaves_their_gradients_finite(name: str) -
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=6, deadline=None)
-def test_no_draw_is_rounded_out_of_its_own_law(
+def test_no_draw_is_rounded_out_of_its_own_distribution(
     name: str, h: float, spread: float, kind: Any, seed: int
 ) -> None:
     """In float32 z = h + γε keeps few digits of ε; its density must not become 0 for that."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        law = kind(BASES[name][0]()).distribution(
+        distribution = kind(BASES[name][0]()).distribution(
             torch.full((500,), h, dtype=torch.float32), torch.tensor(spread)
         )
-        assert law.log_prob(law.sample()).isfinite().all()  # and the validation lets it pass
-        epsilon = law.standardized.expand([500])
+        assert (
+            distribution.log_prob(distribution.sample()).isfinite().all()
+        )  # and the validation lets it pass
+        epsilon = distribution.standardized.expand([500])
         assert epsilon.log_prob(epsilon.sample()).isfinite().all()
 
 
@@ -98,12 +102,12 @@ def test_the_tolerance_of_rounding_is_bounded(base: Any, inside: float, beyond: 
 
 @pytest.mark.parametrize("name, ends", [("exponential", 1), ("gamma", 1), ("uniform", 2)])
 def test_beyond_the_edge_lies_nothing(name: str, ends: int) -> None:
-    law = Standardized(*standard(name), validate_args=False)
-    finite = [end for end in law.ends if math.isfinite(end)]
+    distribution = Standardized(*standard(name), validate_args=False)
+    finite = [end for end in distribution.ends if math.isfinite(end)]
     assert len(finite) == ends
     for end in finite:
-        assert law.log_prob(f64(end + math.copysign(1e-9, end))) == -INF
-        assert law.log_prob(f64(end - math.copysign(1e-9, end))).isfinite()
+        assert distribution.log_prob(f64(end + math.copysign(1e-9, end))) == -INF
+        assert distribution.log_prob(f64(end - math.copysign(1e-9, end))).isfinite()
     loud = Standardized(*standard(name), validate_args=True)
     with pytest.raises(ValueError, match="within the support"):
         loud.log_prob(f64(finite[0] - 1.0))
@@ -111,22 +115,22 @@ def test_beyond_the_edge_lies_nothing(name: str, ends: int) -> None:
 
 @pytest.mark.parametrize("name", DISCRETE)
 def test_between_the_points_of_a_lattice_lies_nothing(name: str) -> None:
-    law = Standardized(*standard(name))
-    points = (torch.arange(2.0).double() - law.loc) / law.std
-    assert law.log_prob(points).isfinite().all()
-    assert (law.log_prob(points[:1] + torch.tensor([1e-6, 0.5])) == -INF).all()
-    z = LocationScale(law, f64(1.0), f64(-0.5))
+    distribution = Standardized(*standard(name))
+    points = (torch.arange(2.0).double() - distribution.loc) / distribution.std
+    assert distribution.log_prob(points).isfinite().all()
+    assert (distribution.log_prob(points[:1] + torch.tensor([1e-6, 0.5])) == -INF).all()
+    z = LocationScale(distribution, f64(1.0), f64(-0.5))
     assert z.log_prob(1.0 - 0.5 * points).isfinite().all()
     assert z.log_prob(1.0 - 0.5 * points[0] - 1e-6) == -INF
-    assert z.log_prob(f64(1.0) - 0.5 * (points[0] - 1 / law.std)) == -INF  # x = −1
+    assert z.log_prob(f64(1.0) - 0.5 * (points[0] - 1 / distribution.std)) == -INF  # x = −1
 
 
 @each_base
 def test_nan_stays_nan(name: str) -> None:
-    law = Standardized(*standard(name), validate_args=False)
+    distribution = Standardized(*standard(name), validate_args=False)
     value = torch.tensor([math.nan, 0.0]).double()
-    assert law.log_prob(value)[0].isnan()
-    z = LocationScale(law, value, f64(1.0), validate_args=False)
+    assert distribution.log_prob(value)[0].isnan()
+    z = LocationScale(distribution, value, f64(1.0), validate_args=False)
     assert z.log_prob(torch.zeros(2).double())[0].isnan()
 
 

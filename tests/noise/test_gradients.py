@@ -19,10 +19,10 @@ def test_gradient_is_pathwise(name: str, kind: Any) -> None:
     """∂z/∂h is 1 or 1 + γε, ∂z/∂γ is ε or hε: the original RNN's gradient, and γ's."""
     noise = kind(BASES[name][0]())
     h, spread = states().requires_grad_(), f64(SPREAD).requires_grad_()
-    law = noise.distribution(h, spread)
-    assert law.has_rsample
+    distribution = noise.distribution(h, spread)
+    assert distribution.has_rsample
     torch.manual_seed(22)
-    z = law.rsample((3,))
+    z = distribution.rsample((3,))
     torch.manual_seed(22)
     epsilon = noise.standardized(h).expand([3, 5]).rsample()
     dh, dspread = torch.autograd.grad(z.sum(), (h, spread))
@@ -39,9 +39,9 @@ def test_gradient_is_pathwise(name: str, kind: Any) -> None:
 def test_gradient_of_an_expectation_over_a_discrete_base(kind: Any) -> None:
     """E[z²] = h² + γ² or h²(1 + γ²), by enumeration: the masses carry no gradient."""
     h, spread = f64(-1.5).requires_grad_(), f64(SPREAD).requires_grad_()
-    law = kind(BASES["bernoulli"][0]()).distribution(h, spread)
-    z = law.enumerate_support()
-    log_mass = law.log_prob(z)
+    distribution = kind(BASES["bernoulli"][0]()).distribution(h, spread)
+    z = distribution.enumerate_support()
+    log_mass = distribution.log_prob(z)
     dh, dspread = torch.autograd.grad((log_mass.exp() * z**2).sum(), (h, spread), retain_graph=True)
     if kind is Additive:
         expected = 2 * h, 2 * spread
@@ -83,8 +83,8 @@ def test_nothing_on_the_way_waits_for_the_device(
     epsilon._validate_args = False
     for method in ("__bool__", "__int__", "__float__", "item", "tolist"):
         monkeypatch.setattr(Tensor, method, waits)
-    law = LocationScale(epsilon, h, scale, validate_args=False)
-    law.log_prob(law.rsample())
+    distribution = LocationScale(epsilon, h, scale, validate_args=False)
+    distribution.log_prob(distribution.rsample())
     epsilon.log_prob(epsilon.rsample())
     with pytest.raises(AssertionError, match="waits"):
         bool(h.any())

@@ -31,11 +31,11 @@ def test_shapes(name: str) -> None:
     assert wide.to_event(1).log_prob(wide.sample()).shape == (4,)
     assert torch.equal(wide.mean, torch.zeros(4, 3).double())
     assert torch.equal(wide.variance, torch.ones(4, 3).double())
-    law = noise.distribution(states(), torch.rand(2, 1, 1).double() + 0.1)
-    assert law.batch_shape == (2, 1, 5)
-    wider = law.expand([3, 2, 4, 5])
+    distribution = noise.distribution(states(), torch.rand(2, 1, 1).double() + 0.1)
+    assert distribution.batch_shape == (2, 1, 5)
+    wider = distribution.expand([3, 2, 4, 5])
     assert wider.sample((6,)).shape == (6, 3, 2, 4, 5)
-    assert wider.log_prob(law.sample()).shape == (3, 2, 4, 5)
+    assert wider.log_prob(distribution.sample()).shape == (3, 2, 4, 5)
 
 
 def test_enumeration() -> None:
@@ -44,9 +44,9 @@ def test_enumeration() -> None:
     assert epsilon.enumerate_support().shape == (2, 3, 5)
     assert epsilon.enumerate_support(expand=False).flatten().tolist() == [-1.0, 1.0]
     assert epsilon.enumerate_support(expand=False).shape == (2, 1, 1)
-    law = Additive(dist.Bernoulli(f64(0.5))).distribution(states(), f64(SPREAD))
+    distribution = Additive(dist.Bernoulli(f64(0.5))).distribution(states(), f64(SPREAD))
     torch.testing.assert_close(
-        law.enumerate_support(), torch.stack([states() - SPREAD, states() + SPREAD])
+        distribution.enumerate_support(), torch.stack([states() - SPREAD, states() + SPREAD])
     )
     assert not Additive(dist.Poisson(1.0)).standardized(states()).has_enumerate_support
 
@@ -54,28 +54,32 @@ def test_enumeration() -> None:
 @pytest.mark.parametrize("name", ["normal", "gamma", "beta", "uniform"])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_the_support_is_where_the_density_is(name: str, sign: float) -> None:
-    """What HMC and automatic guides use: every unconstrained number maps into the law."""
+    """What HMC and automatic guides use: every unconstrained number maps into the distribution."""
     h = sign * torch.tensor([0.5, 2.0, 7.0])
     for noise in (Additive(BASES[name][0]()), Multiplicative(BASES[name][0]())):
-        law = noise.distribution(h, torch.tensor(SPREAD))
+        distribution = noise.distribution(h, torch.tensor(SPREAD))
         unconstrained = torch.linspace(-6, 6, 25).unsqueeze(-1)
-        z = biject_to(law.support)(unconstrained)
-        assert law.log_prob(z).isfinite().all()
-        low = getattr(law.support, "lower_bound", h)
-        high = torch.nextafter(getattr(law.support, "upper_bound", h), torch.tensor(-INF))
-        assert law.log_prob(torch.stack([low, high])).isfinite().all()
-        epsilon = biject_to(law.standardized.support)(unconstrained)
-        assert law.standardized.log_prob(epsilon).isfinite().all()
+        z = biject_to(distribution.support)(unconstrained)
+        assert distribution.log_prob(z).isfinite().all()
+        low = getattr(distribution.support, "lower_bound", h)
+        high = torch.nextafter(getattr(distribution.support, "upper_bound", h), torch.tensor(-INF))
+        assert distribution.log_prob(torch.stack([low, high])).isfinite().all()
+        epsilon = biject_to(distribution.standardized.support)(unconstrained)
+        assert distribution.standardized.log_prob(epsilon).isfinite().all()
     if name == "uniform":
         expected = h - SPREAD * h.abs() * math.sqrt(3), h + SPREAD * h.abs() * math.sqrt(3)
-        torch.testing.assert_close((law.support.lower_bound, law.support.upper_bound), expected)
+        torch.testing.assert_close(
+            (distribution.support.lower_bound, distribution.support.upper_bound), expected
+        )
 
 
 def test_the_support_of_mixed_signs_is_the_line() -> None:
-    law = Multiplicative(dist.Gamma(2.0, 1.0)).distribution(states().float(), torch.tensor(SPREAD))
-    assert law.support is constraints.real
+    distribution = Multiplicative(dist.Gamma(2.0, 1.0)).distribution(
+        states().float(), torch.tensor(SPREAD)
+    )
+    assert distribution.support is constraints.real
     z = states().float() * (1 - 2 * SPREAD)  # ε = −2 lies below −√2
-    assert (law.log_prob(z)[states() != 0] == -INF).all()
+    assert (distribution.log_prob(z)[states() != 0] == -INF).all()
 
 
 def test_repr() -> None:
@@ -113,8 +117,8 @@ def test_pickle(name: str, kind: Any) -> None:
     again = pickle.loads(pickle.dumps(noise))
     assert type(again) is kind and (again.mean, again.stddev) == (noise.mean, noise.stddev)
     z = noise.distribution(h, f64(SPREAD)).sample()
-    law, same = noise.distribution(h, f64(SPREAD)), again.distribution(h, f64(SPREAD))
-    assert torch.equal(law.log_prob(z), same.log_prob(z))
+    distribution, same = noise.distribution(h, f64(SPREAD)), again.distribution(h, f64(SPREAD))
+    assert torch.equal(distribution.log_prob(z), same.log_prob(z))
 
 
 def test_replacing_the_base_alone_is_refused_rather_than_biased() -> None:

@@ -57,7 +57,7 @@ LAWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], dict[str, str]]] = {
 @pytest.mark.parametrize("transition", RANGES)
 @pytest.mark.parametrize("name", LAWS)
 def test_a_range_is_refused_or_accepted(name: str, transition: str, validated: bool) -> None:
-    """Naming the law and the transition; Distribution's validation may be switched off."""
+    """Naming the distribution and the transition; Distribution's validation may be switched off."""
     fn, refused = LAWS[name]
     low, high, closed = RANGES[transition][0]
     known = refused.get(transition)
@@ -199,11 +199,11 @@ def test_mean_and_spread_arrive_in_one_shape(shape: tuple[int, ...]) -> None:
         return gamma(m, s)
 
     h = torch.rand(4, 5) + 0.1
-    law = MeanParameterized(fn).distribution(h, torch.full(shape, 0.3))
+    distribution = MeanParameterized(fn).distribution(h, torch.full(shape, 0.3))
     expected = torch.broadcast_shapes((4, 5), shape)
-    assert seen == [(expected, expected)] and law.batch_shape == expected
-    torch.testing.assert_close(law.mean, h.expand(expected))
-    torch.testing.assert_close(law.stddev, 0.3 * h.expand(expected))
+    assert seen == [(expected, expected)] and distribution.batch_shape == expected
+    torch.testing.assert_close(distribution.mean, h.expand(expected))
+    torch.testing.assert_close(distribution.stddev, 0.3 * h.expand(expected))
 
 
 def test_equality_of_mean_parameterised_noises() -> None:

@@ -79,8 +79,8 @@ def test_a_prior_is_per_layer_or_per_unit(shape: tuple[int, ...], got: str) -> N
 @pytest.mark.parametrize("sites", ["sequence", "timestep"])
 @pytest.mark.parametrize("units", [(), (UNITS,)], ids=["per layer", "per unit"])
 def test_a_prior_of_another_dtype(units: tuple[int, ...], sites: Any) -> None:
-    law = dist.LogNormal(torch.zeros(units, dtype=torch.float64), 1.0).to_event(len(units))
-    rnn = lstm(2, spread=law, sites=sites)
+    distribution = dist.LogNormal(torch.zeros(units, dtype=torch.float64), 1.0).to_event(len(units))
+    rnn = lstm(2, spread=distribution, sites=sites)
     assert all(spread.dtype == torch.float32 for spread in rnn.spread)
     output, (h, c) = rnn(torch.randn(5, 2, 3))
     assert output.dtype == h.dtype == c.dtype == torch.float32
@@ -90,8 +90,8 @@ def test_a_prior_of_another_dtype(units: tuple[int, ...], sites: Any) -> None:
 @pytest.mark.parametrize("units", [(), (UNITS,)], ids=["per layer", "per unit"])
 def test_a_prior_of_another_device(units: tuple[int, ...]) -> None:
     """As on a GPU: ``rnn.to(device)`` does not move a distribution."""
-    law = dist.LogNormal(torch.zeros(units), 1.0).to_event(len(units))
-    assert all(spread.is_meta for spread in lstm(2, spread=law).to("meta").spread)
+    distribution = dist.LogNormal(torch.zeros(units), 1.0).to_event(len(units))
+    assert all(spread.is_meta for spread in lstm(2, spread=distribution).to("meta").spread)
 
 
 @pytest.mark.parametrize("particles", [4, 5])  # neither as many as the steps, and as many
@@ -102,12 +102,14 @@ def test_each_particle_has_its_own_draw_in_all_steps(
     units: int, prior: str, sites: Any, particles: int
 ) -> None:
     """Also where a layer has one unit, and γ as many dimensions as units would give it."""
-    law = dist.LogNormal(0.0, 1.0)
-    law = law if prior == "per layer" else law.expand([units]).to_event(1)
+    distribution = dist.LogNormal(0.0, 1.0)
+    distribution = (
+        distribution if prior == "per layer" else distribution.expand([units]).to_event(1)
+    )
     noise = Additive(dist.Normal(0.0, 1.0))
-    rnn = NoisyGRU(units, units, noise=noise, spread=law, sites=sites)
+    rnn = NoisyGRU(units, units, noise=noise, spread=distribution, sites=sites)
     model = SequenceModel(
-        nn.Identity(), rnn, NormalEmission(units, 1), input_noise=noise, input_spread=law
+        nn.Identity(), rnn, NormalEmission(units, 1), input_noise=noise, input_spread=distribution
     ).double()
     x, y = (torch.randn(5, 3, size, dtype=torch.float64) for size in (units, 1))
     with pyro.plate("particles", particles, dim=-3):
@@ -116,7 +118,7 @@ def test_each_particle_has_its_own_draw_in_all_steps(
     for one in range(particles):
         values = {name: together.nodes[name]["value"][one] for name in together.stochastic_nodes}
         for name in ("input_spread", "rnn.spread_l0"):
-            values[name] = values[name].reshape(law.event_shape)
+            values[name] = values[name].reshape(distribution.event_shape)
         alone = pyro.poutine.trace(pyro.poutine.condition(model, values)).get_trace(x, y)
         alone.compute_log_prob()
         torch.testing.assert_close(

@@ -45,9 +45,9 @@ class Driven(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         prefix, layer, step = (msg["name"].split("_") + ["", ""])[:3]
         if prefix.rpartition(".")[2] == "z" and step:
-            law = msg["fn"].base_dist
+            distribution = msg["fn"].base_dist
             epsilon = self.epsilons[int(layer)][..., int(step) : int(step) + 1, :, :]
-            msg["value"], msg["done"] = law.loc + law.scale * epsilon, True
+            msg["value"], msg["done"] = distribution.loc + distribution.scale * epsilon, True
 
 
 @cells
@@ -108,8 +108,8 @@ def compare(
     loop_final = flat(timestep.nodes["_RETURN"]["value"][1])
     loop_log_joint = log_density(timestep, mask)
 
-    # −Σ log |∂z/∂ε|; a unit at h = 0 (ReLU) has no density under multiplicative noise: its law
-    # is the point 0, and the density of its ε does not count
+    # −Σ log |∂z/∂ε|; a unit at h = 0 (ReLU) has no density under multiplicative noise: its value
+    # is 0, and the density of its ε does not count
     expected = log_joint
     discrete = noise.base.support.is_discrete
     for z, epsilon, spread in zip(zs, epsilons, models["sequence"].rnn.spread):
@@ -131,7 +131,7 @@ def compare(
     assert all(bool(gradient.any()) for gradient in gradients)  # nothing is left out
 
     # the same by conditioning on z itself, which the loop then reads as given
-    if discrete or cell == "relu":  # whose z, rounded, would miss the points of their law
+    if discrete or cell == "relu":  # whose z, rounded, would miss the points of their distribution
         return
     values = {
         site: (z * mask + other * (1 - mask))[t : t + 1].detach()

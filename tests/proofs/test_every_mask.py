@@ -100,8 +100,8 @@ def test_every_mask_by_the_objective(kind: Any, layers: int, steps: int) -> None
     """Masks stand in the batch and are given to the sites; their probability is a scale."""
     case = Dropout(layers, steps)
     spread = float(case.model.rnn.spread[0].detach())
-    law = NOISE.distribution(double(1.0), double(spread))
-    torch.testing.assert_close(law.enumerate_support(), double([0.0, 1 / KEEP]))
+    distribution = NOISE.distribution(double(1.0), double(spread))
+    torch.testing.assert_close(distribution.enumerate_support(), double([0.0, 1 / KEEP]))
 
     number = len(case.masks)
     x, y = (part.repeat_interleave(number, 1) for part in (case.x, case.y))
@@ -131,7 +131,7 @@ def test_noisin_elbo_draws_the_masks_as_often_as_they_are_probable(sites: str) -
 
 
 class Joint(dist.Independent):
-    """A law of independent units that lists the values of all units together."""
+    """A distribution of independent units that lists the values of all units together."""
 
     has_rsample = False  # TraceEnum_ELBO weights a listed value by its score-function part only
 
@@ -180,7 +180,7 @@ def test_every_mask_by_trace_enum_elbo(layers: int, steps: int, noise_to: str) -
 def test_where_trace_enum_elbo_does_not_reach() -> None:
     """Why the last test needs :class:`Joint`, and sites per timestep.
 
-    Pyro lists no law of several units, and ``to_event`` makes one of every state: it draws
+    Pyro enumerates no distribution of several units, and ``to_event`` makes one of each: it draws
     instead, and warns. And a plate tells it that what stands in it is independent, so it lists
     the ε of all steps in parallel, never one step's against another's: right for one layer whose
     noise is not fed back, and wrong, without a word, for one whose noise is.

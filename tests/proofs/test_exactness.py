@@ -69,24 +69,24 @@ def observed(model: Any) -> tuple[Tensor, Tensor, Tensor]:
 def exact(model: Any, shrink: float = 1.0) -> Tensor:
     """log p(y) by the joint Gaussian of all observations, σ multiplied by ``shrink``."""
     mean, covariance, scale = observed(model)
-    law = dist.MultivariateNormal(mean, covariance + torch.diag((shrink * scale) ** 2))
-    return law.log_prob(Y.flatten())
+    distribution = dist.MultivariateNormal(mean, covariance + torch.diag((shrink * scale) ** 2))
+    return distribution.log_prob(Y.flatten())
 
 
 def filtered(model: Any) -> Tensor:
     """log p(y) by Pyro's ``GaussianHMM``, which multiplies from the right."""
     w, x = model.rnn.weight_hh_l0, X @ model.rnn.weight_ih_l0.T
-    # z_0 is known, so the first transition ignores what the initial law draws.
+    # z_0 is known, so the first transition ignores what the initial distribution draws.
     transition = torch.cat([torch.zeros_like(w)[None], w.T.expand(T - 1, 2, 2)])
     shift = torch.cat([x[:1] + w @ START, x[1:]])
-    law = dist.GaussianHMM(
+    distribution = dist.GaussianHMM(
         dist.Normal(torch.zeros_like(START), 1.0).to_event(1),
         transition,
         dist.Normal(shift, model.rnn.spread[0]).to_event(1),
         model.emission.weight.T,
         dist.Normal(model.emission.bias, model.emission.log_scale.exp()).to_event(1),
     )
-    return law.log_prob(Y)
+    return distribution.log_prob(Y)
 
 
 def noisin(model: Any) -> Tensor:
@@ -197,12 +197,12 @@ def test_gradient_of_the_bounds_approaches_that_of_the_likelihood() -> None:
 
 
 def test_score_function_has_the_pathwise_mean_and_a_far_larger_variance() -> None:
-    """The same normal law with and without ``rsample``, both against the exact gradient.
+    """The same normal distribution with and without ``rsample``, both against the exact gradient.
 
     Measured over the RNN's parameters: the variance of the score-function estimate is 60 times
-    that of the pathwise one at γ = 0.6, and 1200 times at γ = 0.2, as the score of a narrow law
-    is steep. The emission's parameters have no law between them and the loss, so there both
-    are the same estimator, with a ratio of 1.
+    that of the pathwise one at γ = 0.6, and 1200 times at γ = 0.2, as the score of a narrow
+    distribution is steep. No distribution stands between the emission's parameters and the loss, so
+    there both are the same estimator, with a ratio of 1.
 
     The largest t of all coordinates exceeds the limit less than once in 10⁵ seeds; the ratios'
     own standard errors are below a fifth of them, and their limits six of these away.
@@ -217,14 +217,14 @@ def test_score_function_has_the_pathwise_mean_and_a_far_larger_variance() -> Non
     ratios = {}
     for spread in (0.6, 0.2):
         variance = {}
-        for law in (score, pathwise):
-            model = linear_gaussian(MeanParameterized(law), spread)
+        for distribution in (score, pathwise):
+            model = linear_gaussian(MeanParameterized(distribution), spread)
             objective = NoisinELBO(100, vectorize_particles=True)(model, PriorGuide(model))
             draws = [flat_gradient(-objective(*copies(1)), model) for _ in range(100)]
             estimate = torch.stack(draws)
             t = t_statistics(estimate, flat_gradient(noisin(model), model))
             assert float(t.abs().max()) < NO_CHANCE
-            variance[law] = estimate.var(0)
+            variance[distribution] = estimate.var(0)
         rnn = sum(parameter.numel() for parameter in model.rnn.parameters())
         ratios[spread] = float(variance[score][:rnn].sum() / variance[pathwise][:rnn].sum())
         beyond = float(variance[score][rnn:].sum() / variance[pathwise][rnn:].sum())

@@ -69,7 +69,7 @@ def test_tied_noise_is_one_draw_for_every_step(cell: str, noise: Any) -> None:
 
 @cells
 def test_a_mean_parameterized_normal_is_additive_noise(cell: str) -> None:
-    """One law in two words, also far outside (−1, 1), where noise can take a GRU's state."""
+    """One distribution, also far outside (−1, 1), where noise can take a GRU's state."""
     x, first = torch.randn(4, B, D, dtype=torch.float64), start(cell, 2, torch.float64)
     first = like_state_of(cell, [3 * part for part in flat(first)])
     values = {

@@ -80,9 +80,9 @@ def start(rnn: Any, batch: int) -> Any:
 
 def listed(noise: Any, steps: int, units: int = H) -> tuple[Tensor, Tensor]:
     """Every path of ε with shape (T, M, H), one to a column, and its probability (M,)."""
-    law = noise.standardized(torch.empty((), dtype=torch.float64))
-    values = law.enumerate_support()
-    mass = law.log_prob(values).exp()
+    distribution = noise.standardized(torch.empty((), dtype=torch.float64))
+    values = distribution.enumerate_support()
+    mass = distribution.log_prob(values).exp()
     for power, moment in ((0, 1.0), (1, 0.0), (2, 1.0)):
         assert float((mass * values**power).sum()) == pytest.approx(moment, abs=1e-12)
     choices = torch.cartesian_prod(*[torch.arange(len(values))] * (steps * units))
@@ -173,7 +173,7 @@ def test_regulariser_of_a_gaussian_emission(cell: Any, kind: Any, base: Any) -> 
 @pytest.mark.parametrize("base", [dist.Normal(0.0, 1.0), dist.Gamma(2.0, 1.0)], ids=str)
 @pytest.mark.parametrize("tied", [False, True])
 def test_regulariser_of_a_gaussian_emission_by_sampling(kind: Any, base: Any, tied: bool) -> None:
-    """For continuous noise, tied or not: its law at one step is all that counts.
+    """For continuous noise, tied or not: its distribution at one step is all that counts.
 
     The limit of 7 standard errors is exceeded once in 10⁷ seeds (Student's t, 39 degrees of
     freedom); the regulariser itself is 30 or more standard errors away from 0.
@@ -237,11 +237,11 @@ def test_noise_is_unbiased_given_the_state_before(cell: Any, kind: Any, base: An
     """
     noise = kind(base)
     rnn = build(cell, noise, 0.7)
-    x, law = randn(T, 1, INPUTS), noise.standardized(torch.empty((), dtype=torch.float64))
+    x, distribution = randn(T, 1, INPUTS), noise.standardized(torch.empty((), dtype=torch.float64))
     now, mass = listed(noise, 1)
     torch_rnn = reference(rnn)
     with torch.no_grad():
-        past, before = law.expand([T, 1, H]).sample(), start(rnn, 1)
+        past, before = distribution.expand([T, 1, H]).sample(), start(rnn, 1)
         for t in range(T):
             paths = torch.cat([past[:t].expand(-1, len(mass), -1), now])
             wide = x[: t + 1].expand(-1, len(mass), -1)

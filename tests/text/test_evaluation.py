@@ -126,8 +126,8 @@ def test_with_a_prior_each_noisy_rnn_holds_its_own_spread(samples: int) -> None:
         probabilities = torch.zeros(y.shape, dtype=torch.float64)
         for s in range(samples):
             fixed.rnn.spread_l0, fixed.rnn.spread_l1 = spreads[s]
-            law, states[s] = fixed.predict(x, states[s], sample=True)
-            probabilities += law.log_prob(y).detach().exp() / samples
+            distribution, states[s] = fixed.predict(x, states[s], sample=True)
+            probabilities += distribution.log_prob(y).detach().exp() / samples
         total -= float(probabilities.log().sum())
     assert result.nats == pytest.approx(total / result.tokens, rel=1e-10)
     assert not list(pyro.get_param_store())
@@ -148,8 +148,8 @@ def test_what_has_a_prior_is_held_for_the_whole_text(
         model = build(NOISES["additive"], spread=dist.LogNormal(0.0, 1.0))
     else:
         model = build(NOISES["additive"])
-        law = dist.Normal(torch.zeros(4 * H, H, dtype=torch.float64), 1.0)
-        model.rnn.weight_hh_l0 = PyroSample(law.to_event(2))
+        distribution = dist.Normal(torch.zeros(4 * H, H, dtype=torch.float64), 1.0)
+        model.rnn.weight_hh_l0 = PyroSample(distribution.to_event(2))
     tokens, values = text(), []
     for unroll in (1, 7, 999):
         torch.manual_seed(1)
