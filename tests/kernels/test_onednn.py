@@ -195,7 +195,7 @@ def test_few_outer_products_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> N
         onednn, "linear", lambda *a: (calls.append(len(a[1].t())), by_onednn(*a))[1]
     )
     for rows in (20, 300):
-        left, right = torch.randn(rows, 1000), torch.randn(rows, 500)
+        left, right = torch.randn(rows, 3_000), torch.randn(rows, 2_000)  # over 10⁸ products
         assert_close(onednn.outer(left, right), left.t() @ right, rtol=1e-4, atol=1e-3)
     assert calls == ([300] if onednn.packs(left) else [])
 
