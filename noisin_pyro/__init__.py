@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # `as` makes them public for type checkers
     from noisin_pyro.noise.families import FAMILIES as FAMILIES
     from noisin_pyro.noise.families import family as family
     from noisin_pyro.noise.mean_parameterized import MeanParameterized as MeanParameterized
-    from noisin_pyro.noise.spread import Learned as Learned
-    from noisin_pyro.noise.spread import spread_parameters as spread_parameters
+    from noisin_pyro.spread.learned import Learned as Learned
+    from noisin_pyro.spread.trainable import spread_parameters as spread_parameters
     from noisin_pyro.text.batching import streams as streams
     from noisin_pyro.text.batching import windows as windows
     from noisin_pyro.text.corpora import Corpus as Corpus
@@ -64,7 +64,8 @@ _HOMES = {
     "noise.affine": ("Additive", "Multiplicative"),
     "noise.families": ("FAMILIES", "family"),
     "noise.mean_parameterized": ("MeanParameterized",),
-    "noise.spread": ("Learned", "spread_parameters"),
+    "spread.learned": ("Learned",),
+    "spread.trainable": ("spread_parameters",),
     "text.batching": ("streams", "windows"),
     "text.corpora": ("Corpus", "Vocabulary", "load_corpus"),
     "text.evaluation": ("Evaluation", "evaluate"),

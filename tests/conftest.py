@@ -16,7 +16,18 @@ from torch.distributions import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CORE = {"noise", "kernels", "cells", "layers", "sites", "nn", "models", "infer", "proofs"} | {
+CORE = {
+    "noise",
+    "spread",
+    "kernels",
+    "cells",
+    "layers",
+    "sites",
+    "nn",
+    "models",
+    "infer",
+    "proofs",
+} | {
     *("atomic", "lengths", "memory", "modes", "naming", "parameters", "plain_text", "tokens"),
     "vocabulary",
 }

@@ -35,8 +35,9 @@ from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.class_path import build_distribution, describe_distribution, dtype_of
 from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.moments import moments
-from noisin_pyro.noise.spread import ComputedPrior, Learned, Prior
 from noisin_pyro.parameters import priors_of
+from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.prior import ComputedPrior, Prior
 from noisin_pyro.tokens import Tokens
 
 if TYPE_CHECKING:

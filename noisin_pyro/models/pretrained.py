@@ -18,7 +18,7 @@ from torch import Tensor
 from noisin_pyro.atomic import replacing
 from noisin_pyro.memory import available_memory
 from noisin_pyro.models.description import Description, describe
-from noisin_pyro.noise.saved_spreads import FLOOR
+from noisin_pyro.spread.saved import FLOOR
 from noisin_pyro.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
-from noisin_pyro.noise.saved_spreads import SavesSpreads
-from noisin_pyro.noise.spread import SpreadLike, as_spread
 from noisin_pyro.parameters import Freezable, apart, in_context, priors_of, read_priors
 from noisin_pyro.sites import Call, Readout
+from noisin_pyro.spread.conversion import SpreadLike, as_spread
+from noisin_pyro.spread.saved import SavesSpreads
 
 __all__ = ["Drawn", "SequenceModel", "check_model", "detach_state"]
 

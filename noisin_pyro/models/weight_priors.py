@@ -14,8 +14,9 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
 from noisin_pyro.models.sequence import SequenceModel
-from noisin_pyro.noise.saved_spreads import FLOOR, floor_entry, move_to_floor
-from noisin_pyro.noise.spread import Learned, as_spread
+from noisin_pyro.spread.conversion import as_spread
+from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.saved import FLOOR, floor_entry, move_to_floor
 
 __all__ = ["weight_priors"]
 

@@ -20,7 +20,7 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.spread import SpreadLike
+from noisin_pyro.spread.conversion import SpreadLike
 
 __all__ = ["NoisyMinGRU", "NoisyMinLSTM", "NoisyRGLRU"]
 

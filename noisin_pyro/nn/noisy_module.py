@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from noisin_pyro.cells.base import Cell
 from noisin_pyro.layers.layer import NoiseTo
 from noisin_pyro.nn import arguments
+from noisin_pyro.nn.per_layer import per_layer
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.saved_spreads import SavesSpreads
-from noisin_pyro.noise.spread import SpreadLike, as_spread, per_layer
 from noisin_pyro.parameters import Freezable
+from noisin_pyro.spread.conversion import SpreadLike, as_spread
+from noisin_pyro.spread.saved import SavesSpreads
 
 __all__ = ["NoisyModule", "Sites"]
 

@@ -17,8 +17,8 @@ from noisin_pyro.nn import arguments
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.spread import SpreadLike
 from noisin_pyro.parameters import apart, own_store, priors_of, read_priors
+from noisin_pyro.spread.conversion import SpreadLike
 
 __all__ = ["NoisyRecurrent"]
 

@@ -16,7 +16,7 @@ from noisin_pyro.nn.arguments import spread_with_noise
 from noisin_pyro.nn.noisy_module import Sites
 from noisin_pyro.nn.recurrence import NoisyRecurrence
 from noisin_pyro.noise.base import Noise
-from noisin_pyro.noise.spread import SpreadLike
+from noisin_pyro.spread.conversion import SpreadLike
 
 __all__ = ["NoisyGRU", "NoisyLSTM", "NoisyRNN"]
 

@@ -1,1 +1,1 @@
-"""Unbiased noise: densities, the kinds of noise, named families, the spread."""
+"""Unbiased noise: densities, the kinds of noise, named families."""

@@ -12,12 +12,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from noisin_pyro.models.language import LanguageModel
+from noisin_pyro.nn.per_layer import per_layer
 from noisin_pyro.nn.registry import RNNS, build_rnn
 from noisin_pyro.nn.weight_drop import weight_drop
 from noisin_pyro.noise.affine import Additive, Multiplicative
 from noisin_pyro.noise.class_path import build_distribution
 from noisin_pyro.noise.families import family
-from noisin_pyro.noise.spread import Learned, per_layer, spread_parameters
+from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.trainable import spread_parameters
 from noisin_pyro.training.config import TrainConfig
 
 __all__ = ["averaged_weights", "build_model", "build_noise", "build_optimizer"]

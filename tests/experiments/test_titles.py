@@ -12,7 +12,7 @@ import pytest
 from noisin_pyro.experiments.recipe import EXPERIMENTS, Options, Recipe, recipes
 from noisin_pyro.nn.weight_drop import WeightDrop
 from noisin_pyro.noise.affine import AffineNoise
-from noisin_pyro.noise.spread import Learned
+from noisin_pyro.spread.learned import Learned
 from noisin_pyro.training.build import build_model, build_optimizer
 from noisin_pyro.training.config import TrainConfig
 

@@ -13,10 +13,12 @@ import torch
 import torch.distributions as td
 
 from noisin_pyro.models.sequence import SequenceModel
+from noisin_pyro.nn.per_layer import per_layer
 from noisin_pyro.nn.rnn import NoisyLSTM
 from noisin_pyro.noise.affine import Additive
-from noisin_pyro.noise.spread import Learned, per_layer, spread_parameters
-from tests.noise.spreads import UNITS, attached, lstm, read
+from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.trainable import spread_parameters
+from tests.spread.spreads import UNITS, attached, lstm, read
 
 
 @pytest.mark.parametrize("spread", [0.3, 2, np.float32(0.25), np.float64(0.3), 1e-30])

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from noisin_pyro.nn.rnn import NoisyLSTM
-from noisin_pyro.noise.spread import Learned
-from tests.noise.spreads import UNITS, attached, lstm, read
+from noisin_pyro.spread.learned import Learned
+from tests.spread.spreads import UNITS, attached, lstm, read
 
 
 @pytest.mark.parametrize("per, shape", [("layer", ()), ("unit", (UNITS,))])

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from noisin_pyro.noise.spread import Learned, Spread
+from noisin_pyro.spread.base import Spread
+from noisin_pyro.spread.learned import Learned
 
 __all__ = ["FLOOR", "SavesSpreads", "floor_entry", "move_to_floor"]
 

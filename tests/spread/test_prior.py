@@ -17,7 +17,7 @@ from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.nn.emissions import NormalEmission
 from noisin_pyro.nn.rnn import NoisyGRU
 from noisin_pyro.noise.affine import Additive
-from tests.noise.spreads import UNITS, attached, lstm
+from tests.spread.spreads import UNITS, attached, lstm
 
 
 @pytest.mark.parametrize(

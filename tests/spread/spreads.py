@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 
 from noisin_pyro.nn.rnn import NoisyLSTM
 from noisin_pyro.noise.affine import Additive
-from noisin_pyro.noise.spread import as_spread
+from noisin_pyro.spread.conversion import as_spread
 
 UNITS = 4
 
