@@ -57,20 +57,22 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|nn|dist)\..*")]
 
 
 def gather(app: Any) -> None:
-    """Copies what is documentation but lies elsewhere: notebooks, and the account of the results.
+    """Copies what is documentation but lies elsewhere: notebooks, and the pages of results.
 
     What these link to in ``results/`` comes with them. The copies are ignored by git, and whatever
     the original no longer has is removed from them.
     """
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    account = ROOT / "results" / "README.md"
-    linked = re.findall(r"\]\(([^)#:]+)\)", account.read_text(encoding="utf-8"))
+    pages = sorted((ROOT / "results").glob("*.md"))
+    linked: list[str] = []
+    for path in pages:
+        linked += re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
     for path in notebooks:
         linked += re.findall(r"\]\(\.\./results/([^)#:]+)\)", path.read_text(encoding="utf-8"))
     records = {ROOT / "results" / link for link in linked if not link.startswith("..")}
     for name in ("notebooks", "results"):
         shutil.rmtree(HERE / name, ignore_errors=True)
-    for path in {*notebooks, account, *filter(Path.is_file, records)}:
+    for path in {*notebooks, *pages, *filter(Path.is_file, records)}:
         copy = HERE / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)

@@ -1,6 +1,6 @@
-"""Renders the tables in README.md, results/README.md and docs/speed.md from the records in this
-folder, and README's pictures from the outputs of the notebooks.
+"""Renders tables from the records in this folder, and pictures from the notebooks' outputs.
 
+The tables stand in README.md, docs/speed.md and the pages beside this script.
 ``python results/render.py`` rewrites the text between the markers, and the pictures; with
 ``--check`` it only compares, and exits with 1 if something differs.
 """
@@ -35,7 +35,7 @@ from training_tables import (
 )
 
 README = HERE.parent / "README.md"
-ACCOUNT = HERE / "README.md"
+PAGES = sorted(HERE.glob("*.md"))
 SPEED_PAGE = HERE.parent / "docs" / "speed.md"
 
 #: By notebook, the index of the figure that README shows.
@@ -79,7 +79,7 @@ def rendered() -> dict[Path, str]:
         "antithetic": antithetic(),
         **account,
     }
-    files = {README: first, ACCOUNT: parts, SPEED_PAGE: costs}
+    files = {README: first, SPEED_PAGE: costs, **dict.fromkeys(PAGES, parts)}
     return {path: replaced(path, known) for path, known in files.items()}
 
 

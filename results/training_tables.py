@@ -89,7 +89,7 @@ REPRODUCED = {
 
 
 def reproduced() -> dict[str, str]:
-    """The part of ``results/README.md`` about each experiment: comparison, details, hardware."""
+    """The part of the pages about each experiment: comparison, details, hardware."""
     return {
         name: render(experiment, options, HERE / "reproduce", folders=[corpus])
         for name, (experiment, corpus, options) in REPRODUCED.items()

@@ -22,7 +22,7 @@ def fused(
     """Runs the layers of an RNN by one of torch's fused kernels.
 
     Under autocast on a CPU they run in the dtype of their weights, as the scans do. In half
-    precision ``nn.LSTM`` may not learn at all (``results/README.md``, "Precision"), and on some
+    precision ``nn.LSTM`` may not learn at all (``results/precision.md``), and on some
     CPUs it does not run.
 
     Args:
