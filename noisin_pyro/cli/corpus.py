@@ -20,8 +20,8 @@ def corpus(
     Args:
         name: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a text
             file or folder, or hf:NAME for a data set of the Hugging Face Hub.
-        data_dir: the folder with the files of ptb, wikitext-2, wikitext-103, text8 or enwik8; they
-            are downloaded if omitted.
+        data_dir: the folder with the files of ptb, wikitext-2, wikitext-103, text8 or enwik8, or
+            one in which that lies under the corpus's name; they are downloaded if omitted.
         min_count: words that occur fewer times in the training text become <unk>; by default 2 for
             pydoc and 1 for any other corpus.
         tokens: what a token is; auto is characters for text8, bytes for enwik8, and words for any

@@ -27,6 +27,8 @@ def sentence_of(command: str, message: str) -> str:
     surplus = re.match(r"unrecognized arguments: (?!-)(.*?)(?: --.*)?$", message, re.DOTALL)
     if surplus and (option := _option_of(command, surplus[1])) is not None:
         return f"{message}; give it as --{option}{shlex.quote(surplus[1])}"
+    if surplus and command in ("train", "tune") and re.fullmatch(r"[\d. ]+", surplus[1]):
+        return f"{message}; give several values as a list, such as --spread '[0.5, 0.4]'"
     match = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     if not match:
         message = message.removeprefix("argument ")

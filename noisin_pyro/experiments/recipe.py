@@ -12,7 +12,7 @@ from noisin_pyro.text.sources import PUBLISHED
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.safe_yaml import load_yaml
 
-__all__ = ["EXPERIMENTS", "Options", "Recipe", "data_folder", "folder_name", "recipes"]
+__all__ = ["EXPERIMENTS", "Options", "Recipe", "data_dir_of", "folder_name", "recipes"]
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
@@ -113,7 +113,7 @@ class Recipe:
         for name in ("epochs", "precision"):
             if getattr(options, name) is not None:
                 chosen[name] = getattr(options, name)
-        chosen["data_dir"] = data_folder(options.data_dir, self.corpus)
+        chosen["data_dir"] = data_dir_of(self.corpus, options)
         try:
             return TrainConfig(**chosen)
         except TypeError as error:
@@ -130,15 +130,9 @@ def folder_name(corpus: str) -> str:
     return Path(os.path.abspath(corpus)).name or "corpus"
 
 
-def data_folder(data_dir: str | None, corpus: str) -> str | None:
-    """The folder of a published corpus's files: ``data_dir``, or ``data_dir/<corpus>`` if it is.
-
-    None for another corpus, which has no such files.
-    """
-    if data_dir is None or corpus not in PUBLISHED:
-        return None
-    folder = Path(data_dir) / corpus
-    return str(folder if folder.is_dir() else data_dir)
+def data_dir_of(corpus: str, options: Options) -> str | None:
+    """The ``data_dir`` of a published corpus; None for another one, which has no files in it."""
+    return options.data_dir if corpus in PUBLISHED else None
 
 
 def recipes(experiment: str, options: Options = Options()) -> list[Recipe]:

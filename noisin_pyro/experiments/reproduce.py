@@ -14,7 +14,7 @@ from noisin_pyro.atomic import replacing
 from noisin_pyro.experiments.cluster import Cluster
 from noisin_pyro.experiments.figures import FIGURES
 from noisin_pyro.experiments.preflight import make_folder
-from noisin_pyro.experiments.recipe import Options, Recipe, data_folder, folder_name, recipes
+from noisin_pyro.experiments.recipe import Options, Recipe, data_dir_of, folder_name, recipes
 from noisin_pyro.experiments.runner import Failure, run_all
 from noisin_pyro.experiments.summary import Row, summarise_row
 from noisin_pyro.experiments.tables import (
@@ -195,7 +195,7 @@ def _chosen(experiment: str, options: Options, rows: Sequence[str]) -> list[Reci
 
 def _table1(options: Options, results: Path) -> str:
     names = [options.corpus] if options.corpus else list(PAPER_CORPORA)
-    loaded = {name: load_corpus(name, data_folder(options.data_dir, name)) for name in names}
+    loaded = {name: load_corpus(name, data_dir_of(name, options)) for name in names}
     text = corpora({name: corpus.statistics() for name, corpus in loaded.items()})
     place = results / folder_name(options.corpus) if options.corpus else results
     _write(place / "table1.md", text)

@@ -58,8 +58,8 @@ class TrainConfig:
     Args:
         corpus: a name (pydoc, hmm, ptb, wikitext-2, wikitext-103, text8, enwik8), the path of a
             text file or folder, or hf:NAME for a data set of the Hugging Face Hub.
-        data_dir: the folder with the files of ptb, wikitext-2, wikitext-103, text8 or enwik8; they
-            are downloaded if omitted.
+        data_dir: the folder with the files of ptb, wikitext-2, wikitext-103, text8 or enwik8, or
+            one in which that lies under the corpus's name; they are downloaded if omitted.
         tokens: what a token is; auto is characters for text8, bytes for enwik8, and words for any
             other corpus.
         train_tokens: train on this many tokens from the start of the training split; 0 takes all.
@@ -70,12 +70,13 @@ class TrainConfig:
         layers: number of layers.
         noise: none, a family (gaussian, laplace, logistic, gumbel, gamma, beta, bernoulli, poisson,
             exponential, uniform, chi2, lognormal), the class path of a distribution, or a YAML
-            mapping with class_path and init_args.
+            mapping with class_path and init_args. With none, injection, spread and noise_to have
+            no effect.
         injection: additive (z = h + γε) or multiplicative (z = h(1 + γε)).
         spread: γ, one number, or a list with one per layer such as [0.5, 0.4]; its initial value if
             learn_spread is true.
         learn_spread: learn γ by gradient on the objective.
-        spread_floor: the lower bound of a learned γ.
+        spread_floor: the lower bound of a learned γ; without learn_spread it has no effect.
         noise_to: what reads the noisy state: both the next step and the layer above (both), the
             layer above alone (output), the next step alone (recurrence), or the recurrent weights
             alone (weights). The layer above the last is the softmax.

@@ -242,6 +242,7 @@ def test_a_device_that_is_there_is_handed_to_fabric(monkeypatch: pytest.MonkeyPa
         ("generate RUN the cat", "unrecognized arguments: the cat; give it as --prompt 'the cat'"),
         ("train c.yaml", "unrecognized arguments: c.yaml; give it as --config c.yaml; see noisin"),
         ("train epochs=3", "unrecognized arguments: epochs=3; give it as --epochs=3; see noisin"),
+        ("train --spread 0.5 0.4", "arguments: 0.4; give several values as a list, such as --spr"),
         ("corpus pydoc my.txt", "unrecognized arguments: my.txt; see noisin corpus --help"),
         ("train --resume=maybe", "resume must be true or false, got maybe"),
         ("train --config", "--config: expected one argument"),

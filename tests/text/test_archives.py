@@ -68,6 +68,15 @@ def test_three_members(tmp_path: Path) -> None:
     assert words == ["a", "b", "a", "c", "<eos>", "<eos>", "a", "b", "<eos>"]
 
 
+def test_an_archive_is_found_beside_what_it_was_unpacked_to(tmp_path: Path) -> None:
+    data = zipped(text8=b" anarchism originated as")
+    (tmp_path / "text8").mkdir()
+    (tmp_path / "text8.zip").write_bytes(data)
+    beside = archive(data, TEXT8, cuts=(10, 15)).load(tmp_path)
+    (tmp_path / "text8.zip").rename(tmp_path / "text8" / "text8.zip")
+    assert archive(data, TEXT8, cuts=(10, 15)).load(tmp_path).sha256 == beside.sha256
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     assert "lacks text8.zip; give the folder that holds it" in refusal("text8", tmp_path)
     (tmp_path / "text8.zip").write_bytes(zipped(text8=b"a b c"))

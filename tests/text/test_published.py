@@ -39,6 +39,13 @@ def test_published_files_are_found_under_each_name(tmp_path: Path) -> None:
     assert published().load(tmp_path).sha256 == Corpus.from_texts("tiny", TEXTS).sha256
 
 
+def test_published_files_may_lie_in_a_folder_with_the_name_of_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    for split, text in TEXTS._asdict().items():
+        (tmp_path / "tiny" / f"tiny.{split}.txt").write_text(text)
+    assert published().load(tmp_path).sha256 == published().load(tmp_path / "tiny").sha256
+
+
 def test_usual_names_of_the_published_files_are_known() -> None:
     usual = {"ptb.train.txt", "train.txt"}, {"wiki.train.tokens", "train.txt"}
     for corpus, names in zip((PTB, WIKITEXT2), usual, strict=True):

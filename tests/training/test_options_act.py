@@ -103,5 +103,13 @@ def test_an_option_that_must_not(text: Path, tmp_path: Path, name: str) -> None:
     assert same(left, trained(text, tmp_path / "right", **{name: SAME[name]}))
 
 
+@pytest.mark.parametrize("name", ["injection", "spread", "noise_to"])
+def test_an_option_of_the_noise_without_noise(text: Path, tmp_path: Path, name: str) -> None:
+    """As the help of ``--noise`` says, also where the states are random for another reason."""
+    others = {"noise": "none", "zoneout": 0.1, "dropout": 0.2}
+    left = trained(text, tmp_path / "left", **others)
+    assert same(left, trained(text, tmp_path / "right", **others, **{name: ACTS[name][0]}))
+
+
 def test_every_option_is_here() -> None:
     assert {field.name for field in fields(TrainConfig)} == {*ACTS, *SAME, *PLACES}

@@ -49,7 +49,8 @@ class PublishedArchive(Published):
         """Reads the zip file and checks its SHA-256; nothing is unpacked to the disk.
 
         Args:
-            data_dir: the folder that holds it; downloaded into the user's cache by default.
+            data_dir: the folder that holds it, or one in which that lies under the corpus's name;
+                downloaded into the user's cache by default.
             min_count: words that occur fewer times in the training text become ``<unk>``.
             tokens: what a token is; by default that of this benchmark.
 
@@ -57,7 +58,7 @@ class PublishedArchive(Published):
             ValueError: if the file is missing, is not the published one, or cannot be downloaded.
             ImportError: if a download is needed and pooch is not installed.
         """
-        folder = self.download() if data_dir is None else Path(data_dir)
+        folder = self.folder(data_dir)
         names = (self.file.name, *self.file.aliases)
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:

@@ -46,6 +46,24 @@ class Published:
         """All of its files."""
         raise NotImplementedError
 
+    def folder(self, data_dir: str | Path | None) -> Path:
+        """The folder of the files, which are downloaded if none is given.
+
+        Args:
+            data_dir: the folder, or one in which it lies under the corpus's name.
+
+        Raises:
+            ValueError: as :meth:`download` does.
+            ImportError: if pooch is needed and not installed.
+        """
+        if data_dir is None:
+            return self.download()
+        names = [name for file in self.files for name in (file.name, *file.aliases)]
+        given, inner = Path(data_dir), Path(data_dir, self.name)
+        # An unpacked archive may lie beside the archive, in a folder with the corpus's name.
+        is_outer = inner.is_dir() and not any((given / name).is_file() for name in names)
+        return inner if is_outer else given
+
     def download(self, folder: str | Path | None = None) -> Path:
         """Downloads the files that are not there; each gets its name once its SHA-256 is verified.
 

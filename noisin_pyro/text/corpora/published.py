@@ -42,7 +42,8 @@ class PublishedCorpus(Published):
         """Reads the files and checks every SHA-256.
 
         Args:
-            data_dir: the folder that holds them; downloaded into the user's cache by default.
+            data_dir: the folder that holds them, or one in which that lies under the corpus's name;
+                downloaded into the user's cache by default.
             min_count: words that occur fewer times in the training text become ``<unk>``.
             tokens: what a token is; a word by default.
 
@@ -50,7 +51,7 @@ class PublishedCorpus(Published):
             ValueError: if a file is missing, is not the published one, or cannot be downloaded.
             ImportError: if a download is needed and pooch is not installed.
         """
-        folder = self.download() if data_dir is None else Path(data_dir)
+        folder = self.folder(data_dir)
         paths = find_splits(folder, [(file.name, *file.aliases) for file in self.files])
         texts = (read_text(path, file.sha256) for path, file in zip(paths, self.files, strict=True))
         return Corpus.from_texts(self.name, Texts(*texts), min_count, tokens or "words")

@@ -45,7 +45,8 @@ def load_corpus(
             ``test.txt``; or of one text file, whose lines are cut 80/10/10 in their order; or
             ``hf:NAME``, a data set of the Hugging Face Hub (``noisin_pyro.text.corpora.datasets``).
             A ``Path`` is never taken for a name, nor is ``"./ptb"``.
-        data_dir: the folder with the files of a published corpus, downloaded by default.
+        data_dir: the folder with the files of a published corpus, or one in which that lies under
+            the corpus's name; they are downloaded by default.
         min_count: words that occur fewer times in the training text become ``<unk>``; by default
             what the corpus asks for, which is 2 for pydoc and 1 for all others.
         tokens: ``"words"``, ``"characters"`` or ``"bytes"``; by default what the corpus asks for:
