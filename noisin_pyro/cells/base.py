@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -122,14 +123,8 @@ class Cell(Generic[W]):
         Returns:
             (z, \\*clean) of all steps, each part with shape (T, B, H).
         """
-        states: list[State] = []
-        for t, gate in enumerate(gates.unbind(0)):
-            h, *clean = self.step(gate, state, weights)
-            z = h if mult is None else h * mult[t]
-            z = z if add is None else z + add[t]
-            state = (z, *clean)
-            states.append(state)
-        return tuple(torch.stack(parts) for parts in zip(*states))
+        steps = _steps(self, gates, state, weights, mult, add)
+        return _stacked([state for _, state in steps])
 
     def run(
         self,
@@ -181,11 +176,10 @@ class Cell(Generic[W]):
         """
         states: list[State] = []
         for t, gate in enumerate(gates.unbind(0)):
-            read = state[0] if mult is None else state[0] * mult[t]
-            read = read if add is None else read + add[t]
+            read = _noisy(state[0], mult, add, t)
             state = self.step_reading(gate, read, state, weights)
             states.append(state)
-        return tuple(torch.stack(parts) for parts in zip(*states))
+        return _stacked(states)
 
     def deterministic(
         self,
@@ -257,15 +251,34 @@ def loop_clean(
 
     :meth:`Cell.scan_clean` would call such a step twice, with two different draws.
     """
-    hs: list[Tensor] = []
-    states: list[State] = []
+    hs, states = zip(*_steps(cell, gates, state, weights, mult, add))
+    return torch.stack(hs), _stacked(states)
+
+
+def _steps(
+    cell: Cell[W],
+    gates: Tensor,
+    state: State,
+    weights: W,
+    mult: Tensor | None,
+    add: Tensor | None,
+) -> Iterator[tuple[Tensor, State]]:
+    """h_t and (z_t, \\*clean), step by step."""
     for t, gate in enumerate(gates.unbind(0)):
         h, *clean = cell.step(gate, state, weights)
-        z = h if mult is None else h * mult[t]
-        state = (z if add is None else z + add[t], *clean)
-        hs.append(h)
-        states.append(state)
-    return torch.stack(hs), tuple(torch.stack(parts) for parts in zip(*states))
+        state = (_noisy(h, mult, add, t), *clean)
+        yield h, state
+
+
+def _noisy(h: Tensor, mult: Tensor | None, add: Tensor | None, t: int) -> Tensor:
+    """h · m_t + a_t."""
+    z = h if mult is None else h * mult[t]
+    return z if add is None else z + add[t]
+
+
+def _stacked(states: Sequence[State]) -> State:
+    """The states of all steps, each part with shape (T, B, H)."""
+    return tuple(torch.stack(parts) for parts in zip(*states))
 
 
 class TorchCell(Cell[Weights]):

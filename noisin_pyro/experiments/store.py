@@ -13,7 +13,8 @@ from noisin_pyro.experiments.read_record import read_record
 from noisin_pyro.experiments.recipe import Options, Recipe
 from noisin_pyro.experiments.worker import lock_of
 from noisin_pyro.text.sources import NAMES, PREFIX
-from noisin_pyro.training.config import FEEDBACK, TrainConfig, renamed
+from noisin_pyro.training.config import TrainConfig
+from noisin_pyro.training.former_names import FEEDBACK, renamed
 
 __all__ = ["Run", "best_point", "due", "planned", "run_of"]
 

@@ -12,26 +12,22 @@ from noisin_pyro.atomic import replacing
 from noisin_pyro.nn.registry import RNNS
 from noisin_pyro.noise.class_path import check_class_path
 from noisin_pyro.tokens import Tokens
+from noisin_pyro.training.former_names import renamed
 from noisin_pyro.training.option_types import as_plain, describe_type, fits
 from noisin_pyro.training.safe_yaml import load_yaml
 from noisin_pyro.training.schedule import Schedule
 
 __all__ = [
     "DROPOUTS",
-    "FEEDBACK",
     "HINTS",
     "LOCK",
     "TrainConfig",
     "check_file",
     "check_types",
     "is_run_folder",
-    "renamed",
 ]
 
 LOCK = ".lock"  # the lock file of a run folder
-#: ``noise_to`` was once called ``feedback``; old records and run folders have these values of it.
-FEEDBACK = {"both": True, "output": False, "recurrence": "only"}
-
 #: The names that ``--noise`` takes: none, and the families of the library.
 NOISES = (
     *("none", "gaussian", "laplace", "logistic", "gumbel", "gamma", "beta", "bernoulli", "poisson"),
@@ -353,20 +349,6 @@ class TrainConfig:
 def is_run_folder(folder: Path) -> bool:
     """Whether ``noisin train`` has begun a run in a folder."""
     return (folder / LOCK).exists() or (folder / "vocabulary.txt").exists()
-
-
-def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Options from a record or a run folder, with former names replaced by the present ones.
-
-    Example:
-        >>> renamed({"feedback": "only", "seed": 1})
-        {'seed': 1, 'noise_to': 'recurrence'}
-    """
-    values = dict(values)
-    if "feedback" in values:
-        old = values.pop("feedback")
-        values["noise_to"] = next((name for name, value in FEEDBACK.items() if value == old), old)
-    return values
 
 
 def check_file(values: dict[str, Any]) -> None:
