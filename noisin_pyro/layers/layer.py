@@ -212,8 +212,12 @@ def _recurrence(
         z with shape (T, B, H), and the final state, each part with shape (1, B, H).
     """
     transformed = is_transformed(x, state, [weights], add, lengths)
-    if mult is None and add is None and cell.kernel is not None and not transformed:
-        z, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
+    kernel = cell.kernel is not None and not transformed
+    without = mult is None and add is None
+    if kernel and (without or (len(x) == 1 and _was_measured(weights.w_hh))):
+        # No step reads the noise of the last one, so one step is torch's kernel and noise after it.
+        h, (_, *clean) = cell.deterministic(x, state, [weights], lengths)
+        z = add_noise(h, mult, add)
     elif not transformed and _folds(cell, weights, mult, add):
         z, (_, *clean) = fold(cell, x, state, weights, add, lengths)
     else:
@@ -238,7 +242,7 @@ def _folds(cell: Cell[Any], weights: Any, mult: Tensor | None, add: Tensor | Non
 
 
 def _was_measured(weight: Tensor) -> bool:
-    """Whether :meth:`.Cell.folding_pays` holds for a recurrent weight."""
+    """Whether the times that decide between algorithms hold for a recurrent weight."""
     if needs_plain_torch():
         return False
     plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.device.type == "cpu"
@@ -247,8 +251,9 @@ def _was_measured(weight: Tensor) -> bool:
 
 def _lead(*parts: Tensor | None) -> torch.Size:
     """The common particle dimensions \\*S of tensors with three further dimensions."""
-    shapes = (part.shape[:-3] for part in parts if part is not None)
-    return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return]
+    shapes = {part.shape[:-3] for part in parts if part is not None}
+    # torch broadcasts in Python, which takes longer than a small product
+    return shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
 
 
 def _flat(part: Tensor, lead: torch.Size, rows: int, batch: int) -> Tensor:

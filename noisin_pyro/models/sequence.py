@@ -14,7 +14,7 @@ from noisin_pyro.layers.layer import add_noise, dropout
 from noisin_pyro.lengths import Lengths, filled
 from noisin_pyro.models.arguments import check_emitted, check_rate, check_rnn
 from noisin_pyro.models.drawn import Drawn
-from noisin_pyro.nn.arguments import spread_with_noise
+from noisin_pyro.nn.arguments import check_dense, spread_with_noise
 from noisin_pyro.nn.drawing import draw
 from noisin_pyro.nn.forms import map_state
 from noisin_pyro.nn.recurrence import NoisyRecurrence
@@ -282,8 +282,11 @@ class SequenceModel(SavesSpreads, Freezable, PyroModule):
     def _begin(
         self, x: Tensor, lengths: Lengths | None, sample: bool | None, readout: Readout = "noisy"
     ) -> Call:
-        if x.dim() < 2:
-            raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {tuple(x.shape)}")
+        if isinstance(x, Tensor):
+            check_dense(x)
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must have shape (T, B) or (T, B, ...), got {got}")
         tied = self.rnn.tied
         return Call.begin(self, x.shape[:2], x.device, lengths, sample, tied=tied, readout=readout)
 

@@ -17,6 +17,7 @@ from noisin_pyro.layers.layer import NoiseTo
 from noisin_pyro.noise.base import Noise, Range
 
 __all__ = [
+    "check_dense",
     "check_drawn",
     "check_input",
     "check_noise",
@@ -163,6 +164,17 @@ def refuse_tied(noise: Noise, sites: Any) -> None:
         "tied=True draws one ε for the whole sequence, so it needs sites='sequence' and an "
         f"Additive or Multiplicative noise, got sites={sites!r} and {noise!r}"
     )
+
+
+def check_dense(x: Tensor) -> None:
+    """Raises ValueError if an input is a nested or a sparse tensor."""
+    if x.is_nested:
+        raise ValueError(
+            f"the input must be one dense tensor, got a nested one of {len(x.unbind())} sequences; "
+            "give torch.nn.utils.rnn.pad_sequence(x.unbind()) and lengths=[len(s) for s in x]"
+        )
+    if x.layout != torch.strided:
+        raise ValueError(f"the input must be dense, got {x.layout}; convert it with .to_dense()")
 
 
 def check_input(x: Tensor, input_size: int, weight: Tensor) -> None:

@@ -84,6 +84,8 @@ class NoisyRecurrence(NoisyModule):
         """
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, sample, lengths, plates, epsilon)
+        if isinstance(input, Tensor):
+            arguments.check_dense(input)
         most = math.inf if am_i_wrapped() else 3
         if not isinstance(input, Tensor) or not 2 <= input.dim() <= most:
             shape = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__

@@ -53,6 +53,10 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long)
 
 
+def nested() -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.zeros(n, D) for n in (3, 5)], layout=torch.jagged)
+
+
 def state(cell: Any, dtype: torch.dtype) -> Any:
     h = torch.zeros(1, B, H, dtype=dtype)
     return (h, h) if cell is NoisyLSTM else h
@@ -173,6 +177,10 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lstm()(torch.zeros(D)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(3,\)"),
     (lambda: lstm()(X.unsqueeze(0)), ValueError, r"shape \(T, B, I\) or \(T, I\), got \(1, 4"),
     (lambda: lstm()([1.0]), ValueError, "got list"),
+    (lambda: lstm()(nested()), ValueError, r"nested one of 2 seq.*pad_sequence.*lengths=\[len"),
+    (lambda: lstm()(X.to_sparse()), ValueError, r"dense, got torch.sparse_coo.*\.to_dense\(\)"),
+    (lambda: model()(nested()), ValueError, "nested one of 2 sequences"),
+    (lambda: model()([[1, 2]]), ValueError, r"shape \(T, B\) or \(T, B, ...\), got list"),
     (
         lambda: lstm()(torch.zeros(T, B, 9)),
         ValueError,
