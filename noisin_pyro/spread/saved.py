@@ -39,6 +39,12 @@ class SavesSpreads(_Base):
     _spread_prefix: str
     _spreads: dict[str, Spread]
 
+    def __getattr__(self, name: str) -> Any:
+        """Also the floor of a learned γ, since distributed checkpoints read each entry by name."""
+        if name.endswith(FLOOR) and name.removesuffix(FLOOR) in self._floors:
+            return _number(self._floors[name.removesuffix(FLOOR)])
+        return super().__getattr__(name)
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Also saves each γ that is a Python float, and the floor of a learned one, in float64."""
         super()._save_to_state_dict(destination, prefix, keep_vars)

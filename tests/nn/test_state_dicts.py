@@ -13,6 +13,7 @@ import pytest
 import torch
 from pyro.infer import SVI
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 from noisin_pyro import (
     LanguageModel,
@@ -109,6 +110,21 @@ def test_a_learned_spread_keeps_its_value_under_another_floor(per: Any) -> None:
         above.load_state_dict(saved.state_dict())
     older = {k: v for k, v in saved.state_dict().items() if not k.endswith("_floor")}
     saved.load_state_dict(older)  # a state dict without floors is one of equal floors
+
+
+@pytest.mark.parametrize("spread", [Learned(0.5), Learned(0.5, 0.2, "unit")])
+@pytest.mark.filterwarnings("ignore")
+def test_the_state_dicts_of_distributed_checkpoints(spread: Any) -> None:
+    """torch reads each entry of a state dict as an attribute, also the floor of a learned γ."""
+    saved = LanguageModel(9, NoisyGRU(D, H, noise=ADDITIVE, spread=spread), input_noise=ADDITIVE)
+    loaded = copy.deepcopy(saved)
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.sub_(0.1)
+    set_model_state_dict(loaded, get_model_state_dict(saved))
+    assert_same(list(loaded.state_dict().values()), list(saved.state_dict().values()))
+    with pytest.raises(AttributeError, match="spread_l9_floor"):
+        saved.rnn.spread_l9_floor  # noqa: B018
 
 
 def copies(model: nn.Module, tmp_path: Any) -> dict[str, Any]:
