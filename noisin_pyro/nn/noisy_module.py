@@ -17,7 +17,7 @@ from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.parameters import Freezable
 from noisin_pyro.spread.conversion import SpreadLike, as_spread
-from noisin_pyro.spread.saved import SavesSpreads
+from noisin_pyro.spread.saved import FLOOR, SavesSpreads
 
 __all__ = ["NoisyModule", "Sites"]
 
@@ -123,6 +123,8 @@ class NoisyModule(_Base):
                 "another with the same weights, as from_torch(to_torch(rnn), noise=...) does, or "
                 "call it with sample=False to run it without noise"
             )
+        elif name.removesuffix(FLOOR) in self.__dict__.get("_spreads", ()) and name.endswith(FLOOR):
+            self._check_floor(name, value)
         elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
             if name not in self._spread_names or not self._is_noisy(name):
                 raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")

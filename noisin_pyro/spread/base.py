@@ -53,6 +53,8 @@ class Spread:
     def describe(self, module: PyroModule, name: str) -> str:
         """A short text about γ for the module's ``repr``."""
         value = getattr(module, name)
+        if isinstance(value, Tensor) and value.is_meta:
+            return "meta"  # it has no value
         return f"{value.mean():.4g}" if isinstance(value, Tensor) else f"{value:g}"
 
 

@@ -45,6 +45,16 @@ class SavesSpreads(_Base):
             return _number(self._floors[name.removesuffix(FLOOR)])
         return super().__getattr__(name)
 
+    def _check_floor(self, name: str, value: Any) -> None:
+        """Raises AttributeError if a program that loads each entry by name changes a floor."""
+        floor = self._floors.get(name.removesuffix(FLOOR))
+        given = float(value.detach() if isinstance(value, Tensor) else value)
+        if given != floor:
+            raise AttributeError(
+                f"{name} is {floor} here and cannot be set to {given:g}; build the γ with "
+                f"Learned(..., lower={given:g})"
+            )
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Also saves each γ that is a Python float, and the floor of a learned one, in float64."""
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -127,6 +127,15 @@ def test_the_state_dicts_of_distributed_checkpoints(spread: Any) -> None:
         saved.rnn.spread_l9_floor  # noqa: B018
 
 
+def test_programs_that_load_each_entry_by_name() -> None:
+    """As transformers does, which makes each a parameter before."""
+    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=Learned(0.5, 0.1))
+    rnn.spread_l0_floor = nn.Parameter(rnn.state_dict()["spread_l0_floor"])
+    assert "spread_l0_floor" not in dict(rnn.named_parameters())
+    with pytest.raises(AttributeError, match=r"spread_l0_floor is 0.1 here.*lower=0.2\)"):
+        rnn.spread_l0_floor = torch.tensor(0.2)
+
+
 def copies(model: nn.Module, tmp_path: Any) -> dict[str, Any]:
     safetensors = pytest.importorskip("safetensors.torch")
     buffer = io.BytesIO()
@@ -194,6 +203,8 @@ def test_meta_device() -> None:
     rnn.load_state_dict(nn.GRU(D, H).state_dict())
     assert float(rnn.spread[0]) == pytest.approx(0.7)
     assert rnn(torch.randn(T, B, D))[0].isfinite().all()
+    learned = NoisyGRU(D, H, noise=ADDITIVE, spread=Learned(0.7)).to("meta")
+    assert "spread=meta (learned)" in repr(learned)
 
 
 def test_it_is_torchs_module_by_type_and_by_name() -> None:
