@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
@@ -53,6 +55,18 @@ def test_spread_in_the_param_store(per: Any) -> None:
     torch.testing.assert_close(held, model.rnn.spread[0])
     assert store._constraints["rnn.spread_l0"].lower_bound == 0.2
     assert held.unconstrained() is model.rnn.spread_l0_unconstrained
+
+
+def test_a_learned_spread_can_be_lifted_to_a_prior() -> None:
+    model, (x, y) = build("additive", layers=1, spread=Learned(0.5)), batch()
+    moves = []
+    for spread in (0.2, 0.8):
+        lifted = poutine.lift(model, {"rnn.spread_l0": dist.Delta(torch.tensor(spread))})
+        nodes = poutine.trace(poutine.seed(lifted, 0)).get_trace(x, y).nodes
+        assert nodes["rnn.spread_l0"]["type"] == "sample"
+        first = nodes["rnn.z_0"]["value"][0] - spread * nodes["rnn.noise_0"]["value"][0]
+        moves.append(first)  # the clean state of the first step, which no noise has reached
+    assert torch.allclose(*moves)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
