@@ -105,7 +105,9 @@ def speed_short() -> str:
         *(f"{_maker(record)} {number}" for number, record in enumerate(records, 1)),
     ]
     rows = [[title, *(span(r, a, b) for r in records)] for title, a, b in compared]
-    return "\n".join([table(head, rows), "", f"{machines(records)}. {_alone()}"])
+    return "\n".join(
+        [table(head, rows), "", f"A column for each machine: {machines(records)}. {_alone()}"]
+    )
 
 
 def _maker(record: dict[str, Any]) -> str:
@@ -117,8 +119,9 @@ def _maker(record: dict[str, Any]) -> str:
 def _alone() -> str:
     """The cost of multiplicative noise in networks without a head, a range for each cell."""
     by_cell: dict[str, list[float]] = {}
-    for row in load(HERE / "recurrences" / "cpu.json")["speed"]:
-        by_cell.setdefault(row["cell"], []).append(ratio_of(row, "multiplicative"))
+    for record in _recurrences():
+        for row in record["speed"]:
+            by_cell.setdefault(row["cell"], []).append(ratio_of(row, "multiplicative"))
     spans = (f"{cell} {min(found):.2f} to {max(found):.2f}" for cell, found in by_cell.items())
     return f"Multiplicative noise without a head, over torch's: {', '.join(spans)}."
 
@@ -153,8 +156,15 @@ def alternatives() -> str:
 
 
 def recurrences() -> str:
-    """The cost of noise in a recurrent network without a head, beside torch's."""
-    record = load(HERE / "recurrences" / "cpu.json")
+    """The cost of noise in a recurrent network without a head, a table for each machine."""
+    return "\n\n".join(map(recurrence_table, _recurrences()))
+
+
+def _recurrences() -> list[dict[str, Any]]:
+    return [load(path) for path in sorted((HERE / "recurrences").glob("*.json"))]
+
+
+def recurrence_table(record: dict[str, Any]) -> str:
     rows = [
         [
             f"{row['cell']}, {row['units']} units",

@@ -28,6 +28,7 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
     from pathlib import Path
 
     from noisin_pyro.training.config import check_file, check_types, is_run_folder
+    from noisin_pyro.training.former_names import renamed
     from noisin_pyro.training.safe_yaml import load_yaml
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -37,7 +38,7 @@ def read_config_files(name: str, arguments: list[str]) -> tuple[dict[str, Any], 
     own = {key: hints[key] for key in hints.keys() - {"config", "fixed", "return"}}
     given: dict[str, Any] = {}
     for path in map(Path, files.config):
-        values = load_yaml(path)
+        values = renamed(load_yaml(path))
         if values.get("precision") == 32:  # YAML reads 32 as a number
             values["precision"] = "32"
         of_tune = {key: values.pop(key) for key in own.keys() & values.keys()}

@@ -120,8 +120,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is no configuration: {error}") from None
     if not isinstance(values, dict):
+        found = "nothing" if values is None else repr(str(values)[:60])
         raise ValueError(
-            f"{path} must hold options by their names, such as hidden_size: 128, got "
-            f"{str(values)[:60]!r}"
+            f"{path} must hold options by their names, such as hidden_size: 128, got {found}"
         )
     return values

@@ -11,6 +11,7 @@ import yaml
 
 from noisin_pyro.cli import main
 from noisin_pyro.cli.commands import COMMANDS
+from noisin_pyro.cli.config_files import read_config_files
 from noisin_pyro.training.config import TrainConfig
 from noisin_pyro.training.interrupt import Interrupted
 from tests.cli.calls import refusal
@@ -86,6 +87,16 @@ def test_print_config_reproduces_a_run(
     assert main(["train", "--config", str(tmp_path / "config.yaml"), *out]) == 0
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["spread"] == 0.7 and written["cell"] == "gru"
+
+
+def test_a_configuration_with_a_former_name(tmp_path: Path) -> None:
+    """As ``config.yaml`` of a run folder of version 0.1, which ``--config`` names."""
+    path = tmp_path / "config.yaml"
+    path.write_text("feedback: only\nspread: 0.7\n")
+    assert read_config_files("train", ["--config", str(path), "--epochs", "2"]) == (
+        {"noise_to": "recurrence", "spread": 0.7},
+        ["--epochs", "2"],
+    )
 
 
 def test_a_quiet_training_in_half_precision_says_nothing_on_stderr(

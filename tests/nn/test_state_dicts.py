@@ -127,6 +127,13 @@ def test_the_state_dicts_of_distributed_checkpoints(spread: Any) -> None:
         saved.rnn.spread_l9_floor  # noqa: B018
 
 
+def test_a_tensor_as_spread_is_an_ordinary_buffer() -> None:
+    """So it is what accelerate and transformers take, which load parameters and buffers alone."""
+    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=torch.tensor(0.3))
+    known = dict(rnn.named_parameters()).keys() | dict(rnn.named_buffers()).keys()
+    assert rnn.state_dict().keys() == known
+
+
 def test_programs_that_load_each_entry_by_name() -> None:
     """As transformers does, which makes each a parameter before."""
     rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=Learned(0.5, 0.1))
