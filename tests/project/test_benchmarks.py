@@ -185,6 +185,17 @@ def test_busy_cores_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [[None, None], ["1000", None], [None, "1"]]
 
 
+def torch_has_bfloat16() -> bool:
+    """Whether torch's own LSTM runs under autocast here, which takes AVX-512."""
+    lstm = torch.nn.LSTM(8, 8)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(3, 2, 8))
+    except RuntimeError:
+        return False
+    return True
+
+
 def test_half_precision_starts_each_variant_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first loss, before any step, is that of the same weights; γ = 1 makes it another."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -194,7 +205,9 @@ def test_half_precision_starts_each_variant_alike(monkeypatch: pytest.MonkeyPatc
     found = {
         name: half_precision.first_epoch(network, halves, tokens, 50, seed=1)
         for name, (network, halves) in half_precision.VARIANTS.items()
+        if (network, halves) != ("torch", True) or torch_has_bfloat16()
     }
+    assert len(found) >= 4
     first, *others = (part for (part,) in found.values())
     assert all(part == pytest.approx(first, rel=1e-2) for part in others)
     record = json.loads((ROOT / "results" / "half-precision" / "ptb.json").read_text())
