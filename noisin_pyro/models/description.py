@@ -37,6 +37,7 @@ from noisin_pyro.noise.mean_parameterized import MeanParameterized
 from noisin_pyro.noise.moments import moments
 from noisin_pyro.parameters import priors_of
 from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.number import rounds_to
 from noisin_pyro.spread.prior import ComputedPrior, Prior
 from noisin_pyro.tokens import Tokens
 
@@ -280,7 +281,7 @@ def _describe_spread(module: Any, name: str) -> Any:
         return {"prior": _describe_distribution(spread.distribution, f"the prior on {name}")}
     if isinstance(spread, ComputedPrior):
         raise ValueError(f"the prior on {name} cannot be described, as it is a function; {REMEDY}")
-    value = getattr(module, name)
-    if isinstance(value, Tensor):
-        return {"parameter" if isinstance(value, nn.Parameter) else "tensor": True}
-    return value
+    gamma = getattr(module, name)
+    if name in module._numbers:
+        return spread.value if rounds_to(spread.value, gamma) else float(gamma)
+    return {"parameter" if isinstance(gamma, nn.Parameter) else "tensor": True}

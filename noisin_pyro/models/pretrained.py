@@ -18,7 +18,7 @@ from torch import Tensor
 from noisin_pyro.atomic import replacing
 from noisin_pyro.memory import available_memory
 from noisin_pyro.models.description import Description, describe
-from noisin_pyro.spread.saved import FLOOR
+from noisin_pyro.spread.base import FLOOR
 from noisin_pyro.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def weights_of(model: LanguageModel) -> dict[str, Tensor]:
         for name, value in model.state_dict().items()
         if not (name.startswith(("rnn.spread_l", "input_spread")) and name.endswith(FLOOR))
     }
-    if isinstance(getattr(model, "input_spread", None), float):
+    if "input_spread" in model._numbers:
         del weights["input_spread"]
     if model.tied_weights:
         del weights["emission.weight"]

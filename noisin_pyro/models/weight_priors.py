@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from noisin_pyro.models.sequence import SequenceModel
 from noisin_pyro.spread.conversion import as_spread
 from noisin_pyro.spread.learned import Learned
-from noisin_pyro.spread.saved import FLOOR, floor_entry, move_to_floor
+from noisin_pyro.spread.saved import floor_entry, move_to_floor
 
 __all__ = ["weight_priors"]
 
@@ -163,7 +163,6 @@ def _use_floors(
 ) -> None:
     for name, floor in _floors(holder).items():
         move_to_floor(state_dict, prefix + name, floor, errors)
-        state_dict.pop(prefix + name + FLOOR, None)  # else torch would not expect it
 
 
 def _chosen(module: PyroModule, names: Iterable[str] | None) -> dict[str, Tensor]:

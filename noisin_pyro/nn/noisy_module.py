@@ -16,8 +16,9 @@ from noisin_pyro.nn.per_layer import per_layer
 from noisin_pyro.noise.affine import AffineNoise
 from noisin_pyro.noise.base import Noise
 from noisin_pyro.parameters import Freezable
+from noisin_pyro.spread.base import FLOOR
 from noisin_pyro.spread.conversion import SpreadLike, as_spread
-from noisin_pyro.spread.saved import FLOOR, SavesSpreads
+from noisin_pyro.spread.saved import SavesSpreads
 
 __all__ = ["NoisyModule", "Sites"]
 
@@ -124,7 +125,7 @@ class NoisyModule(_Base):
                 "call it with sample=False to run it without noise"
             )
         elif name.removesuffix(FLOOR) in self.__dict__.get("_spreads", ()) and name.endswith(FLOOR):
-            self._check_floor(name, value)
+            self._set_floor(name, value)
         elif name.startswith("spread_l") and not name.endswith("_unconstrained"):
             if name not in self._spread_names or not self._is_noisy(name):
                 raise AttributeError(f"{type(self).__name__} has no noisy layer with a {name!r}")

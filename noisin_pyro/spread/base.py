@@ -9,7 +9,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-__all__ = ["Spread", "device_of", "hold"]
+__all__ = ["FLOOR", "Spread", "device_of", "hold"]
+
+FLOOR = "_floor"  # ends the name of the buffer with the floor of a learned γ
 
 
 class Spread:
@@ -38,10 +40,7 @@ class Spread:
         A prior drawn inside the plates of particles has shape (\\*S, 1, 1), to which this adds a
         last dimension, or (\\*S, 1, 1, H) if it is per unit.
         """
-        value = getattr(module, name)
-        if not isinstance(value, Tensor):
-            return like.new_full((), value)
-        value = value.to(like)  # a prior has the dtype and device of its distribution
+        value: Tensor = getattr(module, name).to(like)  # a prior has its distribution's dtype
         return value if value.dim() == 0 or self._is_per_unit(module) else value.unsqueeze(-1)
 
     def _is_per_unit(self, module: PyroModule) -> bool:
@@ -53,13 +52,12 @@ class Spread:
     def describe(self, module: PyroModule, name: str) -> str:
         """A short text about γ for the module's ``repr``."""
         value = getattr(module, name)
-        if isinstance(value, Tensor) and value.is_meta:
-            return "meta"  # it has no value
-        return f"{value.mean():.4g}" if isinstance(value, Tensor) else f"{value:g}"
+        return "meta" if value.is_meta else f"{value.mean():.4g}"  # on meta it has no value
 
 
 def hold(module: PyroModule, name: str, value: Any) -> None:
     """Makes a value an attribute of a module, replacing any previous attribute of that name."""
+    module._buffers.pop(name + FLOOR, None)
     with suppress(AttributeError):
         delattr(module, name)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -16,9 +14,8 @@ __all__ = ["Fixed"]
 class Fixed(Spread):
     """A constant γ, or an ``nn.Parameter`` that the user trains.
 
-    A number becomes a Python float, which ``module.half()`` cannot round; a tensor becomes a buffer
-    of the module, and an ``nn.Parameter`` its parameter. In half precision a γ below 6e-8 counts as
-    0, which is no noise.
+    A number or a tensor becomes a buffer of the module, and an ``nn.Parameter`` its parameter, with
+    the dtype of its weights. In half precision a γ below 6e-8 counts as 0, which is no noise.
 
     Args:
         value: a number, or a floating-point tensor with shape () or (H,).
@@ -58,12 +55,11 @@ class Fixed(Spread):
                 f"got {tuple(self.value.shape)}"  # type: ignore[union-attr]
             )
         self._check(like.dtype)
-        value: Any = self.value
-        if not isinstance(value, Tensor):
-            value = float(value)
-        elif not isinstance(value, nn.Parameter):
-            value = value.detach().to(device_of(like), like.dtype, copy=True)
-        hold(module, name, value)
+        if isinstance(self.value, nn.Parameter):
+            hold(module, name, self.value)
+        else:
+            value = torch.as_tensor(self.value, dtype=like.dtype, device=device_of(like))
+            hold(module, name, value.detach().clone())
 
     def _check(self, dtype: torch.dtype) -> None:
         """Raises ValueError unless γ is positive and finite after rounding to a dtype."""
@@ -79,7 +75,7 @@ class Fixed(Spread):
     def reset(self, module: PyroModule, name: str) -> None:
         buffer = module._buffers.get(name)
         if buffer is not None:
-            buffer.copy_(torch.as_tensor(self.value))
+            buffer.copy_(torch.as_tensor(self.value, dtype=buffer.dtype))
 
 
 def _text(value: float | Tensor) -> str:

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from noisin_pyro.spread.base import Spread, device_of, hold
+from noisin_pyro.spread.base import FLOOR, Spread, device_of, hold
 from noisin_pyro.spread.number import is_number
 
 __all__ = ["Learned"]
@@ -86,7 +86,10 @@ class Learned(Spread):
         return self.per == "unit"
 
     def attach(self, module: PyroModule, name: str, units: int, like: Tensor) -> None:
-        """Makes γ a ``PyroParam``; see :meth:`Spread.attach`.
+        """Makes γ a ``PyroParam``, and its floor a buffer; see :meth:`Spread.attach`.
+
+        The buffer is for programs that take each entry of a state dict for a parameter or a buffer.
+        Only state dicts are written with the floor, and γ is computed from ``lower``.
 
         Raises:
             ValueError: if ``init`` does not exceed ``lower`` after rounding to the dtype.
@@ -100,6 +103,7 @@ class Learned(Spread):
                 f"{self.init}, which is no larger in {like.dtype}; raise init or lower the floor"
             )
         hold(module, name, PyroParam(value, support, event_dim=len(shape)))
+        module.register_buffer(name + FLOOR, value.new_tensor(self.lower))
 
     def reset(self, module: PyroModule, name: str) -> None:
         constraint, _ = module._pyro_params[name]

@@ -1,7 +1,7 @@
 """Spreads in state dicts: γ keeps its value where its floor is another one than when it was saved.
 
-A learned γ is ``floor + exp(raw)``, and a state dict of Pyro or torch contains ``raw`` alone. Here
-it contains the floor too, under the name of γ and ``_floor``.
+A learned γ is ``floor + exp(raw)``, and a state dict of Pyro contains ``raw`` alone. Here it
+contains the floor too, under the name of γ and ``_floor``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from noisin_pyro.spread.base import Spread
+from noisin_pyro.spread.base import FLOOR, Spread
+from noisin_pyro.spread.fixed import Fixed
 from noisin_pyro.spread.learned import Learned
+from noisin_pyro.spread.number import is_number, rounds_to
 
-__all__ = ["FLOOR", "SavesSpreads", "floor_entry", "move_to_floor"]
+__all__ = ["SavesSpreads", "floor_entry", "move_to_floor"]
 
-FLOOR = "_floor"  # suffix of the entry of a state dict that holds the floor of a learned γ
 _ENDINGS = ("", "_unconstrained")  # suffixes of a γ's name among the parameters
 
 if TYPE_CHECKING:
@@ -39,27 +40,36 @@ class SavesSpreads(_Base):
     _spread_prefix: str
     _spreads: dict[str, Spread]
 
-    def __getattr__(self, name: str) -> Any:
-        """Also the floor of a learned γ, since distributed checkpoints read each entry by name."""
-        if name.endswith(FLOOR) and name.removesuffix(FLOOR) in self._floors:
-            return _number(self._floors[name.removesuffix(FLOOR)])
-        return super().__getattr__(name)
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Also keeps a γ that is a number exact under ``double()``, and under ``to_empty``."""
+        numbers = {name: gamma for name, gamma in self._numbers.items() if self._holds(name, gamma)}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, gamma in numbers.items():
+            self._buffers[name].fill_(gamma)  # type: ignore[union-attr]
+        return self
 
-    def _check_floor(self, name: str, value: Any) -> None:
-        """Raises AttributeError if a program that loads each entry by name changes a floor."""
-        floor = self._floors.get(name.removesuffix(FLOOR))
-        given = float(value.detach() if isinstance(value, Tensor) else value)
-        if given != floor:
+    def _holds(self, name: str, gamma: float) -> bool:
+        """Whether a buffer has the value that it was made with, which loading may change."""
+        here = self._buffers.get(name)
+        return here is not None and not here.is_meta and rounds_to(gamma, here)
+
+    def _set_floor(self, name: str, value: Tensor) -> None:
+        """Sets the buffer of a floor, for programs that load each entry of a state dict by name.
+
+        Raises:
+            AttributeError: if that would be another floor.
+        """
+        value, floor = value.detach(), self._floors[name.removesuffix(FLOOR)]
+        if not rounds_to(floor, value):
             raise AttributeError(
-                f"{name} is {floor} here and cannot be set to {given:g}; build the γ with "
-                f"Learned(..., lower={given:g})"
+                f"{name} is {floor} here and cannot be set to {float(value):g}; build the γ with "
+                f"Learned(..., lower={float(value):g})"
             )
+        self._buffers[name] = value
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Also saves each γ that is a Python float, and the floor of a learned one, in float64."""
+        """Also saves the floor of each learned γ, in float64."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._numbers:
-            destination[prefix + name] = _number(getattr(self, name))
         for name, floor in self._floors.items():
             destination.update(floor_entry(prefix + name, floor))
 
@@ -80,18 +90,14 @@ class SavesSpreads(_Base):
         """
         for name, floor in self._floors.items():
             move_to_floor(state_dict, prefix + name, floor, errors)
-        numbers = self._numbers
         for name in (name + ending for name in self._spread_names for ending in _ENDINGS):
             saved = state_dict.get(prefix + name)
             here = self._parameters.get(name, self._buffers.get(name))
-            single = name in numbers or (here is not None and not here.dim())
-            if saved is not None and single and saved.numel() != 1:
+            if saved is not None and here is not None and not here.dim() and saved.numel() != 1:
                 errors.append(  # torch would silently load the first of them
                     f"size mismatch for {prefix + name}: each of {saved.numel()} units has its own "
                     "γ in what was saved, and here one γ serves all"
                 )
-            elif saved is not None and name in numbers:
-                setattr(self, name, float(saved))
         absent: list[str] = []
         surplus: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, absent, surplus, errors)
@@ -100,9 +106,10 @@ class SavesSpreads(_Base):
         unexpected.extend(key for key in surplus if not key.startswith(of_spreads))
 
     @property
-    def _numbers(self) -> list[str]:
-        """The names of the γ that are Python floats."""
-        return [name for name in self._spread_names if isinstance(self.__dict__.get(name), float)]
+    def _numbers(self) -> dict[str, float]:
+        """The γ that were given as numbers, by their names."""
+        fixed = {name: one.value for name, one in self._spreads.items() if isinstance(one, Fixed)}
+        return {name: gamma for name, gamma in fixed.items() if is_number(gamma)}
 
     @property
     def _floors(self) -> dict[str, float]:
@@ -122,21 +129,24 @@ def floor_entry(name: str, floor: float) -> dict[str, Tensor]:
         >>> floor_entry("spread_l0", 0.25)
         {'spread_l0_floor': tensor(0.2500, dtype=torch.float64)}
     """
-    return {name + FLOOR: _number(floor)}
+    return {name + FLOOR: torch.tensor(floor, dtype=torch.float64, device="cpu")}
 
 
 def move_to_floor(state_dict: Any, name: str, floor: float, errors: list[str]) -> None:
     """Changes the raw value of a learned γ in a state dict, so that γ stays what it was.
 
     Args:
-        state_dict: the state dict, which is changed if it has another floor for γ.
+        state_dict: the state dict, which gets this floor, and another raw value if it had another.
         name: the name of γ in it.
         floor: the floor of γ in the module that loads it.
         errors: gets a sentence if γ is not above that floor.
     """
     key = f"{name}_unconstrained"
     raw, saved = state_dict.get(key), state_dict.get(name + FLOOR)
-    if raw is None or saved is None or float(saved) == floor:
+    if raw is None:
+        return
+    state_dict[name + FLOOR] = torch.tensor(floor, dtype=raw.dtype, device=raw.device)
+    if saved is None or rounds_to(floor, saved):
         return
     gamma = float(saved) + raw.detach().double().exp()
     if bool((gamma > floor).all()):
@@ -147,7 +157,3 @@ def move_to_floor(state_dict: Any, name: str, floor: float, errors: list[str]) -
             f"the floor {floor:g} here excludes; build it with Learned(..., "
             f"lower={float(saved):g})"
         )
-
-
-def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device="cpu")

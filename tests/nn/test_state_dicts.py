@@ -24,6 +24,7 @@ from noisin_pyro import (
     NoisyRNN,
     PriorGuide,
     from_torch,
+    weight_priors,
 )
 from tests.nn.twins import (
     ADDITIVE,
@@ -112,7 +113,7 @@ def test_a_learned_spread_keeps_its_value_under_another_floor(per: Any) -> None:
     saved.load_state_dict(older)  # a state dict without floors is one of equal floors
 
 
-@pytest.mark.parametrize("spread", [Learned(0.5), Learned(0.5, 0.2, "unit")])
+@pytest.mark.parametrize("spread", [0.5, Learned(0.5), Learned(0.5, 0.2, "unit")])
 @pytest.mark.filterwarnings("ignore")
 def test_the_state_dicts_of_distributed_checkpoints(spread: Any) -> None:
     """torch reads each entry of a state dict as an attribute, also the floor of a learned γ."""
@@ -127,18 +128,33 @@ def test_the_state_dicts_of_distributed_checkpoints(spread: Any) -> None:
         saved.rnn.spread_l9_floor  # noqa: B018
 
 
-def test_a_tensor_as_spread_is_an_ordinary_buffer() -> None:
-    """So it is what accelerate and transformers take, which load parameters and buffers alone."""
-    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=torch.tensor(0.3))
-    known = dict(rnn.named_parameters()).keys() | dict(rnn.named_buffers()).keys()
-    assert rnn.state_dict().keys() == known
+@pytest.mark.parametrize("spread", [0.3, torch.tensor(0.3), Learned(0.3)], ids=str)
+def test_state_dicts_hold_parameters_and_buffers_alone(spread: Any) -> None:
+    """Accelerate, transformers, and torch for a DistributedDataParallel, load nothing else."""
+    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=spread)
+    model = LanguageModel(9, rnn, input_noise=ADDITIVE, input_spread=spread)
+    weight_priors(model, Learned(0.3, 0.01), names=["emission.weight"])
+    known = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    assert model.state_dict().keys() == known
+    rnn.spread = 0.4
+    assert [name for name, _ in rnn.named_buffers()] == ["spread_l0"]
+
+
+def test_a_number_is_exact_in_every_dtype_until_another_is_loaded() -> None:
+    rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=0.7)
+    assert float(rnn.half().double().spread[0]) == 0.7
+    rnn.spread_l0.fill_(0.3)  # as programs do that load buffers by name
+    assert float(rnn.float().double().spread[0]) == pytest.approx(0.3)
+    rnn.reset_parameters()
+    assert float(rnn.spread[0]) == 0.7
 
 
 def test_programs_that_load_each_entry_by_name() -> None:
-    """As transformers does, which makes each a parameter before."""
+    """As transformers does, which made each a parameter before its version 5."""
     rnn = NoisyGRU(D, H, noise=ADDITIVE, spread=Learned(0.5, 0.1))
     rnn.spread_l0_floor = nn.Parameter(rnn.state_dict()["spread_l0_floor"])
     assert "spread_l0_floor" not in dict(rnn.named_parameters())
+    rnn.spread_l0_floor = torch.tensor(0.1, dtype=torch.bfloat16)
     with pytest.raises(AttributeError, match=r"spread_l0_floor is 0.1 here.*lower=0.2\)"):
         rnn.spread_l0_floor = torch.tensor(0.2)
 
