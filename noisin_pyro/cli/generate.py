@@ -49,6 +49,8 @@ def generate(
         )
     if unknown:
         warn(f"became <unk>: {', '.join(unknown)}")
+    if noise and not any((*model.rnn.noise, *model.rnn.zoneout, model.input_noise)):
+        warn(f"--noise has no effect, since the model of {run} has no noise")
     generator = torch.Generator().manual_seed(seed)
     text = sample_text(
         model, prompt, words, temperature=temperature, sample=noise, generator=generator

@@ -208,6 +208,15 @@ def test_generate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == first.out
 
 
+@pytest.mark.parametrize("model", [".", "deterministic"])
+def test_generate_says_where_there_is_no_noise(
+    run: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    assert main(["generate", str(run / model), "--words", "3", "--noise"]) == 0
+    said = f"noisin: --noise has no effect, since the model of {run / model} has no noise\n"
+    assert capsys.readouterr().err == ("" if model == "." else said)
+
+
 def test_corpus_prints_the_row_of_table_1(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["corpus", str(text)]) == 0
     rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
