@@ -38,7 +38,8 @@ class NoisyRecurrence(NoisyModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
             self._claim_name()
-        return super().__call__(*args, **kwargs)
+        # By name, since torch.compile of 2.15 takes no super() in subclasses of torch's RNNs.
+        return NoisyModule.__call__(self, *args, **kwargs)
 
     def forward(
         self,
