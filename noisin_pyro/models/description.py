@@ -281,7 +281,7 @@ def _describe_spread(module: Any, name: str) -> Any:
         return {"prior": _describe_distribution(spread.distribution, f"the prior on {name}")}
     if isinstance(spread, ComputedPrior):
         raise ValueError(f"the prior on {name} cannot be described, as it is a function; {REMEDY}")
-    gamma = getattr(module, name)
-    if name in module._numbers:
-        return spread.value if rounds_to(spread.value, gamma) else float(gamma)
+    gamma, number = getattr(module, name), module._numbers.get(name)
+    if number is not None:
+        return number if rounds_to(number, gamma) else float(gamma)
     return {"parameter" if isinstance(gamma, nn.Parameter) else "tensor": True}

@@ -109,7 +109,7 @@ class SavesSpreads(_Base):
     def _numbers(self) -> dict[str, float]:
         """The γ that were given as numbers, by their names."""
         fixed = {name: one.value for name, one in self._spreads.items() if isinstance(one, Fixed)}
-        return {name: gamma for name, gamma in fixed.items() if is_number(gamma)}
+        return {name: float(gamma) for name, gamma in fixed.items() if is_number(gamma)}
 
     @property
     def _floors(self) -> dict[str, float]:

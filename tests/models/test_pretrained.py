@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -77,8 +79,10 @@ def test_other_bases(noise: Any, tmp_path: Path) -> None:
         nn.Parameter(torch.tensor(0.3)),
         nn.Parameter(torch.full((5,), 0.3)),
         1 / 3,
+        Fraction(1, 3),
+        np.float32(0.3),
     ],
-    ids=["learned", "unit", "tensor", "tensor per unit", "parameter", "parameter per unit", "1/3"],
+    ids=repr,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_spread(spread: Any, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -94,6 +98,15 @@ def test_a_spread_set_anew_is_the_one_that_is_saved(tmp_path: Path) -> None:
     model = LanguageModel(WORDS, NoisyRNN(4, 5, noise=NORMAL, spread=0.3))
     model.rnn.spread = 0.1
     assert assert_same(model, tmp_path).rnn.spread[0] == torch.tensor(0.1)
+
+
+def test_a_loaded_spread_is_the_one_that_is_saved(tmp_path: Path) -> None:
+    rnn = NoisyRNN(4, 5, noise=NORMAL, spread=0.3)
+    model = LanguageModel(WORDS, rnn, input_noise=NORMAL, input_spread=0.7)
+    loaded = {"rnn.spread_l0": torch.tensor(0.1), "input_spread": torch.tensor(0.2)}
+    model.load_state_dict({**model.state_dict(), **loaded})
+    again = assert_same(model, tmp_path)
+    assert [again.rnn.spread[0], again.input_spread] == [torch.tensor(0.1), torch.tensor(0.2)]
 
 
 def test_a_prior_on_the_spread(tmp_path: Path) -> None:
